@@ -1,0 +1,171 @@
+"""What transforms over Arrow batches share: one seam for failures, and access to nested columns."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from beam_pipeline.records import DeadLetter, ErrorCode, Failure, SchemaRef, make_dead_letter
+
+METRICS_NAMESPACE = "beam_pipeline"
+DEAD = "dead"
+
+MAX_STACKTRACE_CHARACTERS = 4_000
+
+BatchFunction = Callable[[pa.RecordBatch], pa.RecordBatch]
+"""A pure function of a batch; it keeps the Kafka and ride-along columns as they are."""
+
+
+class Outputs(NamedTuple):
+    """The two ends of a step: what goes on, and the dead letters."""
+
+    main: beam.PCollection
+    dead: beam.PCollection
+
+
+class BatchTransform(beam.PTransform):
+    """PCollection[pa.RecordBatch] to `Outputs` of RecordBatch and DeadLetter.
+
+    Where `function` raises, the batch is halved until the rows at fault stand alone; those become
+    dead letters with their original bytes, the others go on. Any windowing; timestamps are kept.
+    """
+
+    stage: str
+
+    def __init__(self, function: BatchFunction, schema_ref: SchemaRef) -> None:
+        super().__init__()
+        self._function = function
+        self._schema_ref = schema_ref
+
+    def output_schema(self, input_schema: pa.Schema) -> pa.Schema:
+        """Arrow schema of the batches that go on, for batches of `input_schema` coming in."""
+        empty = pa.RecordBatch.from_pylist([], schema=input_schema)
+        return self._function(empty).schema
+
+    def expand(self, batches: beam.PCollection) -> Outputs:
+        outputs = batches | "ApplyToBatches" >> beam.ParDo(
+            _ApplyToBatch(self._function, self.stage, self._schema_ref)
+        ).with_outputs(DEAD, main="batches")
+        return Outputs(outputs["batches"], outputs[DEAD])
+
+
+class _ApplyToBatch(beam.DoFn):
+    def __init__(self, function: BatchFunction, stage: str, schema_ref: SchemaRef) -> None:
+        self._function = function
+        self._stage = stage
+        self._schema_ref = schema_ref
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
+        for piece, error in apply_or_split(batch, self._function):
+            if error is None:
+                yield piece
+            else:
+                failure = failure_of(ErrorCode.TRANSFORM_ERROR, error)
+                for letter in dead_letters_of(piece, self._stage, failure, self._schema_ref):
+                    count_dead(letter.failure.code)
+                    yield beam.pvalue.TaggedOutput(DEAD, letter)
+
+
+def apply_or_split(
+    batch: pa.RecordBatch, function: BatchFunction
+) -> Iterator[tuple[pa.RecordBatch, Exception | None]]:
+    """Applies `function`, on halves where it raises; gives (result, None) or (one row, error)."""
+    try:
+        yield function(batch), None
+    except Exception as error:  # the one seam where anything a transform raises is a dead letter
+        if batch.num_rows <= 1:
+            yield batch, error
+        else:
+            middle = batch.num_rows // 2
+            yield from apply_or_split(batch.slice(0, middle), function)
+            yield from apply_or_split(batch.slice(middle), function)
+
+
+def failure_of(code: ErrorCode, error: BaseException) -> Failure:
+    """The failure that an exception stands for, with the end of its stack trace."""
+    trace = "".join(traceback.format_exception(error))
+    return Failure(
+        code=code,
+        message=str(error)[:500],
+        error_class=f"{type(error).__module__}.{type(error).__qualname__}",
+        stacktrace=trace[-MAX_STACKTRACE_CHARACTERS:],
+    )
+
+
+def dead_letters_of(
+    rows: pa.RecordBatch, stage: str, failure: Failure, schema_ref: SchemaRef
+) -> Iterator[DeadLetter]:
+    """A dead letter for each of `rows`, from its Kafka and ride-along columns."""
+    failed_at_ms = time.time_ns() // 1_000_000
+    columns = {
+        name: rows.column(name).to_pylist()
+        for name in (
+            "kafka_topic",
+            "kafka_partition",
+            "kafka_offset",
+            "_timestamp_type",
+            "_key",
+            "_value",
+            "_headers",
+        )
+    }
+    timestamps = rows.column("kafka_timestamp").cast(pa.int64()).to_pylist()
+    for row in range(rows.num_rows):
+        yield make_dead_letter(
+            stage=stage,
+            failure=failure,
+            schema=schema_ref,
+            topic=columns["kafka_topic"][row],
+            partition=columns["kafka_partition"][row],
+            offset=columns["kafka_offset"][row],
+            timestamp=timestamps[row],
+            timestamp_type=columns["_timestamp_type"][row],
+            key=columns["_key"][row],
+            value=columns["_value"][row],
+            headers=tuple((item["key"], item["value"]) for item in columns["_headers"][row] or ()),
+            failed_at_ms=failed_at_ms,
+        )
+
+
+def count_dead(code: ErrorCode, letters: int = 1) -> None:
+    """Adds to the counters of dead letters, the total's and the code's."""
+    Metrics.counter(METRICS_NAMESPACE, "dead").inc(letters)
+    Metrics.counter(METRICS_NAMESPACE, f"dead.{code.value}").inc(letters)
+
+
+LIST_STEP = "[]"
+"""A step of a column path that goes into every item of a list."""
+
+
+def map_leaf(array: pa.Array, steps: tuple[str, ...], change: Callable[[Any], Any]) -> pa.Array:
+    """`array` with `change` applied to the leaf at `steps` (struct fields and `LIST_STEP`)."""
+    if not steps:
+        return change(array)
+    if array.offset:
+        array = array.take(pa.array(range(len(array)), pa.int64()))
+    step, rest = steps[0], steps[1:]
+    if step == LIST_STEP:
+        return pa.ListArray.from_arrays(
+            array.offsets, map_leaf(array.values, rest, change), mask=array.is_null()
+        )
+    names = [child.name for child in array.type]
+    children = [
+        map_leaf(array.field(name), rest, change) if name == step else array.field(name)
+        for name in names
+    ]
+    return pa.StructArray.from_arrays(children, names=names, mask=array.is_null())
+
+
+def leaf_at(batch: pa.RecordBatch, path: str) -> pa.Array:
+    """The column at a dotted `path`; a name that holds dots itself is found first."""
+    if path in batch.schema.names:
+        return batch.column(path)
+    first, *rest = path.split(".")
+    column = batch.column(first)
+    return pa.compute.struct_field(column, rest) if rest else column

@@ -1,0 +1,202 @@
+"""The flags of the pipeline itself, shared by the command line and Beam's options."""
+
+from __future__ import annotations
+
+import argparse
+
+from beam_pipeline import resources
+from beam_pipeline.errors import UsageError
+
+DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
+
+
+def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that shape the graph; each help names its unit and default.
+
+    Paths stay text: Beam sends its options to the runner as JSON.
+    """
+    source = parser.add_argument_group("source")
+    source.add_argument(
+        "--kafka_bootstrap_servers",
+        metavar="HOST:PORT[,…]",
+        help="the Kafka cluster to read from",
+    )
+    source.add_argument(
+        "--kafka_config",
+        metavar="FILE",
+        help="Kafka client properties (SASL, SSL, …) for reader, writer and admin",
+    )
+    source.add_argument(
+        "--input_topics",
+        metavar="TOPIC[,…]",
+        help="the topics to land; they must exist",
+    )
+    source.add_argument(
+        "--consumer_group",
+        metavar="NAME",
+        default="beam-pipeline",
+        help="consumer group whose committed offsets say where reading starts; the pipeline sets "
+        "them from its files at every start (default: %(default)s)",
+    )
+
+    contract = parser.add_argument_group("contract")
+    contract.add_argument(
+        "--schema",
+        metavar="FILE",
+        default=str(resources.event_schema_path()),
+        help="JSON Schema of the events (default: the commerce event of the demo)",
+    )
+    contract.add_argument(
+        "--event_time_field",
+        metavar="FIELD",
+        help="field with the event's RFC 3339 time, dotted when nested "
+        "(default: what the schema names as x-event-time)",
+    )
+    contract.add_argument(
+        "--reference_dir",
+        metavar="DIR",
+        default=str(resources.reference_dir()),
+        help="directory of the reference tables that the schema's x-enrich names",
+    )
+    contract.add_argument(
+        "--max_event_age_seconds",
+        metavar="SECONDS",
+        type=int,
+        default=7 * 24 * 3600,
+        help="an event older than this when Kafka got it is a dead letter; 0 sets no limit "
+        "(default: %(default)s, a week)",
+    )
+    contract.add_argument(
+        "--max_event_skew_seconds",
+        metavar="SECONDS",
+        type=int,
+        default=300,
+        help="an event further in the future than this when Kafka got it is a dead letter; 0 sets "
+        "no limit (default: %(default)s)",
+    )
+    contract.add_argument(
+        "--max_value_bytes",
+        metavar="BYTES",
+        type=int,
+        default=8 * 1024 * 1024,
+        help="a larger value is a dead letter (default: %(default)s)",
+    )
+
+    windows = parser.add_argument_group("windows")
+    windows.add_argument(
+        "--window_seconds",
+        metavar="SECONDS",
+        type=int,
+        default=60,
+        help="length of a window, and so of a file (default: %(default)s)",
+    )
+    windows.add_argument(
+        "--window_by",
+        choices=("event_time", "append_time"),
+        default="event_time",
+        help="which time puts an event into a window (default: %(default)s)",
+    )
+    windows.add_argument(
+        "--watermark_delay_seconds",
+        metavar="SECONDS",
+        type=int,
+        default=2,
+        help="how long a window stays open for stragglers before its file is written "
+        "(default: %(default)s)",
+    )
+    windows.add_argument(
+        "--late_pane_seconds",
+        metavar="SECONDS",
+        type=int,
+        default=5,
+        help="how long late events are collected before they get a file of their own "
+        "(default: %(default)s)",
+    )
+    windows.add_argument(
+        "--early_pane_seconds",
+        metavar="SECONDS",
+        type=int,
+        help="write what an open window has this long after its first event; 0 waits for the "
+        "window's end (default: the window's length and a minute, which only events of the future "
+        "reach; 5 with --until=caught_up)",
+    )
+
+    sink = parser.add_argument_group("sink")
+    sink.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        default="data/output",
+        help="where Parquet files go (default: %(default)s)",
+    )
+    sink.add_argument(
+        "--dead_letter_dir",
+        metavar="DIR",
+        default="data/dead",
+        help="where dead letters go as JSON lines (default: %(default)s)",
+    )
+    sink.add_argument(
+        "--dead_letter_topic_suffix",
+        metavar="SUFFIX",
+        default=DEFAULT_DEAD_LETTER_SUFFIX,
+        help="dead letters of TOPIC go to the topic TOPIC+SUFFIX too (default: %(default)s)",
+    )
+    sink.add_argument(
+        "--num_shards",
+        metavar="N",
+        type=int,
+        default=1,
+        help="files per window; a record's shard is its Kafka partition modulo N "
+        "(default: %(default)s)",
+    )
+    sink.add_argument(
+        "--parquet_codec",
+        choices=("zstd", "snappy", "lz4", "gzip", "none"),
+        default="zstd",
+        help="compression of the Parquet files (default: %(default)s)",
+    )
+    sink.add_argument(
+        "--part_retention_seconds",
+        metavar="SECONDS",
+        type=int,
+        default=3600,
+        help="how long the parts of a finished file are kept for a restored checkpoint "
+        "(default: %(default)s)",
+    )
+
+
+def add_job_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that the starting process sets for the job it starts."""
+    job = parser.add_argument_group("set by the starting process")
+    job.add_argument("--epoch", help="identity of this submission (default: made from the time)")
+    job.add_argument("--expansion_service", metavar="HOST:PORT", help="Beam's Java expansion")
+    job.add_argument("--covered_offsets", metavar="FILE", help="offsets in files already")
+
+
+_AT_LEAST = {
+    "max_event_age_seconds": 0,
+    "max_event_skew_seconds": 0,
+    "max_value_bytes": 1,
+    "window_seconds": 1,
+    "watermark_delay_seconds": 0,
+    "late_pane_seconds": 1,
+    "early_pane_seconds": 0,
+    "num_shards": 1,
+    "part_retention_seconds": 0,
+}
+
+
+def check_pipeline_flags(flags: argparse.Namespace) -> None:
+    """Refuses values out of range.
+
+    Raises:
+      UsageError: names the flag, the value and what it takes.
+    """
+    for name, least in _AT_LEAST.items():
+        value = getattr(flags, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name}={value}: must be {least} or more")
+    if flags.window_seconds > 86_400:
+        raise UsageError(
+            f"--window_seconds={flags.window_seconds}: must be at most 86400, a day, since files "
+            "lie in directories by day and hour"
+        )

@@ -1,0 +1,159 @@
+"""Dead letters as JSON lines and as records of a dead-letter topic."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import apache_beam as beam
+
+from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, OutputFile
+from beam_pipeline.io.footer import ranges_of
+from beam_pipeline.io.part_files import PartRef
+from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
+from beam_pipeline.records import DeadLetter
+from beam_pipeline.batches import Outputs
+
+MAX_TEXT_CHARACTERS = 4_000
+"""How much of a value is shown as text; `value_b64` has all of it."""
+
+
+class WriteDeadLetterFiles(beam.PTransform):
+    """PCollection[DeadLetter] to `Outputs` of WrittenFile; `dead` of it stays empty.
+
+    The letters are in fixed windows; files by the same rules as the Parquet files, one JSON object
+    a line, as `schema/dead_letter.schema.json` describes it.
+    """
+
+    def __init__(self, layout: FileLayout, num_shards: int) -> None:
+        super().__init__()
+        self._layout = layout
+        self._format = JsonLinesFormat(layout.epoch, max(1, num_shards))
+
+    def expand(self, letters: beam.PCollection) -> Outputs:
+        return letters | "WriteWindows" >> WriteWindowedFiles(
+            self._layout, self._format, counter_prefix="dead_letters"
+        )
+
+
+@dataclass(frozen=True)
+class JsonLinesFormat:
+    """Letters as JSON lines, parts joined end to end."""
+
+    epoch: str
+    num_shards: int = 1
+    suffix: str = JSON_LINES_SUFFIX
+    part_suffix: str = JSON_LINES_SUFFIX
+
+    def shards_of(self, letter: DeadLetter) -> Iterator[tuple[Shard, DeadLetter, int]]:
+        size_bytes = len(letter.value or b"") + len(letter.key or b"")
+        yield Shard(letter.topic, letter.partition % self.num_shards), letter, size_bytes
+
+    def write_part(self, path: str, shard: Shard, pieces: Sequence[DeadLetter]) -> PartRef:
+        offsets: dict[int, list[int]] = defaultdict(list)
+        with open(path, "w", encoding="utf-8") as sink:
+            for letter in pieces:
+                sink.write(json.dumps(to_json(letter, self.epoch), ensure_ascii=False))
+                sink.write("\n")
+                offsets[letter.partition].append(letter.offset)
+        ranges = {partition: ranges_of(values) for partition, values in offsets.items()}
+        return PartRef(path, shard.topic, shard.number, len(pieces), ranges)
+
+    def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
+        with open(path, "wb") as sink:
+            for part in parts:
+                with open(part.path, "rb") as source:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+        return sum(part.rows for part in parts)
+
+
+def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
+    """The JSON line of a letter: the contract in `schema/dead_letter.schema.json`."""
+    failure = letter.failure
+    return {
+        "dlq_id": letter.dlq_id,
+        "failed_at": _rfc3339(letter.failed_at_ms),
+        "stage": letter.stage,
+        "error": {
+            "code": failure.code.value,
+            "class": failure.error_class,
+            "message": failure.message,
+            "stacktrace": failure.stacktrace,
+            "violations": [violation._asdict() for violation in failure.violations],
+        },
+        "source": {
+            "topic": letter.topic,
+            "partition": letter.partition,
+            "offset": letter.offset,
+            "timestamp": _rfc3339(letter.timestamp),
+            "timestamp_type": letter.timestamp_type,
+        },
+        "key_b64": _base64(letter.key),
+        "value_b64": _base64(letter.value),
+        "value_text": _text(letter.value),
+        "headers": [
+            {"key": name, "value_b64": _base64(content)} for name, content in letter.headers
+        ],
+        "schema": {"id": letter.schema.id, "sha256": letter.schema.sha256},
+        "epoch": epoch,
+        "attempt": letter.attempt,
+    }
+
+
+def to_headers(letter: DeadLetter, epoch: str) -> list[tuple[str, bytes]]:
+    """The headers a letter gets on its topic, behind those of the original record.
+
+    The names are Kafka Connect's (`DeadLetterQueueReporter`, `__connect.errors.*`) and this
+    project's (`dlq.*`); numbers are UTF-8 text.
+    """
+    failure = letter.failure
+    first = failure.violations[0] if failure.violations else None
+    values: dict[str, str | int | None] = {
+        "__connect.errors.topic": letter.topic,
+        "__connect.errors.partition": letter.partition,
+        "__connect.errors.offset": letter.offset,
+        "__connect.errors.connector.name": "beam-pipeline",
+        "__connect.errors.task.id": 0,
+        "__connect.errors.stage": letter.stage,
+        "__connect.errors.class.name": f"beam_pipeline.{letter.stage}",
+        "__connect.errors.exception.class.name": failure.error_class,
+        "__connect.errors.exception.message": failure.message,
+        "__connect.errors.exception.stacktrace": failure.stacktrace,
+        "dlq.id": letter.dlq_id,
+        "dlq.error.code": failure.code.value,
+        "dlq.error.keyword": first.keyword if first else None,
+        "dlq.error.instance_path": first.instance_path if first else None,
+        "dlq.schema.id": letter.schema.id,
+        "dlq.schema.sha256": letter.schema.sha256,
+        "dlq.original.timestamp": letter.timestamp,
+        "dlq.failed_at": _rfc3339(letter.failed_at_ms),
+        "dlq.epoch": epoch,
+        "dlq.attempt": letter.attempt,
+        "dlq.redrive.of": letter.redrive_of,
+    }
+    return [(name, str(value).encode()) for name, value in values.items() if value is not None]
+
+
+def _rfc3339(timestamp_ms: int) -> str:
+    moment = datetime.fromtimestamp(timestamp_ms / 1000, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _base64(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode("ascii")
+
+
+def _text(value: bytes | None) -> str | None:
+    """The start of a value as text, or None where it is none."""
+    if value is None:
+        return None
+    try:
+        return value.decode("utf-8")[:MAX_TEXT_CHARACTERS]
+    except UnicodeDecodeError:
+        return None

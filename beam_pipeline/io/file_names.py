@@ -1,0 +1,135 @@
+"""The name of an output file: which topic, window, shard, epoch and pane it holds.
+
+`dt=2026-11-23/hour=20/orders-20261123T202830Z-20261123T202840Z-s0-e20261124T133350Zx3f9a-p0.parquet`
+
+Parquet files and dead-letter files share this layout, each below a root of its own. Times are UTC
+and whole seconds; `dt` and `hour` are those of the window's start.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import PurePath, PurePosixPath
+
+PARQUET_SUFFIX = ".parquet"
+JSON_LINES_SUFFIX = ".jsonl"
+
+# Readers (pyarrow, Spark, DuckDB's globs, this project's own) pass over names that start so.
+HIDDEN_PREFIXES = ("_", ".")
+# Set before a topic such as `__audit`, or its files would be hidden; no topic can hold it.
+_VISIBLE_MARK = "@"
+
+# NAME_MAX of ext4, XFS, APFS and NTFS.
+_MAX_NAME_LENGTH = 255
+
+# org.apache.kafka.common.internals.Topic: legal characters, at most 249 of them, not "." or "..".
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_EPOCH = re.compile(r"[A-Za-z0-9]+")
+_SUFFIX = re.compile(r"\.[a-z0-9]+")
+
+# A topic may hold dashes, even a whole file name. What is to the right of it has exactly the dashes
+# written here, so the greedy topic can end in one place only.
+_NAME = re.compile(
+    r"@?(?P<topic>[A-Za-z0-9._-]+)"
+    r"-(?P<start>[0-9]{8}T[0-9]{6}Z)"
+    r"-(?P<end>[0-9]{8}T[0-9]{6}Z)"
+    r"-s(?P<shard>[0-9]+)"
+    r"-e(?P<epoch>[A-Za-z0-9]+)"
+    r"-p(?P<pane>[0-9]+)"
+    r"(?P<suffix>\.[a-z0-9]+)"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OutputFile:
+    """What the name of one output file says.
+
+    Args:
+        topic: the input topic, a legal Kafka topic name.
+        window_start: start of the event-time window, inclusive; aware, whole seconds.
+        window_end: end of the window, exclusive; aware, whole seconds.
+        shard: 0 or more.
+        epoch: identity of the job's submission, letters and digits only.
+        pane: index of the window's firing, 0 or more.
+        suffix: the file's type with its dot, `.parquet` or `.jsonl`.
+
+    Raises:
+        ValueError: a field can't be part of a file name.
+    """
+
+    topic: str
+    window_start: datetime
+    window_end: datetime
+    shard: int
+    epoch: str
+    pane: int
+    suffix: str
+
+    def __post_init__(self) -> None:
+        if not _TOPIC.fullmatch(self.topic) or self.topic in (".", ".."):
+            raise ValueError(f"not a Kafka topic name: {self.topic!r}")
+        for field in ("window_start", "window_end"):
+            instant: datetime = getattr(self, field)
+            if instant.tzinfo is None or instant.microsecond:
+                raise ValueError(f"{field} must be aware and in whole seconds: {instant!r}")
+            object.__setattr__(self, field, instant.astimezone(timezone.utc))
+        if self.window_end <= self.window_start:
+            raise ValueError(f"window ends at {self.window_end}, not after {self.window_start}")
+        if self.shard < 0 or self.pane < 0:
+            raise ValueError(f"shard {self.shard} and pane {self.pane} must be 0 or more")
+        if not _EPOCH.fullmatch(self.epoch):
+            raise ValueError(f"epoch must be letters and digits: {self.epoch!r}")
+        if not _SUFFIX.fullmatch(self.suffix):
+            raise ValueError(f"suffix must be a dot, then letters or digits: {self.suffix!r}")
+        if len(self.name) > _MAX_NAME_LENGTH:
+            raise ValueError(
+                f"topic {self.topic!r} makes a file name of {len(self.name)} characters; "
+                f"file systems take {_MAX_NAME_LENGTH}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The file's name without directories."""
+        mark = _VISIBLE_MARK if self.topic.startswith(HIDDEN_PREFIXES) else ""
+        return (
+            f"{mark}{self.topic}-{_compact(self.window_start)}-{_compact(self.window_end)}"
+            f"-s{self.shard}-e{self.epoch}-p{self.pane}{self.suffix}"
+        )
+
+    def relative_path(self) -> PurePosixPath:
+        """The file's path below its root, Hive partitions first."""
+        start = self.window_start
+        date = f"{start.year:04d}-{start:%m-%d}"
+        return PurePosixPath(f"dt={date}", f"hour={start:%H}", self.name)
+
+    @staticmethod
+    def parse(path: str | PurePath) -> OutputFile | None:
+        """Reads a name back, whatever directory it is in; None if no pipeline wrote such a name."""
+        name = PurePath(path).name
+        found = _NAME.fullmatch(name)
+        if found is None:
+            return None
+        try:
+            parsed = OutputFile(
+                topic=found["topic"],
+                window_start=_instant(found["start"]),
+                window_end=_instant(found["end"]),
+                shard=int(found["shard"]),
+                epoch=found["epoch"],
+                pane=int(found["pane"]),
+                suffix=found["suffix"],
+            )
+        except ValueError:
+            return None
+        return parsed if parsed.name == name else None
+
+
+def _compact(instant: datetime) -> str:
+    # Not strftime alone: glibc's %Y writes the year 987 as three digits.
+    return f"{instant.year:04d}{instant:%m%dT%H%M%SZ}"
+
+
+def _instant(compact: str) -> datetime:
+    return datetime.strptime(compact, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)

@@ -1,0 +1,150 @@
+"""The footer of a Parquet file: what the file says it covers, inside the file itself.
+
+A file and its entry in the ledger are thus one atomic thing. It is one key of the footer's
+key-value metadata, `beam_pipeline.file`, and its value is a JSON object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow.parquet
+
+FOOTER_KEY: Final = b"beam_pipeline.file"
+FOOTER_VERSION: Final = 1
+
+OffsetRange = tuple[int, int]
+"""First and last offset, both inclusive."""
+
+OffsetsByPartition = Mapping[str, Mapping[int, list[OffsetRange]]]
+"""Topic, then partition, to its ranges in rising order."""
+
+
+class FooterError(ValueError):
+    """The file has no footer of this pipeline, or one that can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFooter:
+    """What one Parquet file holds.
+
+    `window_start` is inclusive, `window_end` exclusive, both aware. `rows` counts the file's
+    rows. `offsets` are the Kafka offsets that those rows came from. `schema_sha256` is the hex
+    digest of the JSON Schema that validated them.
+    """
+
+    topic: str
+    window_start: datetime
+    window_end: datetime
+    shard: int
+    epoch: str
+    pane: int
+    rows: int
+    schema_id: str | None
+    schema_sha256: str
+    offsets: OffsetsByPartition
+
+    def to_json(self) -> bytes:
+        """The value to store under `FOOTER_KEY`."""
+        return orjson.dumps(
+            {
+                "version": FOOTER_VERSION,
+                "topic": self.topic,
+                "window_start": self.window_start,
+                "window_end": self.window_end,
+                "shard": self.shard,
+                "epoch": self.epoch,
+                "pane": self.pane,
+                "rows": self.rows,
+                "schema": {"id": self.schema_id, "sha256": self.schema_sha256},
+                "offsets": self.offsets,
+            },
+            option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z,
+        )
+
+    @staticmethod
+    def from_json(text: bytes) -> FileFooter:
+        """Reads what `to_json` wrote; keys that it doesn't know are passed over.
+
+        Raises:
+            FooterError: not such JSON, or of a later version.
+        """
+        try:
+            found: dict[str, Any] = orjson.loads(text)
+            if found["version"] != FOOTER_VERSION:
+                raise FooterError(f"footer version {found['version']}, this reads {FOOTER_VERSION}")
+            return FileFooter(
+                topic=found["topic"],
+                window_start=_instant(found["window_start"]),
+                window_end=_instant(found["window_end"]),
+                shard=found["shard"],
+                epoch=found["epoch"],
+                pane=found["pane"],
+                rows=found["rows"],
+                schema_id=found["schema"]["id"],
+                schema_sha256=found["schema"]["sha256"],
+                offsets={
+                    topic: {
+                        int(partition): [(first, last) for first, last in ranges]
+                        for partition, ranges in partitions.items()
+                    }
+                    for topic, partitions in found["offsets"].items()
+                },
+            )
+        except FooterError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FooterError(f"footer can't be read: {error!r}") from error
+
+
+def read_footer(path: str | Path) -> FileFooter:
+    """Reads the footer of one Parquet file, and none of its data.
+
+    Raises:
+        FooterError: there is none, or it can't be read.
+        OSError: the file can't be opened.
+        pyarrow.ArrowInvalid: it is not a Parquet file.
+    """
+    metadata: Mapping[bytes, bytes] = pyarrow.parquet.read_metadata(path).metadata or {}
+    return footer_of(metadata)
+
+
+def footer_of(metadata: Mapping[bytes, bytes]) -> FileFooter:
+    """Finds the footer in a Parquet file's key-value metadata.
+
+    Raises:
+        FooterError: there is none, or it can't be read.
+    """
+    text = metadata.get(FOOTER_KEY)
+    if text is None:
+        raise FooterError(f"no {FOOTER_KEY.decode()!r} in the footer")
+    return FileFooter.from_json(text)
+
+
+def ranges_of(offsets: Iterable[int] | npt.NDArray[np.int64]) -> list[OffsetRange]:
+    """Folds offsets, in any order and with or without repeats, into inclusive ranges.
+
+    `[7, 3, 4, 5]` is `[(3, 5), (7, 7)]`; ranges rise, and no two touch.
+    """
+    if isinstance(offsets, np.ndarray):
+        values = np.unique(offsets)
+    else:
+        values = np.unique(np.fromiter(offsets, dtype=np.int64))
+    if values.size == 0:
+        return []
+    last_of_run = np.flatnonzero(np.diff(values) != 1)
+    firsts = values[np.concatenate(([0], last_of_run + 1))]
+    lasts = values[np.concatenate((last_of_run, [values.size - 1]))]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def _instant(text: str) -> datetime:
+    # datetime.fromisoformat takes the suffix Z only from Python 3.11 on.
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

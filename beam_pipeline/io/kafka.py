@@ -1,0 +1,127 @@
+"""Beam's Kafka source and sink, as this pipeline uses them."""
+
+# No `from __future__ import annotations`: Beam's RowCoder (2.73) reads a NamedTuple's field types
+# as they stand, and takes a text for "any type".
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+
+import apache_beam as beam
+from apache_beam import coders
+from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
+
+from beam_pipeline.io.dead_letters import to_headers
+from beam_pipeline.records import DeadLetter
+
+
+class ReadRecords(beam.PTransform):
+    """PBegin to PCollection of Beam's Kafka rows, which are `KafkaRecord`s field for field.
+
+    Nothing is ever committed for having been read: auto-commit is off, and where reading starts is
+    the group's committed offset, which the ledger sets. Timestamps and the watermark follow
+    Kafka's append time; the elements are in the global window.
+    """
+
+    def __init__(
+        self,
+        client_properties: Mapping[str, str],
+        topics: Sequence[str],
+        consumer_group: str,
+        expansion_service: str | None,
+    ) -> None:
+        super().__init__()
+        self._consumer_config = {
+            "auto.offset.reset": "earliest",
+            **client_properties,
+            "group.id": consumer_group,
+            "enable.auto.commit": "false",
+        }
+        self._topics = list(topics)
+        self._expansion_service = expansion_service
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+        return begin | "ReadFromKafka" >> ReadFromKafka(
+            consumer_config=self._consumer_config,
+            topics=self._topics,
+            timestamp_policy=ReadFromKafka.log_append_time,
+            with_metadata=True,
+            expansion_service=self._expansion_service,
+        )
+
+
+class KafkaHeader(typing.NamedTuple):
+    """A header, as `WriteToKafka(with_headers=True)` takes it."""
+
+    key: str
+    value: bytes
+
+
+class LetterRow(typing.NamedTuple):
+    """A record, as `WriteToKafka(with_headers=True)` takes it (Beam 2.73, KafkaIO)."""
+
+    key: typing.Optional[bytes]
+    value: typing.Optional[bytes]
+    headers: typing.List[KafkaHeader]
+    topic: str
+    timestamp: int
+
+
+for _row_type in (KafkaHeader, LetterRow):
+    coders.registry.register_coder(_row_type, coders.RowCoder)
+
+
+class WriteDeadLetterTopic(beam.PTransform):
+    """PCollection[DeadLetter] to the topic `<input topic><suffix>`: bytes and timestamp unchanged.
+
+    At least once: Beam's Python SDK has no transactional Kafka sink. `dlq.id` lets a reader drop
+    repeats.
+    """
+
+    def __init__(
+        self,
+        client_properties: Mapping[str, str],
+        topic_suffix: str,
+        epoch: str,
+        expansion_service: str | None,
+    ) -> None:
+        super().__init__()
+        self._producer_config = {
+            "max.request.size": str(64 * 1024 * 1024),
+            "compression.type": "zstd",
+            **client_properties,
+        }
+        self._topic_suffix = topic_suffix
+        self._epoch = epoch
+        self._expansion_service = expansion_service
+
+    def expand(self, letters: beam.PCollection) -> beam.PCollection:
+        return (
+            letters
+            | "ToRows"
+            >> beam.ParDo(_ToRow(self._topic_suffix, self._epoch)).with_output_types(LetterRow)
+            | "WriteToKafka"
+            >> WriteToKafka(
+                producer_config=self._producer_config,
+                topic=f"any{self._topic_suffix}",  # each row names its own
+                with_headers=True,
+                expansion_service=self._expansion_service,
+            )
+        )
+
+
+class _ToRow(beam.DoFn):
+    def __init__(self, topic_suffix: str, epoch: str) -> None:
+        self._topic_suffix = topic_suffix
+        self._epoch = epoch
+
+    def process(self, letter: DeadLetter) -> Iterator[LetterRow]:
+        added = to_headers(letter, self._epoch)
+        names = {name for name, _ in added}
+        headers = [(name, value or b"") for name, value in letter.headers if name not in names]
+        yield LetterRow(
+            key=letter.key,
+            value=letter.value,
+            headers=[KafkaHeader(name, value) for name, value in headers + added],
+            topic=f"{letter.topic}{self._topic_suffix}",
+            timestamp=letter.timestamp,
+        )

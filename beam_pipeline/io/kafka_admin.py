@@ -1,0 +1,235 @@
+"""Questions and orders to a Kafka cluster that are not the reading or writing of records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.kafka_connection import KafkaConnection
+
+REQUEST_TIMEOUT_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic to be made.
+
+    Attributes:
+        name: the topic.
+        partitions: how many.
+        config: topic settings, for example `{"message.timestamp.type": "LogAppendTime"}`.
+        replication_factor: -1 takes the broker's default.
+    """
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+    replication_factor: int = -1
+
+
+def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) -> None:
+    """Check that a broker answers.
+
+    Raises:
+        EnvironmentFailure: none does; the message names the flag and the reason.
+    """
+    reasons: list[str] = []
+    admin = _admin(connection, on_error=lambda error: reasons.append(error.str()))
+    try:
+        admin.list_topics(timeout=timeout_seconds)
+    except KafkaException as error:
+        told = [reason for reason in reasons if "brokers are down" not in reason]
+        reason = told[-1] if told else error.args[0].str()
+        raise EnvironmentFailure(
+            f"--kafka_bootstrap_servers={connection.bootstrap_servers}: no broker answered within "
+            f"{timeout_seconds:g} s ({reason}); check the address, and --kafka_config if the "
+            "cluster asks for a login or TLS"
+        ) from None
+
+
+def cluster_reachable(connection: KafkaConnection, timeout_seconds: float = 10.0) -> bool:
+    """Whether a broker answers within the time."""
+    try:
+        require_cluster(connection, timeout_seconds)
+    except EnvironmentFailure:
+        return False
+    return True
+
+
+def create_topics(
+    connection: KafkaConnection, topics: Sequence[TopicSpec], *, exist_ok: bool = False
+) -> None:
+    """Make topics and wait until every broker knows them.
+
+    Args:
+        connection: the cluster.
+        topics: what to make.
+        exist_ok: take a topic that is there already as it is.
+
+    Raises:
+        EnvironmentFailure: the cluster refused, or a topic exists and `exist_ok` is off.
+    """
+    admin = _admin(connection)
+    new = [
+        NewTopic(
+            topic.name,
+            num_partitions=topic.partitions,
+            replication_factor=topic.replication_factor,
+            config=dict(topic.config),
+        )
+        for topic in topics
+    ]
+    futures = admin.create_topics(new, request_timeout=REQUEST_TIMEOUT_SECONDS)
+    for name, future in futures.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            exists = error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
+            if not (exists and exist_ok):
+                raise _failure(f"topic {name} can't be created", error) from None
+
+
+def topic_config(connection: KafkaConnection, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The settings in force of each topic, broker defaults included, by topic and setting.
+
+    Raises:
+        EnvironmentFailure: a topic is missing, or the cluster refused.
+    """
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    futures = _admin(connection).describe_configs(
+        resources, request_timeout=REQUEST_TIMEOUT_SECONDS
+    )
+    return {
+        resource.name: {
+            key: entry.value
+            for key, entry in _result(f"settings of topic {resource.name}", future).items()
+            if entry.value is not None
+        }
+        for resource, future in futures.items()
+    }
+
+
+def partition_counts(connection: KafkaConnection, names: Iterable[str]) -> dict[str, int]:
+    """The number of partitions of each topic; topics that don't exist are left out.
+
+    Raises:
+        EnvironmentFailure: the cluster refused.
+    """
+    return {name: len(topic.partitions) for name, topic in _describe(connection, names).items()}
+
+
+def topic_ids(connection: KafkaConnection, names: Iterable[str]) -> dict[str, str]:
+    """The id of each topic, another one after a topic was deleted and made anew.
+
+    Topics that don't exist are left out.
+
+    Raises:
+        EnvironmentFailure: the cluster refused.
+    """
+    return {name: str(topic.topic_id) for name, topic in _describe(connection, names).items()}
+
+
+def watermarks(connection: KafkaConnection, topic: str) -> dict[int, tuple[int, int]]:
+    """The offsets of a topic: per partition the first one kept, and the one after the last.
+
+    Raises:
+        EnvironmentFailure: the topic is missing, or the cluster refused.
+    """
+    partitions = partition_counts(connection, [topic]).get(topic)
+    if partitions is None:
+        raise EnvironmentFailure(f"topic {topic} doesn't exist on {connection.bootstrap_servers}")
+    admin = _admin(connection)
+    wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
+    low = _offsets(admin, wanted, OffsetSpec.earliest())
+    high = _offsets(admin, wanted, OffsetSpec.latest())
+    return {partition: (low[partition], high[partition]) for partition in range(partitions)}
+
+
+def alter_group_offsets(
+    connection: KafkaConnection, group: str, offsets: Mapping[tuple[str, int], int]
+) -> None:
+    """Set where a consumer group goes on reading; the group must have no member.
+
+    Args:
+        connection: the cluster.
+        group: the consumer group; made when it doesn't exist.
+        offsets: the next offset to read, by (topic, partition).
+
+    Raises:
+        EnvironmentFailure: the group is in use, or the cluster refused.
+    """
+    if not offsets:
+        return
+    partitions = [
+        TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()
+    ]
+    admin = _admin(connection)
+    futures = admin.alter_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(group, partitions)],
+        request_timeout=REQUEST_TIMEOUT_SECONDS,
+    )
+    what = f"offsets of consumer group {group}"
+    for future in futures.values():
+        for partition in _result(what, future).topic_partitions:
+            if partition.error:
+                raise _failure(what, KafkaException(partition.error))
+
+
+def _admin(connection: KafkaConnection, on_error: Any = lambda error: None) -> AdminClient:
+    # The log lines of librdkafka would go to the terminal; its errors come back as exceptions.
+    logger = logging.getLogger("beam_pipeline.librdkafka")
+    logger.disabled = True
+    return AdminClient({**connection.for_librdkafka(), "error_cb": on_error}, logger=logger)
+
+
+def _describe(connection: KafkaConnection, names: Iterable[str]) -> dict[str, Any]:
+    wanted = list(names)
+    # Held until the futures are done: an admin client that is collected ends its requests.
+    admin = _admin(connection)
+    futures = admin.describe_topics(
+        TopicCollection(wanted), request_timeout=REQUEST_TIMEOUT_SECONDS
+    )
+    found = {}
+    for name, future in futures.items():
+        try:
+            found[name] = future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise _failure(f"topic {name} can't be described", error) from None
+    return found
+
+
+def _offsets(
+    admin: AdminClient, partitions: Sequence[TopicPartition], spec: OffsetSpec
+) -> dict[int, int]:
+    futures = admin.list_offsets(
+        dict.fromkeys(partitions, spec), request_timeout=REQUEST_TIMEOUT_SECONDS
+    )
+    return {
+        key.partition: _result(f"offsets of {key.topic}-{key.partition}", future).offset
+        for key, future in futures.items()
+    }
+
+
+def _result(what: str, future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except KafkaException as error:
+        raise _failure(what, error) from None
+
+
+def _failure(what: str, error: KafkaException) -> EnvironmentFailure:
+    return EnvironmentFailure(f"Kafka: {what}: {error.args[0].str()}")

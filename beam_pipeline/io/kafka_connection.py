@@ -1,0 +1,313 @@
+"""How clients reach a Kafka cluster: one set of settings, in the words of Java and librdkafka.
+
+Settings are Java client properties, as in the files that Kafka's own tools take, so one file
+serves the Java reader and writer of the pipeline and the librdkafka admin client alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from beam_pipeline.errors import UsageError
+
+_ADDRESS = re.compile(r"(?:[^\s:,/@\[\]]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_PASSWORD_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+
+# The only settings whose values are shown; all others may hold a secret.
+_SHOWN = frozenset(
+    {
+        "client.id",
+        "sasl.mechanism",
+        "security.protocol",
+        "ssl.endpoint.identification.algorithm",
+        "ssl.keystore.type",
+        "ssl.truststore.type",
+    }
+)
+# Settings that librdkafka knows by the same name and with the same values.
+_COMMON = frozenset(
+    {
+        "client.dns.lookup",
+        "client.id",
+        "client.rack",
+        "connections.max.idle.ms",
+        "metadata.max.age.ms",
+        "reconnect.backoff.max.ms",
+        "reconnect.backoff.ms",
+        "retry.backoff.max.ms",
+        "retry.backoff.ms",
+        "sasl.kerberos.service.name",
+        "sasl.mechanism",
+        "security.protocol",
+        "ssl.key.password",
+    }
+)
+# librdkafka's names that people put into such a file, by their Java names.
+_ALIASES = {"sasl.mechanisms": "sasl.mechanism", "ssl.ca.location": "ssl.truststore.location"}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KafkaConnection:
+    """Address and client settings of a cluster; secrets are masked in `repr` and `str`.
+
+    Attributes:
+        bootstrap_servers: comma-separated host:port.
+        properties: Java client properties beside `bootstrap.servers`; `sasl.username` and
+            `sasl.password` may stand in place of `sasl.jaas.config`.
+    """
+
+    bootstrap_servers: str
+    properties: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def from_flags(cls, bootstrap_servers: str | None, config_file: Path | None) -> KafkaConnection:
+        """The connection that `--kafka_bootstrap_servers` and `--kafka_config` describe.
+
+        Args:
+            bootstrap_servers: the flag's value; `bootstrap.servers` of the file when None.
+            config_file: a Java properties file with client settings.
+
+        Raises:
+            UsageError: no address, an address without a port, a file that can't be read, or
+                settings that contradict each other or that one of the clients can't take.
+        """
+        properties = _read_config(config_file) if config_file else {}
+        in_file = properties.pop("bootstrap.servers", None)
+        address = bootstrap_servers or in_file
+        if not address:
+            raise UsageError(
+                "--kafka_bootstrap_servers is missing: give HOST:PORT[,HOST:PORT...], "
+                "or bootstrap.servers in the file of --kafka_config"
+            )
+        connection = cls(_checked_address(address), properties)
+        connection.for_java()
+        connection.for_librdkafka()
+        return connection
+
+    def for_java(self) -> dict[str, str]:
+        """Settings for Java clients, KafkaIO's among them.
+
+        Raises:
+            UsageError: a user name without a password, or one with a mechanism that takes none.
+        """
+        result = dict(self.properties)
+        login = _login(result)
+        if login is not None and "sasl.jaas.config" not in result:
+            result["sasl.jaas.config"] = _jaas_config(*login, result.get("sasl.mechanism", ""))
+        result.pop("sasl.username", None)
+        result.pop("sasl.password", None)
+        for store in ("truststore", "keystore"):
+            if _is_pem(result, store):
+                result[f"ssl.{store}.type"] = "PEM"
+        return {**result, "bootstrap.servers": self.bootstrap_servers}
+
+    def for_librdkafka(self) -> dict[str, str]:
+        """Settings for confluent-kafka; those that only Java clients know are left out.
+
+        Raises:
+            UsageError: a key or trust store, or a login module, that librdkafka can't use.
+        """
+        given = self.properties
+        result = {key: value for key, value in given.items() if key in _COMMON}
+        result["bootstrap.servers"] = self.bootstrap_servers
+        if (login := _login(given)) is not None:
+            result["sasl.username"], result["sasl.password"] = login
+        if (algorithm := given.get("ssl.endpoint.identification.algorithm")) is not None:
+            result["ssl.endpoint.identification.algorithm"] = algorithm or "none"
+        result.update(_trust(given))
+        result.update(_key(given))
+        return result
+
+    def __repr__(self) -> str:
+        shown = {key: value if key in _SHOWN else "***" for key, value in self.properties.items()}
+        return f"KafkaConnection({self.bootstrap_servers!r}, {shown!r})"
+
+
+def parse_properties(text: str) -> dict[str, str]:
+    """Parse a Java properties file (the format of `java.util.Properties.load`).
+
+    Raises:
+        ValueError: a broken `\\u` escape; the message holds no part of the text.
+    """
+    result = {}
+    for line in _logical_lines(text):
+        match = _KEY.match(line)
+        key = match[0] if match else ""
+        value = _SEPARATOR.sub("", line[len(key) :], count=1)
+        result[_unescape(key)] = _unescape(value)
+    return result
+
+
+_BLANKS = " \t\f"
+_KEY = re.compile(r"(?:\\.|[^\\=: \t\f])*", re.DOTALL)
+_SEPARATOR = re.compile(r"^[ \t\f]*[=:]?[ \t\f]*")
+_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|u|.|$)", re.DOTALL)
+_CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
+
+
+def _logical_lines(text: str) -> list[str]:
+    """Lines without comments and blanks, those that end in a backslash joined with the next."""
+    lines: list[str] = []
+    continued = False
+    for natural in re.split(r"\r\n|\r|\n", text):
+        line = natural.lstrip(_BLANKS)
+        if not continued and (not line or line[0] in "#!"):
+            continue
+        if continued:
+            lines[-1] += line
+        else:
+            lines.append(line)
+        continued = (len(line) - len(line.rstrip("\\"))) % 2 == 1
+        if continued:
+            lines[-1] = lines[-1][:-1]
+    return lines
+
+
+def _unescape(text: str) -> str:
+    def character(match: re.Match[str]) -> str:
+        escape = match[1]
+        if escape == "u":
+            raise ValueError("a \\u escape needs four hexadecimal digits")
+        if len(escape) == 5:
+            return chr(int(escape[1:], 16))
+        return _CONTROLS.get(escape, escape)
+
+    return _ESCAPE.sub(character, text)
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    try:
+        given = parse_properties(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--kafka_config={path}: {error.strerror}; give a file") from error
+    except ValueError as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise UsageError(f"--kafka_config={path}: {reason}") from None
+    properties = {_ALIASES.get(key, key): value for key, value in given.items()}
+    if "ssl.ca.location" in given:
+        properties["ssl.truststore.type"] = "PEM"
+    protocol = properties.get("security.protocol", "PLAINTEXT")
+    if protocol.upper() not in _PROTOCOLS:
+        raise UsageError(
+            f"--kafka_config={path}: security.protocol is not one of {', '.join(_PROTOCOLS)}"
+        )
+    return properties
+
+
+def _checked_address(address: str) -> str:
+    for server in address.split(","):
+        match = _ADDRESS.fullmatch(server.strip())
+        if match is None or not 0 < int(match[1]) < 65536:
+            shown = "***" if "@" in address else address
+            raise UsageError(
+                f"--kafka_bootstrap_servers={shown}: expected HOST:PORT[,HOST:PORT...], "
+                "for example localhost:9092"
+            )
+    return ",".join(server.strip() for server in address.split(","))
+
+
+def _login(properties: Mapping[str, str]) -> tuple[str, str] | None:
+    """User name and password, from wherever they stand; None when there are none."""
+    mechanism = properties.get("sasl.mechanism", "").upper()
+    if (jaas := properties.get("sasl.jaas.config")) is not None:
+        found = {option: _jaas_value(text) for option, text in _JAAS_OPTION.findall(jaas)}
+        user, password = found.get("username"), found.get("password")
+        if user is None or password is None or mechanism not in _PASSWORD_MECHANISMS:
+            raise UsageError(
+                "--kafka_config: sasl.jaas.config can be used with sasl.mechanism "
+                f'{", ".join(_PASSWORD_MECHANISMS)} and username="..." password="..." only'
+            )
+        return user, password
+    user, password = properties.get("sasl.username"), properties.get("sasl.password")
+    if user is None and password is None:
+        return None
+    if user is None or password is None:
+        raise UsageError("--kafka_config: sasl.username and sasl.password must be given together")
+    if mechanism not in _PASSWORD_MECHANISMS:
+        raise UsageError(
+            "--kafka_config: sasl.username needs sasl.mechanism to be one of "
+            f"{', '.join(_PASSWORD_MECHANISMS)}"
+        )
+    return user, password
+
+
+# Kafka reads this setting with java.io.StreamTokenizer: words, strings in either quote, C escapes.
+_JAAS_OPTION = re.compile(
+    r"""\b(username|password)\s*=\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[\w.$-]+)""", re.DOTALL
+)
+_JAAS_ESCAPE = re.compile(r"\\([0-3]?[0-7]{1,2}|.)", re.DOTALL)
+_JAAS_CONTROLS = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+def _jaas_value(text: str) -> str:
+    def character(match: re.Match[str]) -> str:
+        escape = match[1]
+        return (
+            chr(int(escape, 8)) if escape[0] in "01234567" else _JAAS_CONTROLS.get(escape, escape)
+        )
+
+    return _JAAS_ESCAPE.sub(character, text[1:-1]) if text[0] in "\"'" else text
+
+
+def _jaas_config(user: str, password: str, mechanism: str) -> str:
+    module = "plain.PlainLoginModule" if mechanism.upper() == "PLAIN" else "scram.ScramLoginModule"
+    return (
+        f"org.apache.kafka.common.security.{module} required "
+        f"username={_jaas_quoted(user)} password={_jaas_quoted(password)};"
+    )
+
+
+def _jaas_quoted(text: str) -> str:
+    """A string for StreamTokenizer, which ends one at the end of a line."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
+
+
+def _is_pem(properties: Mapping[str, str], store: str) -> bool:
+    """Whether a store is PEM: said so, or to be seen from its name or the settings used."""
+    if kind := properties.get(f"ssl.{store}.type"):
+        return kind.upper() == "PEM"
+    inline = "ssl.truststore.certificates" if store == "truststore" else "ssl.keystore.key"
+    location = properties.get(f"ssl.{store}.location", "")
+    return inline in properties or location.lower().endswith((".pem", ".crt", ".cer"))
+
+
+def _trust(properties: Mapping[str, str]) -> dict[str, str]:
+    location = properties.get("ssl.truststore.location")
+    if certificates := properties.get("ssl.truststore.certificates"):
+        return {"ssl.ca.pem": certificates}
+    if location is None:
+        return {}
+    if not _is_pem(properties, "truststore"):
+        raise UsageError(
+            f"--kafka_config: ssl.truststore.location={location} is not a PEM file; export its "
+            "certificates with 'keytool -exportcert -rfc' into a .pem file and set "
+            "ssl.truststore.type=PEM"
+        )
+    return {"ssl.ca.location": location}
+
+
+def _key(properties: Mapping[str, str]) -> dict[str, str]:
+    location = properties.get("ssl.keystore.location")
+    if key := properties.get("ssl.keystore.key"):
+        chain = properties.get("ssl.keystore.certificate.chain", "")
+        return {"ssl.key.pem": key, "ssl.certificate.pem": chain}
+    if location is None:
+        return {}
+    if _is_pem(properties, "keystore"):
+        return {"ssl.key.location": location, "ssl.certificate.location": location}
+    if properties.get("ssl.keystore.type", "").upper() == "PKCS12":
+        password = properties.get("ssl.keystore.password")
+        return {
+            "ssl.keystore.location": location,
+            **({} if password is None else {"ssl.keystore.password": password}),
+        }
+    raise UsageError(
+        f"--kafka_config: ssl.keystore.location={location} is neither PEM nor PKCS12; convert it "
+        "with 'keytool -importkeystore -deststoretype PKCS12' and set ssl.keystore.type=PKCS12"
+    )

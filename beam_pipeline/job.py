@@ -1,0 +1,99 @@
+"""One submission of the pipeline: builds the graph, runs it, reports its counters, ends on SIGTERM.
+
+Run as `python -m beam_pipeline.job FLAGS`; the processes it needs (runner, expansion service) are
+started by whoever starts it. All flags go to Beam, so the runner is whatever they name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult, PipelineState
+
+from beam_pipeline.batches import METRICS_NAMESPACE
+from beam_pipeline.errors import PipelineError
+from beam_pipeline.options import IngestConfig
+from beam_pipeline.pipeline import build_pipeline
+
+STATUS_INTERVAL_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the job until it ends or is told to; 0 when it was told to."""
+    parser = argparse.ArgumentParser(prog="beam_pipeline.job", add_help=False)
+    parser.add_argument("--status_file", type=Path)
+    own, beam_arguments = parser.parse_known_args(arguments)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        options = PipelineOptions(beam_arguments, streaming=True)
+        pipeline = beam.Pipeline(options=options)
+        build_pipeline(pipeline, IngestConfig.from_options(options))
+        result = pipeline.run()
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return _watch(result, stop, own.status_file)
+
+
+def _watch(result: PipelineResult, stop: threading.Event, status_file: Path | None) -> int:
+    """Waits for the job's end or the signal, writing the status once a second."""
+    while not stop.wait(STATUS_INTERVAL_SECONDS):
+        if PipelineState.is_terminal(result.state):
+            _log.error("the job ended by itself in state %s", result.state)
+            return 1
+        if status_file:
+            write_status(status_file, result)
+    if status_file:
+        write_status(status_file, result)
+    result.cancel()
+    return 0
+
+
+def write_status(path: Path, result: PipelineResult) -> None:
+    """Writes `{"state": …, "counters": {name: count}}`, atomically."""
+    try:
+        counters = counters_of(result)
+    except Exception as error:  # the runner may be gone; the state will tell
+        _log.warning("no counters from the runner: %s", error)
+        return
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"state": result.state, "counters": counters}))
+    os.replace(temporary, path)
+
+
+def counters_of(result: PipelineResult) -> dict[str, int]:
+    """The pipeline's own counters, summed over its steps."""
+    counters: dict[str, int] = {}
+    # Beam 2.73, portable_runner: the first answer is kept for good; remove when it is not.
+    result._metrics = None
+    found: list[Any] = result.metrics().query()["counters"]
+    for metric in found:
+        name = metric.key.metric
+        if name.namespace == METRICS_NAMESPACE:
+            counters[name.name] = counters.get(name.name, 0) + int(metric.result)
+    return counters
+
+
+if __name__ == "__main__":
+    # os._exit: Beam's gRPC threads may hold up an interpreter whose runner is gone.
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,90 @@
+"""Sets of Kafka offsets, per topic and partition, as compressed bitmaps."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pyroaring import BitMap64
+
+TopicPartition = tuple[str, int]
+
+
+class CoveredOffsets:
+    """Which offsets of which partitions are in files already. Picklable, and cheap to ask."""
+
+    def __init__(self) -> None:
+        self._bitmaps: dict[TopicPartition, BitMap64] = {}
+
+    def add_range(self, topic: str, partition: int, first: int, last: int) -> None:
+        """Adds the offsets from `first` to `last`, both inclusive."""
+        self._bitmaps.setdefault((topic, partition), BitMap64()).add_range(first, last + 1)
+
+    def partitions(self) -> Iterator[TopicPartition]:
+        """Every (topic, partition) with at least one offset."""
+        return iter(sorted(self._bitmaps))
+
+    def prefix_end(self, topic: str, partition: int, start: int) -> int:
+        """The first offset from `start` on that is not covered."""
+        bitmap = self._bitmaps.get((topic, partition))
+        if bitmap is None or start not in bitmap:
+            return start
+        low, high = start, bitmap.max()
+        while low < high:
+            middle = (low + high + 1) // 2
+            if bitmap.range_cardinality(start, middle + 1) == middle + 1 - start:
+                low = middle
+            else:
+                high = middle - 1
+        return low + 1
+
+    def missing(self, topic: str, partition: int, first: int, end: int) -> int:
+        """How many offsets from `first` to before `end` are not covered."""
+        bitmap = self._bitmaps.get((topic, partition))
+        if end <= first:
+            return 0
+        if bitmap is None:
+            return end - first
+        return end - first - bitmap.range_cardinality(first, end)
+
+    def beyond(self, starts: Mapping[TopicPartition, int]) -> CoveredOffsets:
+        """The covered offsets at or after each partition's start: what a reader meets again."""
+        found = CoveredOffsets()
+        for key, bitmap in self._bitmaps.items():
+            ahead = bitmap.copy()
+            ahead.remove_range(0, starts.get(key, 0))
+            if ahead:
+                found._bitmaps[key] = ahead
+        return found
+
+    def without_covered(self, records: Sequence[Any]) -> Sequence[Any]:
+        """`records` (KafkaRecords) without those that are covered."""
+        if not self._bitmaps:
+            return records
+        none: BitMap64 = BitMap64()
+        return [
+            record
+            for record in records
+            if record.offset not in self._bitmaps.get((record.topic, record.partition), none)
+        ]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain data for a file; bitmaps in the portable Roaring format, base64."""
+        return [
+            {
+                "topic": topic,
+                "partition": partition,
+                "offsets": base64.b64encode(bitmap.serialize()).decode("ascii"),
+            }
+            for (topic, partition), bitmap in sorted(self._bitmaps.items())
+        ]
+
+    @staticmethod
+    def from_json(entries: Iterable[Mapping[str, Any]]) -> CoveredOffsets:
+        """Reads what `to_json` gave."""
+        covered = CoveredOffsets()
+        for entry in entries:
+            bitmap = BitMap64.deserialize(base64.b64decode(entry["offsets"]))
+            covered._bitmaps[entry["topic"], int(entry["partition"])] = bitmap
+        return covered

@@ -1,0 +1,1 @@
+"""Tools beside the pipeline: the proof that nothing is lost, and the handling of dead letters."""

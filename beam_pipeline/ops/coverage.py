@@ -1,0 +1,167 @@
+"""Which offsets a tree of files holds, counted from rows and lines, not from what files claim.
+
+Offsets are kept as bitmaps and files are read piece by piece, so memory hardly grows with rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyroaring import BitMap64
+
+from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.io.footer import FileFooter
+from beam_pipeline.ops.file_offsets import UnreadableFile, claimed_by, file_offsets
+from beam_pipeline.ops.offsets import (
+    OffsetArray,
+    OffsetSets,
+    TopicPartition,
+    from_ranges,
+    offset_set,
+    repeated,
+)
+
+Progress = Callable[[int], object]
+"""Is told how many more files were read."""
+
+
+@dataclass(slots=True)
+class Coverage:
+    """The offsets that some files hold, by partition.
+
+    `offsets` has each offset once, `doubled` those that occur more than once, `records` the count
+    of rows or lines, repeats included.
+    """
+
+    offsets: dict[TopicPartition, BitMap64] = field(default_factory=dict)
+    doubled: dict[TopicPartition, BitMap64] = field(default_factory=dict)
+    records: Counter[TopicPartition] = field(default_factory=Counter)
+
+    def add(self, partition: TopicPartition, offsets: OffsetArray) -> None:
+        """Adds offsets as they stand in a file: in any order, repeats included."""
+        distinct = offset_set(offsets)
+        twice = offset_set(repeated(offsets)) if len(distinct) < offsets.size else BitMap64()
+        self._unite(partition, distinct, twice, offsets.size)
+
+    def merge(self, other: Coverage) -> None:
+        """Adds what other files hold."""
+        for partition, offsets in other.offsets.items():
+            twice = other.doubled.get(partition, BitMap64())
+            self._unite(partition, offsets, twice, other.records[partition])
+
+    def _unite(
+        self, partition: TopicPartition, offsets: BitMap64, twice: BitMap64, records: int
+    ) -> None:
+        seen = self.offsets.setdefault(partition, BitMap64())
+        twice = twice | (offsets & seen)
+        if twice:
+            self.doubled.setdefault(partition, BitMap64()).update(twice)
+        seen |= offsets
+        self.records[partition] += records
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """A file that can't be counted, or that says of itself what is not so."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileOverlap:
+    """The offsets of one partition, out of those asked for, that one file holds."""
+
+    path: Path
+    partition: TopicPartition
+    offsets: BitMap64
+
+
+def read_coverage(
+    paths: Iterable[Path], topics: Collection[str], progress: Progress = lambda files: None
+) -> tuple[Coverage, list[FileProblem]]:
+    """Reads which offsets of some topics the files hold; holds Parquet footers to the rows.
+
+    Args:
+        paths: Parquet files and JSON lines files of dead letters.
+        topics: the topics to count; rows and lines of others are passed over.
+        progress: is told of each file.
+    """
+    total, problems = Coverage(), []
+    for path in paths:
+        own = Coverage()
+        try:
+            for partition, offsets in file_offsets(path):
+                own.add(partition, offsets)
+            reason = _footer_mistake(path, own) if path.suffix == PARQUET_SUFFIX else None
+        except UnreadableFile as error:
+            reason = str(error)
+        if reason is not None:
+            problems.append(FileProblem(path, reason))
+        for partition in [found for found in own.offsets if found.topic not in topics]:
+            del own.offsets[partition]
+        total.merge(own)
+        progress(1)
+    return total, problems
+
+
+def find_overlaps(
+    paths: Iterable[Path], wanted: OffsetSets, progress: Progress = lambda files: None
+) -> list[FileOverlap]:
+    """Finds which files hold the wanted offsets, by reading all of them once more.
+
+    A file that can't be read holds nothing here: `read_coverage` has told of it.
+    """
+    found: list[FileOverlap] = []
+    for path in paths:
+        held: dict[TopicPartition, BitMap64] = {}
+        try:
+            for partition, offsets in file_offsets(path):
+                if partition in wanted:
+                    common = offset_set(offsets) & wanted[partition]
+                    held.setdefault(partition, BitMap64()).update(common)
+        except UnreadableFile:
+            held.clear()
+        found.extend(
+            FileOverlap(path, partition, offsets)
+            for partition, offsets in sorted(held.items())
+            if offsets
+        )
+        progress(1)
+    return found
+
+
+def _footer_mistake(path: Path, rows: Coverage) -> str | None:
+    """What a Parquet file's footer or name says wrongly of its rows; None if nothing."""
+    footer = claimed_by(path)
+    if footer.rows != rows.records.total():
+        return f"footer says {footer.rows} rows, the file has {rows.records.total()}"
+    claimed = {
+        TopicPartition(topic, partition): from_ranges(listed)
+        for topic, partitions in footer.offsets.items()
+        for partition, listed in partitions.items()
+    }
+    for partition in sorted(claimed.keys() | rows.offsets.keys()):
+        wrong = claimed.get(partition, BitMap64()) ^ rows.offsets.get(partition, BitMap64())
+        if wrong:
+            return (
+                f"footer and rows differ in {len(wrong)} offsets of {partition}, first {wrong[0]}"
+            )
+    named = OutputFile.parse(path)
+    if named is None or _identity(named) != _identity(footer):
+        return "the file's name does not agree with its footer"
+    return None
+
+
+def _identity(file: OutputFile | FileFooter) -> tuple[object, ...]:
+    return (
+        file.topic,
+        file.window_start,
+        file.window_end,
+        file.shard,
+        file.epoch,
+        file.pane,
+    )

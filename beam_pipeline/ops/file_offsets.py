@@ -1,0 +1,140 @@
+"""Which Kafka offsets one file holds, read from its rows or lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_pipeline.io.file_names import PARQUET_SUFFIX
+from beam_pipeline.io.footer import FileFooter, FooterError, footer_of
+from beam_pipeline.ops.offsets import OffsetArray, TopicPartition
+from beam_pipeline.ops.output_tree import json_lines
+
+PieceOfFile = tuple[TopicPartition, OffsetArray]
+"""Offsets of one partition as they stand in the file: in its order, repeats included."""
+
+_TOPIC = "kafka_topic"
+_PARTITION = "kafka_partition"
+_OFFSET = "kafka_offset"
+
+_ROWS_AT_A_TIME = 262_144
+_LINES_AT_A_TIME = 16_384
+
+
+class UnreadableFile(ValueError):
+    """The file can't be read to its end as what the pipeline writes; says why."""
+
+
+def file_offsets(path: Path) -> Iterator[PieceOfFile]:
+    """Reads a Parquet file's Kafka columns, or the sources of a file of dead letters.
+
+    Memory is bounded by a piece: some hundred thousand rows of three columns, or a line.
+
+    Raises:
+        UnreadableFile: it is damaged, was removed meanwhile, or is not the pipeline's.
+    """
+    try:
+        if path.suffix == PARQUET_SUFFIX:
+            yield from _parquet_offsets(path)
+        else:
+            yield from _dead_letter_offsets(path)
+    except FileNotFoundError as error:
+        raise UnreadableFile(
+            "was removed while the tree was read; is a pipeline running?"
+        ) from error
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise UnreadableFile(" ".join(str(error).split())) from error
+
+
+def claimed_by(path: Path) -> FileFooter:
+    """Reads what a Parquet file says of itself in its footer.
+
+    Raises:
+        UnreadableFile: there is no footer of this pipeline's, or the file can't be read.
+    """
+    try:
+        return footer_of(pq.read_metadata(path).metadata or {})
+    except (OSError, pa.ArrowException, FooterError) as error:
+        raise UnreadableFile(" ".join(str(error).split())) from error
+
+
+def _parquet_offsets(path: Path) -> Iterator[PieceOfFile]:
+    columns = [_TOPIC, _PARTITION, _OFFSET]
+    metadata = pq.read_metadata(path)
+    missing = [name for name in columns if name not in metadata.schema.names]
+    if missing:
+        raise UnreadableFile(f"no column {', '.join(missing)}")
+    with pq.ParquetFile(path, metadata=metadata, read_dictionary=[_TOPIC]) as file:
+        for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=columns, use_threads=False):
+            yield from _split(batch)
+
+
+def _split(batch: pa.RecordBatch) -> Iterator[PieceOfFile]:
+    """Cuts a batch of the three Kafka columns by topic and partition."""
+    for name in batch.schema.names:
+        if batch[name].null_count:
+            raise UnreadableFile(f"column {name} holds null")
+    for name in (_PARTITION, _OFFSET):
+        if not pa.types.is_integer(batch[name].type):
+            raise UnreadableFile(f"column {name} holds {batch[name].type}, not whole numbers")
+    topics = batch[_TOPIC]
+    if not pa.types.is_dictionary(topics.type):
+        topics = topics.dictionary_encode()
+    names = topics.dictionary.to_pylist()
+    codes = topics.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    partitions = batch[_PARTITION].to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = batch[_OFFSET].to_numpy(zero_copy_only=False).astype(np.int64)
+    if offsets.size == 0:
+        return
+    if int(offsets.min()) < 0 or int(partitions.min()) < 0:
+        raise UnreadableFile("a partition or an offset is negative")
+
+    owners = (codes << 32) | partitions
+    first_owner = int(owners[0])
+    if bool((owners == first_owner).all()):
+        yield _owner(first_owner, names), offsets
+        return
+    order = np.argsort(owners, kind="stable")
+    starts = np.flatnonzero(np.diff(owners[order])) + 1
+    for piece in np.split(order, starts):
+        yield _owner(int(owners[piece[0]]), names), offsets[piece]
+
+
+def _owner(owner: int, names: list[str]) -> TopicPartition:
+    return TopicPartition(names[owner >> 32], owner & 0xFFFF_FFFF)
+
+
+def _dead_letter_offsets(path: Path) -> Iterator[PieceOfFile]:
+    gathered: dict[TopicPartition, list[int]] = {}
+    for lines, letter in enumerate(json_lines(path), start=1):
+        partition, offset = _source(letter)
+        gathered.setdefault(partition, []).append(offset)
+        if lines % _LINES_AT_A_TIME == 0:
+            yield from _pieces(gathered)
+            gathered.clear()
+    yield from _pieces(gathered)
+
+
+def _source(letter: dict[str, Any]) -> tuple[TopicPartition, int]:
+    try:
+        source = letter["source"]
+        topic, partition, offset = source["topic"], source["partition"], source["offset"]
+    except (KeyError, TypeError) as error:
+        raise UnreadableFile(f"a line has no source: {error!r}") from error
+    if not (isinstance(topic, str) and _is_natural(partition) and _is_natural(offset)):
+        raise UnreadableFile(f"a line's source makes no sense: {source}")
+    return TopicPartition(topic, partition), offset
+
+
+def _is_natural(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63
+
+
+def _pieces(gathered: dict[TopicPartition, list[int]]) -> Iterator[PieceOfFile]:
+    for partition, offsets in gathered.items():
+        yield partition, np.array(offsets, dtype=np.int64)

@@ -1,0 +1,102 @@
+"""Reads stretches of a Kafka log, whoever may have read them before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+import confluent_kafka
+from confluent_kafka import Consumer, KafkaError, Message
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.ops.offsets import TopicPartition
+
+READ_UNCOMMITTED = "read_uncommitted"
+READ_COMMITTED = "read_committed"
+
+_MESSAGES_AT_A_TIME = 5_000
+_POLL_SECONDS = 1.0
+_SILENCE_SECONDS = 60.0
+# librdkafka goes on trying after these by itself.
+_PASSING_ERRORS = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+
+
+class LogReader:
+    """A consumer without a group: it is told what to read, and commits nothing.
+
+    A context manager; closed at its end.
+    """
+
+    def __init__(
+        self, connection: KafkaConnection, isolation_level: str = READ_UNCOMMITTED
+    ) -> None:
+        """`isolation_level` is `read_uncommitted` or `read_committed`."""
+        self._consumer = Consumer(
+            {
+                **connection.for_librdkafka(),
+                # librdkafka asks for one; with `assign` and no commit, no group comes to be.
+                "group.id": "beam-pipeline-log-reader",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "isolation.level": isolation_level,
+                "queued.max.messages.kbytes": 16_384,
+                "log_level": 0,
+            }
+        )
+
+    def read(self, partition: TopicPartition, first: int, end: int) -> Iterator[list[Message]]:
+        """Reads the records from offset `first` up to, not including, `end`, some at a time.
+
+        Offsets without a record are passed over, and it is over where the log ends.
+
+        Raises:
+            EnvironmentFailure: the cluster refuses, or says nothing for a minute.
+        """
+        self._consumer.assign(
+            [confluent_kafka.TopicPartition(partition.topic, partition.partition, first)]
+        )
+        silent_seconds = 0.0
+        while silent_seconds < _SILENCE_SECONDS:
+            messages, at_end = self._poll(partition)
+            if messages:
+                silent_seconds = 0.0
+                yield [message for message in messages if first <= _offset(message) < end]
+                at_end = at_end or _offset(messages[-1]) >= end - 1
+            else:
+                silent_seconds += _POLL_SECONDS
+            if at_end:
+                return
+        raise EnvironmentFailure(
+            f"Kafka: no record of {partition} came for {_SILENCE_SECONDS:g} s; is the broker up?"
+        )
+
+    def _poll(self, partition: TopicPartition) -> tuple[list[Message], bool]:
+        """The next records, and whether the log ends after them."""
+        found, at_end = [], False
+        for message in self._consumer.consume(_MESSAGES_AT_A_TIME, _POLL_SECONDS):
+            error = message.error()
+            if error is None:
+                found.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                at_end = True
+            elif error.code() not in _PASSING_ERRORS:
+                raise EnvironmentFailure(f"Kafka: reading {partition}: {error.str()}")
+        return found, at_end
+
+    def __enter__(self) -> LogReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._consumer.close()
+
+
+def _offset(message: Message) -> int:
+    # None only for an event that is no record.
+    return message.offset() or 0

@@ -1,0 +1,177 @@
+"""`beam-pipeline reconcile`: proves that each record of a topic is in exactly one place."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyroaring import BitMap64
+from rich.console import Console
+
+from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
+from beam_pipeline.io.kafka_admin import watermarks
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.ops import flags
+from beam_pipeline.ops.coverage import (
+    Coverage,
+    FileOverlap,
+    FileProblem,
+    find_overlaps,
+    read_coverage,
+)
+from beam_pipeline.ops.log_reader import READ_COMMITTED, READ_UNCOMMITTED
+from beam_pipeline.ops.log_records import find_records
+from beam_pipeline.ops.offsets import OffsetSets, TopicPartition
+from beam_pipeline.ops.output_tree import visible_files
+from beam_pipeline.ops.reconcile_report import report_json, report_text
+from beam_pipeline.ops.reconciliation import LogBounds, ReconcileReport, compare, uncovered
+from beam_pipeline.ops.terminal import progress_bar
+
+_DESCRIPTION = """\
+Compares the offsets in the topics with those in the files: each record must be in exactly one
+place, a Parquet row or a dead letter. What the files hold is counted from their rows and lines,
+and each Parquet footer is held to its rows.
+
+Before an offset is called missing, the log is read there: offsets without a record (compacted
+topics, transaction markers) are no loss. Records of a window that is still open are in no file
+yet: reconcile when the pipeline has caught up, or has ended.
+"""
+_EPILOG = """\
+exit codes:
+  0  each record is in exactly one place
+  1  something is missing, doubled, or can't be read
+  2  a flag is wrong
+
+example:
+  beam-pipeline reconcile --kafka_bootstrap_servers=localhost:9092 --input_topics=orders
+"""
+
+
+def reconcile(
+    connection: KafkaConnection,
+    topics: Sequence[str],
+    output_dir: Path,
+    dead_letter_dir: Path,
+    isolation_level: str | None = None,
+) -> ReconcileReport:
+    """Compares the topics' logs with the files.
+
+    The log's end is that of the moment of the call: records that come later are left out.
+
+    Args:
+        connection: the cluster.
+        topics: the input topics to compare.
+        output_dir: the root of the Parquet files.
+        dead_letter_dir: the root of the dead-letter files.
+        isolation_level: that of the pipeline's reader, `read_uncommitted` or `read_committed`.
+            None takes the connection's `isolation.level`, or else Kafka's default, the former.
+
+    Raises:
+        UsageError: a directory is missing.
+        EnvironmentFailure: a topic is missing, or the cluster fails.
+    """
+    isolation_level = isolation_level or connection.properties.get(
+        "isolation.level", READ_UNCOMMITTED
+    )
+    log = _log_bounds(connection, topics)
+    parquet_paths = visible_files(output_dir, PARQUET_SUFFIX, "--output_dir")
+    dead_paths = visible_files(dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
+    parquet, parquet_problems = _read("Reading Parquet files", parquet_paths, topics)
+    dead, dead_problems = _read("Reading dead letters", dead_paths, topics)
+
+    holes = _holes(connection, uncovered(log, parquet, dead), isolation_level)
+    reconciliation = compare(log, parquet, dead, holes)
+    if reconciliation.beyond_end:
+        # A pipeline at work may have written records that came after the first look at the log.
+        ends = {partition: high for partition, (_, high) in _log_bounds(connection, topics).items()}
+        reconciliation = compare(log, parquet, dead, holes, ends)
+    suspects = {
+        partition.partition: partition.doubled | partition.beyond_end
+        for partition in reconciliation.partitions
+        if partition.doubled or partition.beyond_end
+    }
+    return ReconcileReport(
+        reconciliation=reconciliation,
+        overlaps=_overlaps([*parquet_paths, *dead_paths], suspects),
+        problems=parquet_problems + dead_problems,
+        parquet_files=len(parquet_paths),
+        dead_letter_files=len(dead_paths),
+        isolation_level=isolation_level,
+    )
+
+
+def _log_bounds(connection: KafkaConnection, topics: Sequence[str]) -> LogBounds:
+    return {
+        TopicPartition(topic, partition): bounds
+        for topic in topics
+        for partition, bounds in watermarks(connection, topic).items()
+    }
+
+
+def _read(
+    description: str, paths: Sequence[Path], topics: Sequence[str]
+) -> tuple[Coverage, list[FileProblem]]:
+    with progress_bar(description, len(paths)) as progress:
+        return read_coverage(paths, topics, progress)
+
+
+def _holes(
+    connection: KafkaConnection, unseen: OffsetSets, isolation_level: str
+) -> dict[TopicPartition, BitMap64]:
+    total = sum(len(offsets) for offsets in unseen.values())
+    with progress_bar("Reading the log where no file has it", total) as progress:
+        records = find_records(connection, unseen, isolation_level, progress)
+    return {partition: offsets - records[partition] for partition, offsets in unseen.items()}
+
+
+def _overlaps(paths: Sequence[Path], suspects: OffsetSets) -> list[FileOverlap]:
+    if not suspects:
+        return []
+    with progress_bar("Finding the files at fault", len(paths)) as progress:
+        return find_overlaps(paths, suspects, progress)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags and its help."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    flags.add_kafka_flags(parser)
+    parser.add_argument(
+        "--input_topics",
+        type=flags.names,
+        required=True,
+        metavar="TOPIC[,…]",
+        help="the topics that the pipeline reads",
+    )
+    flags.add_output_dir_flag(parser)
+    flags.add_dead_letter_dir_flag(parser)
+    parser.add_argument(
+        "--isolation_level",
+        choices=[READ_UNCOMMITTED, READ_COMMITTED],
+        help="which records count: all, or those of committed transactions; as the pipeline reads "
+        f"(default: isolation.level in --kafka_config, or else {READ_UNCOMMITTED})",
+    )
+    flags.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command, prints the report, and returns the exit code.
+
+    Raises:
+        UsageError, EnvironmentFailure: see `reconcile`.
+    """
+    report = reconcile(
+        flags.kafka_connection(args),
+        args.input_topics,
+        args.output_dir,
+        args.dead_letter_dir,
+        args.isolation_level,
+    )
+    if args.json:
+        sys.stdout.write(report_json(report))
+    else:
+        Console().print(report_text(report))
+    return 0 if report.is_clean else 1

@@ -1,0 +1,66 @@
+"""The whole graph."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
+
+from beam_pipeline.io.dead_letters import WriteDeadLetterFiles
+from beam_pipeline.io.kafka import ReadRecords, WriteDeadLetterTopic
+from beam_pipeline.io.parquet import WriteToParquet
+from beam_pipeline.io.windowed_files import FileLayout
+from beam_pipeline.options import IngestConfig
+from beam_pipeline.schemas.contract import file_schema
+from beam_pipeline.transforms import Enrich, Normalize, Validate, WindowBatches, WindowDeadLetters
+
+
+def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
+    """Kafka records to Parquet rows and dead letters.
+
+    ReadRecords ─▶ Validate ─▶ Normalize ─▶ Enrich ─▶ WindowBatches ─▶ WriteToParquet
+                      └─ dead ─────┴───────────┴──────────────────────────┴─▶ dead letters
+    """
+    records = pipeline | "ReadRecords" >> ReadRecords(
+        config.client_properties,
+        config.input_topics,
+        config.consumer_group,
+        config.expansion_service,
+    )
+    build_from_records(records, config)
+
+
+def build_from_records(records: beam.PCollection, config: IngestConfig) -> None:
+    """The graph behind the source, for records from anywhere."""
+    contract, windowing = config.contract, config.windowing
+    normalize = Normalize(contract)
+    enrich = Enrich(contract, config.reference_dir)
+    rows_schema = file_schema(enrich.output_schema(normalize.output_schema(contract.batch_schema)))
+
+    validated = records | "Validate" >> Validate(contract, config.rules, covered=config.covered)
+    normalized = validated.main | "Normalize" >> normalize
+    enriched = normalized.main | "Enrich" >> enrich
+    windowed = enriched.main | "WindowBatches" >> WindowBatches(windowing)
+    written = windowed | "WriteToParquet" >> WriteToParquet(
+        config.output_dir,
+        rows_schema,
+        codec=config.parquet_codec,
+        num_shards=config.num_shards,
+        epoch=config.epoch,
+        watermark_delay_seconds=windowing.watermark_delay_seconds,
+        schema_ref=contract.ref,
+    )
+
+    unwritten = written.dead | "OutOfWindows" >> beam.WindowInto(GlobalWindows())
+    dead = (
+        (validated.dead, normalized.dead, enriched.dead, unwritten)
+        | "FlattenDead" >> beam.Flatten()
+        | "WindowDeadLetters" >> WindowDeadLetters(windowing)
+    )
+    layout = FileLayout(config.dead_letter_dir, config.epoch, windowing.watermark_delay_seconds)
+    _ = dead | "WriteDeadLetterFiles" >> WriteDeadLetterFiles(layout, config.num_shards)
+    _ = dead | "WriteDeadLetterTopic" >> WriteDeadLetterTopic(
+        config.client_properties,
+        config.dead_letter_topic_suffix,
+        config.epoch,
+        config.expansion_service,
+    )

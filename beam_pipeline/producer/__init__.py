@@ -1,0 +1,1 @@
+"""Records for a Kafka topic: synthetic shop events, whole and broken, or the lines of a file."""

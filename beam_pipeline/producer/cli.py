@@ -1,0 +1,300 @@
+"""`beam-pipeline produce`: its flags, their checks, and the run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import random
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.resources import event_schema_path
+
+if TYPE_CHECKING:
+    from beam_pipeline.io.kafka_connection import KafkaConnection
+    from beam_pipeline.producer.source import SourceRecord
+    from beam_pipeline.producer.status import ProduceStatus
+
+DESCRIPTION = """\
+Write records to a Kafka topic: made-up events of a web shop, some of them broken or late if you
+like, or the lines of a file, byte for byte. Ends at a limit, at the end of the input or with
+Ctrl-C; what was sent by then is delivered."""
+
+EXAMPLES = """\
+examples:
+  five events a second, until Ctrl-C, to a topic that is made if it is missing:
+    beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events --create_topic
+
+  a thousand events at 50/s, a tenth broken and a twentieth 15 to 30 seconds late:
+    beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events --events=1000 \\
+      --events_per_second=50 --invalid_ratio=0.1 --late_ratio=0.05 --seed=7
+
+  a file, as fast as it goes, keyed by user:
+    beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events \\
+      --input=events.jsonl --key_field=user_id --events_per_second=0
+
+  another program's output:
+    tail -f events.jsonl | beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 \\
+      --topic=events --input=- --events_per_second=0
+"""
+
+DEFAULT_PARTITIONS = 4
+STANDARD_INPUT = "-"
+# org.apache.kafka.common.internals.Topic
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `produce`, its description and its examples to `parser`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    _add_target_flags(parser.add_argument_group("where to"))
+    _add_amount_flags(parser.add_argument_group("how many, how fast"))
+    _add_event_flags(parser.add_argument_group("made-up events"))
+    _add_input_flags(parser.add_argument_group("records of your own"))
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--status_file",
+        type=Path,
+        metavar="PATH",
+        help="JSON file with the counts, rewritten twice a second (default: none)",
+    )
+    output.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def _add_target_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--kafka_bootstrap_servers", metavar="HOST:PORT", help="brokers, comma-separated"
+    )
+    group.add_argument(
+        "--kafka_config",
+        type=Path,
+        metavar="FILE",
+        help="Java properties file with client settings such as SASL and TLS (default: none)",
+    )
+    group.add_argument("--topic", required=True, help="topic to write to")
+    group.add_argument(
+        "--create_topic",
+        action="store_true",
+        help="make the topic if it is missing, with message.timestamp.type=LogAppendTime",
+    )
+    group.add_argument(
+        "--partitions",
+        type=int,
+        metavar="N",
+        help=f"partitions of a topic made by --create_topic (default: {DEFAULT_PARTITIONS})",
+    )
+
+
+def _add_amount_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--events", type=int, metavar="N", help="end after N records (default: no limit)"
+    )
+    group.add_argument(
+        "--seconds", type=float, metavar="S", help="end after S seconds (default: no limit)"
+    )
+    group.add_argument(
+        "--events_per_second",
+        type=float,
+        default=5.0,
+        metavar="R",
+        help="evenly paced rate; 0 means as fast as it goes (default: %(default)g)",
+    )
+
+
+def _add_event_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--invalid_ratio",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of all records, 0 to 1, that are broken on purpose (default: %(default)g)",
+    )
+    group.add_argument(
+        "--late_ratio",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of all records, 0 to 1, that are late on purpose (default: %(default)g)",
+    )
+    group.add_argument(
+        "--late_seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="how late: from half of it to all of it, in seconds (default: %(default)g)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="the same seed makes the same events (default: another each time, told at the end)",
+    )
+    group.add_argument(
+        "--schema",
+        type=Path,
+        metavar="FILE",
+        help="JSON Schema that each valid event is checked against before it is sent "
+        "(default: that of the commerce event)",
+    )
+
+
+def _add_input_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--input",
+        metavar="FILE",
+        help="send this file instead, one record a line, byte for byte; - is standard input",
+    )
+    group.add_argument(
+        "--key_field",
+        metavar="NAME",
+        help="top-level JSON field of each line that becomes the record's key (default: no key)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Produces as the flags say; returns the exit code.
+
+    Raises:
+        UsageError: a flag is wrong.
+        EnvironmentFailure: the cluster or the topic can't be used, or a record was not delivered.
+    """
+    _check_flags(args)
+    # Imported here: `beam-pipeline --help` shall not wait for them.
+    from beam_pipeline.io.kafka_connection import KafkaConnection
+    from beam_pipeline.producer.progress import ProduceProgress
+    from beam_pipeline.producer.send import produce
+    from beam_pipeline.producer.status import report_to_file
+    from beam_pipeline.producer.stop import StopRequest
+
+    connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
+    seed = random.SystemRandom().randrange(2**31) if args.seed is None else args.seed
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(_opened(args.input)) if args.input else None
+        source = _source(args, seed, lines)
+        to_file = report_to_file(args.status_file) if args.status_file else None
+        progress = stack.enter_context(ProduceProgress(args.topic, quiet=args.quiet))
+
+        def report(status: ProduceStatus) -> None:
+            progress.report(status)
+            if to_file:
+                to_file(status)
+
+        _ensure_topic(args, connection)
+        stop = stack.enter_context(StopRequest())
+        started = time.monotonic()
+        status = produce(
+            source,
+            connection,
+            args.topic,
+            args.events_per_second,
+            max_events=args.events,
+            max_seconds=args.seconds,
+            stop=stop,
+            report=report,
+        )
+    print(_summary(args, status, time.monotonic() - started, seed))
+    return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if not _TOPIC.fullmatch(args.topic) or args.topic in (".", ".."):
+        raise UsageError(
+            f"--topic={args.topic}: a topic's name is 1 to 249 of the characters A-Z a-z 0-9 . _ -"
+        )
+    if args.partitions is not None and not args.create_topic:
+        raise UsageError(f"--partitions={args.partitions}: add --create_topic, or leave it out")
+    for flag in ("partitions", "events"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag}={value}: give 1 or more")
+    if args.seconds is not None and not (math.isfinite(args.seconds) and args.seconds > 0):
+        raise UsageError(f"--seconds={args.seconds:g}: give a number above 0")
+    for flag in ("events_per_second", "late_seconds"):
+        value = getattr(args, flag)
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"--{flag}={value:g}: give 0 or more")
+    for flag in ("invalid_ratio", "late_ratio"):
+        value = getattr(args, flag)
+        if not 0 <= value <= 1:
+            raise UsageError(f"--{flag}={value:g}: give a share from 0 to 1, such as 0.1")
+    if args.invalid_ratio + args.late_ratio > 1:
+        raise UsageError(
+            f"--invalid_ratio={args.invalid_ratio:g} and --late_ratio={args.late_ratio:g}: "
+            "shares of the same whole; let them add up to 1 at most"
+        )
+    if args.input:
+        for flag in ("invalid_ratio", "late_ratio", "seed", "schema"):
+            if value := getattr(args, flag):
+                raise UsageError(
+                    f"--{flag}={value}: is for made-up events; leave out it or --input"
+                )
+    elif args.key_field is not None:
+        raise UsageError(f"--key_field={args.key_field}: is for --input; made-up events have a key")
+
+
+def _opened(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    if path == STANDARD_INPUT:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise UsageError(
+            f"--input={path}: {error.strerror}; give a readable file, or - for standard input"
+        ) from error
+
+
+def _source(args: argparse.Namespace, seed: int, lines: BinaryIO | None) -> Iterator[SourceRecord]:
+    from beam_pipeline.producer.source import from_lines, synthetic
+    from beam_pipeline.schemas import load_contract
+
+    if lines is not None:
+        return from_lines(lines, args.key_field)
+    return synthetic(
+        seed=seed,
+        contract=load_contract(args.schema or event_schema_path()),
+        invalid_ratio=args.invalid_ratio,
+        late_ratio=args.late_ratio,
+        late_seconds=args.late_seconds,
+    )
+
+
+def _ensure_topic(args: argparse.Namespace, connection: KafkaConnection) -> None:
+    from beam_pipeline.io.kafka_admin import (
+        TopicSpec,
+        create_topics,
+        partition_counts,
+        require_cluster,
+    )
+
+    require_cluster(connection)
+    if partition_counts(connection, [args.topic]):
+        return
+    if not args.create_topic:
+        raise EnvironmentFailure(
+            f"--topic={args.topic}: no such topic on {connection.bootstrap_servers}; "
+            "add --create_topic to make it"
+        )
+    config = {"message.timestamp.type": "LogAppendTime"}
+    topic = TopicSpec(args.topic, args.partitions or DEFAULT_PARTITIONS, config)
+    create_topics(connection, [topic], exist_ok=True)
+
+
+def _summary(args: argparse.Namespace, status: ProduceStatus, seconds: float, seed: int) -> str:
+    rate = status.produced / seconds if seconds else 0.0
+    line = f"{status.produced} records to {args.topic} in {seconds:.1f} s ({rate:.1f}/s)"
+    if args.input:
+        return f"{line}, all acknowledged"
+    invalid = status.invalid.total()
+    valid = status.produced - invalid - status.late
+    return (
+        f"{line}, all acknowledged: {valid} valid, {invalid} invalid, {status.late} late; "
+        f"--seed={seed}"
+    )

@@ -1,0 +1,156 @@
+"""The elements that travel through the pipeline before they are columns, and after they failed."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+Header = tuple[str, "bytes | None"]
+
+
+class KafkaRecord(NamedTuple):
+    """One Kafka record with its provenance.
+
+    Field for field the row that `ReadFromKafka(with_metadata=True)` gives (Beam 2.73,
+    KafkaIO's `ByteArrayKafkaRecord`), so that transforms take either.
+
+    `timestamp` is in milliseconds since the epoch; `timestampTypeId` is 0 for CreateTime,
+    1 for LogAppendTime, -1 for none. `key` and `value` are None where Kafka has null.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    timestampTypeId: int
+    timestampTypeName: str
+    headers: Sequence[Any] | None
+    key: bytes | None
+    value: bytes | None
+
+
+class ErrorCode(str, enum.Enum):
+    """Why a record is a dead letter: a closed list, the contract of `dlq.error.code`."""
+
+    MALFORMED_JSON = "MALFORMED_JSON"
+    NOT_UTF8 = "NOT_UTF8"
+    TOO_LARGE = "TOO_LARGE"
+    TOO_DEEP = "TOO_DEEP"
+    SCHEMA_VIOLATION = "SCHEMA_VIOLATION"
+    NULL_VALUE = "NULL_VALUE"
+    BAD_EVENT_TIME = "BAD_EVENT_TIME"
+    TOO_OLD = "TOO_OLD"
+    IN_THE_FUTURE = "IN_THE_FUTURE"
+    TRANSFORM_ERROR = "TRANSFORM_ERROR"
+    ENCODE_ERROR = "ENCODE_ERROR"
+
+
+class Violation(NamedTuple):
+    """One broken rule of the schema; both paths are JSON pointers (RFC 6901)."""
+
+    keyword: str
+    instance_path: str
+    schema_path: str
+    message: str
+
+
+class Failure(NamedTuple):
+    """Why a record failed, apart from which record it was."""
+
+    code: ErrorCode
+    message: str
+    error_class: str = "ValidationError"
+    stacktrace: str | None = None
+    violations: tuple[Violation, ...] = ()
+
+
+class SchemaRef(NamedTuple):
+    """The schema a record was judged by: its `$id`, where it has one, and its sha256."""
+
+    id: str | None
+    sha256: str
+
+
+class DeadLetter(NamedTuple):
+    """A record that can't become a row, with its bytes unchanged and the reason.
+
+    `timestamp` is the record's own, `failed_at_ms` the moment of the failure, both in
+    milliseconds since the epoch. `attempt` counts from 1; `redrive_of` is the `dlq_id` of the
+    letter that this record replays, if it does.
+    """
+
+    stage: str
+    failure: Failure
+    schema: SchemaRef
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    timestamp_type: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+    failed_at_ms: int
+    attempt: int
+    redrive_of: str | None
+
+    @property
+    def dlq_id(self) -> str:
+        """A hash of topic, partition, offset and stage: the same for every repeat of a letter."""
+        identity = f"{self.topic}\0{self.partition}\0{self.offset}\0{self.stage}"
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+
+ATTEMPT_HEADER = "dlq.attempt"
+REDRIVE_HEADER = "dlq.redrive.of"
+
+TIMESTAMP_TYPES = {-1: "NO_TIMESTAMP_TYPE", 0: "CREATE_TIME", 1: "LOG_APPEND_TIME"}
+
+
+def headers_of(record: Any) -> tuple[Header, ...]:
+    """The headers of a `KafkaRecord` (or Beam's row for one) as (key, value) pairs."""
+    return tuple((header.key, header.value) for header in record.headers or ())
+
+
+def make_dead_letter(
+    *,
+    stage: str,
+    failure: Failure,
+    schema: SchemaRef,
+    topic: str,
+    partition: int,
+    offset: int,
+    timestamp: int,
+    timestamp_type: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: tuple[Header, ...],
+    failed_at_ms: int,
+) -> DeadLetter:
+    """A `DeadLetter` whose attempt and redrive come from the headers a replay left on it."""
+    attempt, redrive_of = 1, None
+    for name, content in headers:
+        if content is None:
+            continue
+        if name == ATTEMPT_HEADER and content.isdigit() and len(content) <= 9:
+            attempt = max(1, int(content))
+        elif name == REDRIVE_HEADER:
+            redrive_of = content.decode("utf-8", "replace")[:64]
+    return DeadLetter(
+        stage=stage,
+        failure=failure,
+        schema=schema,
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp=timestamp,
+        timestamp_type=timestamp_type,
+        key=key,
+        value=value,
+        headers=headers,
+        failed_at_ms=failed_at_ms,
+        attempt=attempt,
+        redrive_of=redrive_of,
+    )

@@ -1,0 +1,40 @@
+"""Settings for Beam's own downloaders, which set no timeout and warn about each address."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+
+_TIMEOUT_SECONDS = 20.0
+_LOGGERS = ("apache_beam.utils.subprocess_server", "apache_beam.runners.portability.prism_runner")
+_lock = threading.Lock()
+_users = 0
+
+
+@contextlib.contextmanager
+def beam_download_settings() -> Iterator[None]:
+    """While any thread is inside, sockets time out and Beam's downloaders log errors only.
+
+    What is downloaded is locked and checked, so the warnings tell a user nothing to act on.
+    """
+    global _users
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _apply(_TIMEOUT_SECONDS, logging.ERROR)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _apply(None, logging.NOTSET)
+
+
+def _apply(timeout_seconds: float | None, level: int) -> None:
+    socket.setdefaulttimeout(timeout_seconds)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(level)

@@ -1,0 +1,51 @@
+"""Beam's Java expansion service, through which Python pipelines use KafkaIO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from beam_pipeline.runtime.jvm import start_jvm
+from beam_pipeline.runtime.processes import LOOPBACK, Service, free_port
+
+_LOGGING = Path(__file__).with_name("java_logging.properties")
+
+LOCAL_ARGUMENTS = ("--alsoStartLoopbackWorker",)
+"""The Java harness runs inside the service's own JVM: no Docker."""
+
+FLINK_ARGUMENTS = ("--defaultEnvironmentType=EMBEDDED", "--experiments=use_deprecated_read")
+"""KafkaIO runs as a native source inside the TaskManager's JVM."""
+
+
+def start_expansion_service(
+    java: Path,
+    jars: Sequence[Path],
+    log_file: Path,
+    *,
+    arguments: Sequence[str] = LOCAL_ARGUMENTS,
+    heap_mb: int = 1024,
+) -> Service:
+    """Start the service with all of Beam's transforms allowed; returns at once.
+
+    Args:
+        java: the `java` program.
+        jars: those of the "expansion" lock.
+        log_file: takes warnings and errors.
+        arguments: where transforms run, `LOCAL_ARGUMENTS` or `FLINK_ARGUMENTS`.
+        heap_mb: upper bound of the heap, in MiB; KafkaIO's buffers live in it.
+
+    Returns:
+        the service; its endpoint is for `expansion_service=`.
+    """
+    port = free_port()
+    process = start_jvm(
+        "Java expansion service",
+        java,
+        jars,
+        "org.apache.beam.sdk.expansion.service.ExpansionService",
+        [str(port), "--javaClassLookupAllowlistFile=*", *arguments],
+        log_file,
+        heap_mb=heap_mb,
+        properties={"java.util.logging.config.file": str(_LOGGING)},
+    )
+    return Service(process, f"{LOOPBACK}:{port}")

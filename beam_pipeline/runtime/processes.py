@@ -1,0 +1,275 @@
+"""Child processes that never outlive this one, each with a log file of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from beam_pipeline.errors import EnvironmentFailure
+
+LOOPBACK = "127.0.0.1"
+_POLL_SECONDS = 0.02
+_TAIL_BYTES = 65536
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+# Runs in the child and then becomes the program itself. A preexec_fn would do the same between
+# fork and exec, where the threads of gRPC and librdkafka make Python code unsafe.
+_EXEC_BOUND_TO_PARENT = f"""
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGKILL, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class ManagedProcess:
+    """A running child process in a session of its own, logging to a file (mode 0600).
+
+    On Linux the kernel kills it when this process dies, however that happens. The kernel watches
+    the thread that started the child, so only the main thread may start one.
+
+    Used as a context manager it is terminated at the end; several in one `ExitStack` end in
+    reverse order of their start.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        log_file: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        """Start `command`.
+
+        Args:
+            name: what the process is called in messages, for example "Kafka broker".
+            command: program and arguments; the program by path or by its name on PATH.
+            log_file: takes standard output and standard error, appended; made when missing.
+            env: variables set on top of this process's environment.
+            cwd: working directory.
+
+        Raises:
+            EnvironmentFailure: the program is missing, or the log file can't be written.
+            RuntimeError: called outside the main thread.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(f"{name} must be started from the main thread")
+        self.name = name
+        self.log_file = log_file
+        self._process = _spawn(name, command, log_file, env, cwd)
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also the id of its process group."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code; negative is the signal that ended it; None while it runs."""
+        return self._process.poll()
+
+    def wait(self, timeout_seconds: float | None = None) -> int | None:
+        """Wait for the end; returns the exit code, or None when the time is up."""
+        try:
+            return self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait_for_port(self, port: int, timeout_seconds: float = 30.0) -> None:
+        """Wait until the process accepts connections on a loopback port.
+
+        Raises:
+            EnvironmentFailure: it ended first, or the time was up.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while not _accepts(port):
+            if not self.alive:
+                raise self.failure(f"ended with exit code {self.returncode} before it was ready")
+            if time.monotonic() > deadline:
+                raise self.failure(f"did not open port {port} within {timeout_seconds:g} s")
+            time.sleep(_POLL_SECONDS)
+
+    def failure(self, what: str) -> EnvironmentFailure:
+        """An error that says `what` happened to the process, with its last word and its log."""
+        last = next((line.strip() for line in reversed(self.tail(20)) if line.strip()), "no output")
+        return EnvironmentFailure(f"{self.name} {what}: {last[:300]} (log: {self.log_file})")
+
+    def tail(self, lines: int = 20) -> list[str]:
+        """The last lines of the log."""
+        return _tail(self.log_file, lines)
+
+    def terminate(self, grace_seconds: float = 5.0) -> int:
+        """End the process and its whole group: SIGTERM, a time of grace, then SIGKILL.
+
+        Returns the exit code. Does nothing to a process that has ended, but for killing what it
+        left behind in its group.
+        """
+        return _terminate(self._process, grace_seconds)
+
+    def __enter__(self) -> ManagedProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.terminate()
+
+
+class Service(NamedTuple):
+    """A server in a child process, and where it listens."""
+
+    process: ManagedProcess
+    endpoint: str
+    """host:port"""
+
+    def wait_ready(self, timeout_seconds: float = 60.0) -> None:
+        """Wait until it accepts connections.
+
+        Raises:
+            EnvironmentFailure: it ended first, or the time was up.
+        """
+        self.process.wait_for_port(int(self.endpoint.rpartition(":")[2]), timeout_seconds)
+
+
+def run_to_end(
+    name: str,
+    command: Sequence[str | Path],
+    log_file: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    on_tick: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a program that ends by itself, from any thread; returns its exit code.
+
+    Args:
+        name, command, log_file, env: as for `ManagedProcess`.
+        on_tick: called about five times a second. When it, or a signal, raises, the program is
+            ended and the exception goes on.
+
+    Raises:
+        EnvironmentFailure: the program is missing, or the log file can't be written.
+    """
+    process = _spawn(name, command, log_file, env, None)
+    try:
+        while True:
+            try:
+                return process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                on_tick()
+    finally:
+        _terminate(process, grace_seconds=2.0)
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def require_free_port(name: str, port: int) -> None:
+    """Check that a loopback port can be listened on.
+
+    Raises:
+        EnvironmentFailure: it is taken.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+            probe.listen()
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"{name}: port {port} on {LOOPBACK} can't be used ({error.strerror}); "
+                "end what listens there, or choose another port (0 takes a free one)"
+            ) from error
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _spawn(
+    name: str,
+    command: Sequence[str | Path],
+    log_file: Path,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+) -> subprocess.Popen[bytes]:
+    program = shutil.which(command[0])
+    if program is None:
+        raise EnvironmentFailure(f"{name}: the program {command[0]} is missing or can't be run")
+    argv = [program, *map(str, command[1:])]
+    if sys.platform == "linux":
+        bound = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT, str(os.getpid())]
+        argv = [*bound, *argv]
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise EnvironmentFailure(f"{name}: log file {log_file}: {error.strerror}") from error
+    try:
+        os.fchmod(log, 0o600)
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def _terminate(process: subprocess.Popen[bytes], grace_seconds: float) -> int:
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_seconds)
+    _signal_group(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    try:
+        with path.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size - _TAIL_BYTES))
+            return log.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []

@@ -1,0 +1,86 @@
+"""Progress of the slow steps of a first start: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+
+class SetupProgress:
+    """Shows any number of steps at once; a context manager, safe to use from several threads.
+
+    On a terminal each step is a live line that vanishes at the end. Elsewhere (a log, CI) a step
+    is one line when it begins and one when it is done. Nothing is shown before the first step.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        """`console` is where it is shown, standard error by default."""
+        self._console = console or Console(stderr=True)
+        self._lock = threading.Lock()
+        self._progress: Progress | None = None
+
+    @contextlib.contextmanager
+    def step(self, description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Show a step while the block runs.
+
+        Args:
+            description: what is being done, for example "Fetching jars".
+            total: how many parts there are; None shows a spinner with the time instead.
+
+        Yields:
+            a function that is told how many more parts are done.
+        """
+        started = time.monotonic()
+        if not self._console.is_terminal:
+            self._console.print(f"{description} ...", highlight=False)
+            yield lambda parts: None
+        else:
+            progress = self._live()
+            task = progress.add_task(description, total=total)
+            try:
+                yield lambda parts: progress.advance(task, parts)
+            finally:
+                progress.remove_task(task)
+        seconds = time.monotonic() - started
+        self._console.print(f"{description}: done in {seconds:.1f} s", highlight=False)
+
+    def _live(self) -> Progress:
+        with self._lock:
+            if self._progress is None:
+                self._progress = Progress(
+                    SpinnerColumn(),
+                    TextColumn("{task.description}"),
+                    BarColumn(bar_width=30),
+                    TaskProgressColumn(),
+                    TimeElapsedColumn(),
+                    console=self._console,
+                    transient=True,
+                )
+                self._progress.start()
+            return self._progress
+
+    def __enter__(self) -> SetupProgress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,7 @@
+"""Event contracts: loading a JSON Schema, judging events by it, deriving its Arrow columns."""
+
+from beam_pipeline.schemas.columns import ColumnBuilder, build_column
+from beam_pipeline.schemas.contract import Contract, load_contract
+from beam_pipeline.schemas.judge import Judge
+
+__all__ = ["ColumnBuilder", "Contract", "Judge", "build_column", "load_contract"]

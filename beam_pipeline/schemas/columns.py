@@ -1,0 +1,142 @@
+"""Decoded events to Arrow columns, one list comprehension a leaf."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_pipeline.schemas.contract import Contract
+from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Encoding, Leaf, ListOf, Node, Struct
+
+_encode_json = msgspec.json.Encoder().encode
+
+ARROW_REFUSALS = (pa.ArrowException, OverflowError, TypeError, ValueError)
+"""What pyarrow raises for a value that does not fit its type."""
+
+
+class ColumnBuilder:
+    """Turns events that are valid under one contract into its event columns."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._columns = contract.columns
+        self._whole_value = not isinstance(contract.node, Struct)
+        self._extra_column = contract.extra_column
+
+    def build(self, events: Sequence[Any]) -> list[pa.Array]:
+        """One array a column of `Contract.event_schema`, each as long as `events`.
+
+        Raises:
+          one of ARROW_REFUSALS: a value does not fit its column, such as an integer beyond 64
+            bits; the caller narrows down which.
+        """
+        if self._whole_value:
+            return [build_column(events, self._columns[0][1])]
+        arrays = [
+            build_column([event.get(name) for event in events], node)
+            for name, node in self._columns
+        ]
+        if self._extra_column:
+            arrays.append(_extra_text(events, frozenset(name for name, _ in self._columns)))
+        return arrays
+
+
+def build_column(values: Sequence[Any], node: Node) -> pa.Array:
+    """The Arrow array of `node`'s type for decoded JSON `values`; None is null."""
+    if isinstance(node, Struct):
+        return _struct_column(values, node)
+    if isinstance(node, ListOf):
+        return _list_column(values, node)
+    return _LEAVES[node.encoding](values, node)
+
+
+def parse_timestamps(values: Sequence[str | None] | pa.Array) -> pa.Array:
+    """RFC 3339 texts to timestamp[us, UTC]; finer fractions are cut, a leap second is clamped.
+
+    Raises:
+      pa.ArrowInvalid: a text is no RFC 3339 date-time.
+    """
+    texts = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
+    try:
+        return pc.cast(texts, TIMESTAMP_TYPE)
+    except pa.ArrowInvalid:
+        return pc.cast(pa.array(map(_plain_rfc3339, texts.to_pylist()), pa.string()), TIMESTAMP_TYPE)
+
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:)(\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def _plain_rfc3339(text: str | None) -> str | None:
+    """RFC 3339 allows lower case, any number of digits and second 60; Arrow's parser does not."""
+    match = _RFC3339.fullmatch(text) if text is not None else None
+    if match is None:
+        return text
+    day, time, second, fraction, zone = match.groups()
+    if second == "60":
+        second, fraction = "59", "999999"
+    fraction = f".{fraction[:6]}" if fraction else ""
+    return f"{day}T{time}{second}{fraction}{zone.upper()}"
+
+
+def _plain_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
+    return pa.array(values, node.arrow_type)
+
+
+def _timestamp_leaf(values: Sequence[Any], _node: Leaf) -> pa.Array:
+    return parse_timestamps(values)
+
+
+def _date_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
+    return pc.cast(pa.array(values, pa.string()), node.arrow_type)
+
+
+def _json_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
+    texts = [None if value is None else _encode_json(value).decode() for value in values]
+    return pa.array(texts, node.arrow_type)
+
+
+_LEAVES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
+    Encoding.PLAIN: _plain_leaf,
+    Encoding.TIMESTAMP: _timestamp_leaf,
+    Encoding.DATE: _date_leaf,
+    Encoding.JSON_TEXT: _json_leaf,
+}
+
+
+def _struct_column(values: Sequence[Any], node: Struct) -> pa.Array:
+    objects = [{} if value is None else value for value in values]
+    children = [build_column([item.get(name) for item in objects], child) for name, child in node.fields]
+    if node.extra:
+        children.append(_extra_text(objects, frozenset(name for name, _ in node.fields)))
+    nulls = pa.array([value is None for value in values], pa.bool_())
+    return pa.StructArray.from_arrays(children, fields=list(node.arrow_type), mask=nulls)
+
+
+def _list_column(values: Sequence[Any], node: ListOf) -> pa.Array:
+    offsets: list[int | None] = []
+    items: list[Any] = []
+    for value in values:
+        offsets.append(None if value is None else len(items))
+        if value is not None:
+            items.extend(value)
+    offsets.append(len(items))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), build_column(items, node.items), type=node.arrow_type
+    )
+
+
+def _extra_text(objects: Sequence[dict[str, Any]], named: frozenset[str]) -> pa.Array:
+    """The fields outside `named` of each object, as JSON text; null where there is none."""
+    texts = [
+        None
+        if named.issuperset(item)
+        else _encode_json({name: value for name, value in item.items() if name not in named}).decode()
+        for item in objects
+    ]
+    return pa.array(texts, pa.string())

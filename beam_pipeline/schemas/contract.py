@@ -1,0 +1,151 @@
+"""Loading an event contract: a JSON Schema file and what this pipeline reads out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pyarrow as pa
+from jsonschema.validators import validator_for
+
+from beam_pipeline.errors import UsageError
+from beam_pipeline.records import SchemaRef
+from beam_pipeline.schemas.nodes import Node, Struct, derive_node
+
+VALUE_COLUMN = "value"
+"""The one column of events whose schema is not an object with properties."""
+
+KAFKA_FIELDS = (
+    pa.field("kafka_topic", pa.string()),
+    pa.field("kafka_partition", pa.int32()),
+    pa.field("kafka_offset", pa.int64()),
+    pa.field("kafka_timestamp", pa.timestamp("ms", tz="UTC")),
+)
+"""Provenance, kept in every row of the output."""
+
+RIDE_ALONG_FIELDS = (
+    pa.field("_event_time", pa.timestamp("us", tz="UTC")),
+    pa.field("_timestamp_type", pa.string()),
+    pa.field("_key", pa.binary()),
+    pa.field("_value", pa.binary()),
+    pa.field("_headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
+)
+"""What a dead letter needs of its record, carried by every batch up to the sink's parts."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A checked JSON Schema with its identity.
+
+    Picklable, and small: validators are compiled from `document` where they are used, for
+    jsonschema-rs validators do not pickle.
+    """
+
+    source: str
+    document: Mapping[str, Any] = field(repr=False)
+    ref: SchemaRef
+
+    @property
+    def node(self) -> Node:
+        """The Arrow side of one event."""
+        return derive_node(self.document, self.document)
+
+    @property
+    def columns(self) -> tuple[tuple[str, Node], ...]:
+        """Name and node of each event column, the one for unnamed fields not included."""
+        node = self.node
+        return node.fields if isinstance(node, Struct) else ((VALUE_COLUMN, node),)
+
+    @property
+    def extra_column(self) -> str | None:
+        """Name of the column that keeps unnamed fields as JSON text, where they are allowed."""
+        node = self.node
+        return node.extra if isinstance(node, Struct) else None
+
+    @property
+    def event_schema(self) -> pa.Schema:
+        """Arrow schema of the event's own columns, before normalisation."""
+        fields = [pa.field(name, node.arrow_type) for name, node in self.columns]
+        if self.extra_column:
+            fields.append(pa.field(self.extra_column, pa.string()))
+        return pa.schema(fields)
+
+    @property
+    def batch_schema(self) -> pa.Schema:
+        """Arrow schema of a validated batch: event, Kafka columns, ride-along columns."""
+        return pa.schema([*self.event_schema, *KAFKA_FIELDS, *RIDE_ALONG_FIELDS])
+
+    @property
+    def event_time_field(self) -> str | None:
+        """The field that the schema itself names as event time (`x-event-time`)."""
+        named = self.document.get("x-event-time")
+        return str(named) if named else None
+
+
+def file_schema(batch_schema: pa.Schema) -> pa.Schema:
+    """`batch_schema` without its ride-along columns: what a file holds."""
+    dropped = {column.name for column in RIDE_ALONG_FIELDS}
+    return pa.schema([column for column in batch_schema if column.name not in dropped])
+
+
+def load_contract(path: str | Path) -> Contract:
+    """Reads and checks the JSON Schema at `path`.
+
+    Raises:
+      UsageError: the file can't be read, is not JSON, is no valid JSON Schema, points outside
+        itself, or names a column that the pipeline adds.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--schema={path}: {error.strerror}; give a readable JSON Schema file")
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise UsageError(f"--schema={path}: not JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise UsageError(f"--schema={path}: a JSON Schema is an object, not {type(document)}")
+    validator = validator_for(document, default=jsonschema.Draft202012Validator)
+    try:
+        validator.check_schema(document)
+    except jsonschema.SchemaError as error:
+        raise UsageError(
+            f"--schema={path}: not a valid JSON Schema at {error.json_path}: {error.message}"
+        ) from None
+    _refuse_remote_references(document, path)
+    _refuse_reserved_names(document, path)
+    identifier = document.get("$id")
+    return Contract(
+        source=str(path),
+        document=document,
+        ref=SchemaRef(identifier, hashlib.sha256(raw).hexdigest()),
+    )
+
+
+def _refuse_remote_references(part: Any, path: str | Path) -> None:
+    if isinstance(part, dict):
+        reference = part.get("$ref")
+        if isinstance(reference, str) and not reference.startswith("#"):
+            raise UsageError(
+                f"--schema={path}: $ref {reference!r} points outside the file; "
+                "copy its target under $defs (references are never fetched)"
+            )
+        for child in part.values():
+            _refuse_remote_references(child, path)
+    elif isinstance(part, list):
+        for child in part:
+            _refuse_remote_references(child, path)
+
+
+def _refuse_reserved_names(document: Mapping[str, Any], path: str | Path) -> None:
+    reserved = {column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS)}
+    taken = sorted(reserved & set(document.get("properties") or {}))
+    if taken:
+        raise UsageError(
+            f"--schema={path}: property {taken[0]!r} is a column that the pipeline adds; rename it"
+        )

@@ -1,0 +1,18 @@
+"""The steps between Kafka and the sink, each a PTransform over Arrow batches."""
+
+from beam_pipeline.batches import BatchTransform, Outputs
+from beam_pipeline.transforms.enrich import Enrich
+from beam_pipeline.transforms.normalize import Normalize
+from beam_pipeline.transforms.validate import Validate
+from beam_pipeline.transforms.windowing import WindowBatches, WindowDeadLetters, Windowing
+
+__all__ = [
+    "BatchTransform",
+    "Enrich",
+    "Normalize",
+    "Outputs",
+    "Validate",
+    "WindowBatches",
+    "WindowDeadLetters",
+    "Windowing",
+]

@@ -1,0 +1,177 @@
+"""Enrich batches: columns looked up in reference tables, or derived from the event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from beam_pipeline.errors import UsageError
+from beam_pipeline.schemas import Contract
+from beam_pipeline.batches import BatchTransform, leaf_at
+
+
+class Enrich(BatchTransform):
+    """PCollection[pa.RecordBatch] to `Outputs`: the columns of `x-enrich` added, in its order.
+
+    Example: `{"country": "DE"}` with a lookup of `country_region.csv` gives
+    `{"country": "DE", "region": "Western Europe"}`. A key that the table lacks gives null.
+    """
+
+    stage = "enrich"
+
+    def __init__(self, contract: Contract, reference_dir: str | Path) -> None:
+        super().__init__(EnrichBatch(additions_of(contract, Path(reference_dir))), contract.ref)
+
+
+class Addition(Protocol):
+    """One column to add: its name, and its values for a batch."""
+
+    @property
+    def name(self) -> str: ...
+
+    def values(self, batch: pa.RecordBatch) -> pa.Array: ...
+
+
+@dataclass(frozen=True)
+class EnrichBatch:
+    """The pure function behind `Enrich`; new columns stand before the Kafka columns."""
+
+    additions: tuple[Addition, ...]
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        for addition in self.additions:
+            position = batch.schema.get_field_index("kafka_topic")
+            batch = batch.add_column(position, addition.name, addition.values(batch))
+        return batch
+
+
+@dataclass(frozen=True)
+class ReferenceTable:
+    """Keys and values of one reference table, small enough to travel with the transform."""
+
+    keys: pa.Array = field(repr=False)
+    values: pa.Array = field(repr=False)
+
+    def look_up(self, keys: pa.Array) -> pa.Array:
+        """The value for each key; null where the key is null or unknown."""
+        return self.values.take(pc.index_in(keys, value_set=self.keys, skip_nulls=True))
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """The value that a reference table gives for a key column."""
+
+    name: str
+    key: str
+    table: ReferenceTable
+
+    def values(self, batch: pa.RecordBatch) -> pa.Array:
+        return self.table.look_up(leaf_at(batch, self.key))
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """An amount in the base currency, as a decimal; null where the currency has no rate."""
+
+    name: str
+    amount: str
+    currency: str
+    rates: ReferenceTable
+    precision: int
+    scale: int
+
+    def values(self, batch: pa.RecordBatch) -> pa.Array:
+        rates = self.rates.look_up(leaf_at(batch, self.currency))
+        amounts = pc.cast(leaf_at(batch, self.amount), pa.float64())
+        return pc.cast(pc.multiply(amounts, rates), pa.decimal128(self.precision, self.scale))
+
+
+@dataclass(frozen=True)
+class DateOf:
+    """The UTC date of a time column."""
+
+    name: str
+    time: str
+
+    def values(self, batch: pa.RecordBatch) -> pa.Array:
+        return pc.cast(pc.floor_temporal(leaf_at(batch, self.time), unit="day"), pa.date32())
+
+
+@dataclass(frozen=True)
+class DelayOf:
+    """Milliseconds from a time column to the record's Kafka timestamp; negative when ahead."""
+
+    name: str
+    time: str
+
+    def values(self, batch: pa.RecordBatch) -> pa.Array:
+        microseconds = pa.timestamp("us", tz="UTC")
+        appended = pc.cast(batch.column("kafka_timestamp"), microseconds)
+        delay = pc.cast(pc.subtract(appended, leaf_at(batch, self.time)), pa.int64())
+        return pc.cast(pc.floor(pc.divide(pc.cast(delay, pa.float64()), 1000.0)), pa.int64())
+
+
+def additions_of(contract: Contract, reference_dir: Path) -> tuple[Addition, ...]:
+    """The additions that a contract's `x-enrich` lists.
+
+    Raises:
+      UsageError: an entry is not understood, names a missing table or column, or adds a column
+        that is there already.
+    """
+    additions: list[Addition] = []
+    batch = pa.RecordBatch.from_pylist([], schema=contract.batch_schema)
+    for entry in contract.document.get("x-enrich", ()):
+        where = f"--schema={contract.source}: x-enrich {entry!r}"
+        try:
+            addition = _addition(entry, reference_dir)
+            if addition.name in batch.schema.names:
+                raise UsageError(f"{where}: the event has a column {addition.name!r} already")
+            batch = EnrichBatch((addition,))(batch)
+        except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{where}: can't be followed ({error!r})") from None
+        additions.append(addition)
+    return tuple(additions)
+
+
+def _addition(entry: Mapping[str, Any], reference_dir: Path) -> Addition:
+    name = entry["add"]
+    if "lookup" in entry:
+        lookup = entry["lookup"]
+        table = _read_table(reference_dir / lookup["table"], lookup["key"], lookup["value"])
+        return Lookup(name, lookup.get("column", lookup["key"]), table)
+    if "convert" in entry:
+        convert = entry["convert"]
+        rates = _read_table(reference_dir / convert["table"], convert["key"], convert["rate"])
+        return Conversion(
+            name,
+            convert["amount"],
+            convert["currency"],
+            ReferenceTable(rates.keys, pc.cast(rates.values, pa.float64())),
+            convert["precision"],
+            convert["scale"],
+        )
+    if "date_of" in entry:
+        return DateOf(name, entry["date_of"])
+    if "delay_of" in entry:
+        return DelayOf(name, entry["delay_of"])
+    raise KeyError("one of lookup, convert, date_of, delay_of")
+
+
+def _read_table(path: Path, key: str, value: str) -> ReferenceTable:
+    if not path.is_file():
+        raise UsageError(f"--reference_dir={path.parent}: no reference table {path.name} there")
+    table = pyarrow.csv.read_csv(
+        path,
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={key: pa.string()}, include_columns=[key, value]
+        ),
+    )
+    return ReferenceTable(
+        table.column(key).combine_chunks(), table.column(value).combine_chunks()
+    )

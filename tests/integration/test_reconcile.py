@@ -1,0 +1,222 @@
+"""The proof against a real log, holes and all."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from confluent_kafka import Producer
+from output_trees import OutputTree, sources
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.kafka_admin import TopicSpec, create_topics, watermarks
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.ops import reconcile as command
+from beam_pipeline.ops.log_reader import READ_COMMITTED
+from beam_pipeline.ops.offsets import TopicPartition
+from beam_pipeline.ops.reconcile import reconcile
+
+FreshTopic = Callable[..., str]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> OutputTree:
+    return OutputTree(tmp_path)
+
+
+def fill(connection: KafkaConnection, topic: str, count: int, partition: int = 0) -> None:
+    producer = Producer({**connection.for_librdkafka(), "linger.ms": 5})
+    for number in range(count):
+        producer.produce(topic, f"v{number}", partition=partition)
+    assert producer.flush(30) == 0
+
+
+def test_each_record_in_one_place_is_clean(
+    kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
+) -> None:
+    topic = fresh_topic(partitions=2)
+    fill(kafka, topic, 50, partition=0)
+    fill(kafka, topic, 30, partition=1)
+    tree.parquet([*sources(topic, 0, range(50)), *sources(topic, 1, range(0, 30, 2))])
+    tree.letters(sources(topic, 1, range(1, 30, 2)))
+    report = reconcile(kafka, [topic], tree.output_dir, tree.dead_letter_dir)
+    assert report.is_clean
+    assert report.reconciliation.records == report.reconciliation.covered == 80
+
+
+def test_what_is_wrong_is_told_with_ranges_and_files(
+    kafka: KafkaConnection,
+    fresh_topic: FreshTopic,
+    tree: OutputTree,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    topic = fresh_topic(partitions=1)
+    fill(kafka, topic, 100)
+    rows = [offset for offset in range(80) if offset not in (7, 20, 21, 22)]
+    first = tree.parquet(sources(topic, 0, rows))
+    second = tree.parquet(sources(topic, 0, range(75, 90)))
+    letters = tree.letters(sources(topic, 0, range(89, 100)))
+    arguments = [
+        f"--kafka_bootstrap_servers={kafka.bootstrap_servers}",
+        f"--input_topics={topic}",
+        f"--output_dir={tree.output_dir}",
+        f"--dead_letter_dir={tree.dead_letter_dir}",
+    ]
+    parser = argparse.ArgumentParser()
+    command.add_flags(parser)
+
+    assert command.run(parser.parse_args([*arguments, "--json"])) == 1
+    found = orjson.loads(capsys.readouterr().out)
+    assert (found["clean"], found["missing"], found["doubled"], found["in_both"]) == (
+        False,
+        4,
+        6,
+        1,
+    )
+    [partition] = found["partitions"]
+    assert partition["missing"]["ranges"] == [[7, 7], [20, 22]]
+    assert partition["doubled_in_parquet"]["ranges"] == [[75, 79]]
+    assert partition["in_both"]["ranges"] == [[89, 89]]
+    assert {file["path"]: file["offsets"]["ranges"] for file in found["files_at_fault"]} == {
+        str(first): [[75, 79]],
+        str(second): [[75, 79], [89, 89]],
+        str(letters): [[89, 89]],
+    }
+
+    assert command.run(parser.parse_args(arguments)) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{topic}/0: in no file: 4 offsets: 7, 20-22" in text
+    assert "NOT clean: 4 missing, 6 doubled" in text
+
+
+def test_transaction_markers_are_no_loss(
+    kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
+) -> None:
+    topic = fresh_topic(partitions=1)
+    producer = Producer({**kafka.for_librdkafka(), "transactional.id": topic})
+    producer.init_transactions(30)
+    for commit in (True, False, True):
+        producer.begin_transaction()
+        for number in range(5):
+            producer.produce(topic, f"v{number}", partition=0)
+        assert producer.flush(30) == 0
+        producer.commit_transaction(30) if commit else producer.abort_transaction(30)
+    assert watermarks(kafka, topic) == {0: (0, 18)}
+    markers, aborted = [5, 11, 17], [6, 7, 8, 9, 10]
+
+    tree.parquet(sources(topic, 0, [0, 1, 2, 3, 4]))
+    tree.letters(sources(topic, 0, [12, 13, 14, 15, 16]))
+    [found] = reconcile(
+        kafka, [topic], tree.output_dir, tree.dead_letter_dir
+    ).reconciliation.partitions
+    assert (list(found.missing), list(found.holes), found.records) == (aborted, markers, 15)
+
+    # A reader of committed records is not given those of the aborted transaction.
+    committed = reconcile(
+        kafka, [topic], tree.output_dir, tree.dead_letter_dir, isolation_level=READ_COMMITTED
+    )
+    [found] = committed.reconciliation.partitions
+    assert committed.is_clean
+    assert (list(found.holes), found.records) == (sorted(markers + aborted), 10)
+
+    tree.parquet(sources(topic, 0, aborted))
+    assert reconcile(kafka, [topic], tree.output_dir, tree.dead_letter_dir).is_clean
+
+
+def test_compacted_records_are_no_loss(
+    kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
+) -> None:
+    topic = fresh_topic(
+        partitions=1,
+        config={
+            "cleanup.policy": "compact",
+            "segment.ms": "100",
+            "min.cleanable.dirty.ratio": "0.001",
+            "max.compaction.lag.ms": "100",
+        },
+    )
+    producer = Producer(kafka.for_librdkafka())
+    for number in range(40):
+        producer.produce(topic, f"v{number}", key=f"k{number % 4}", partition=0)
+    assert producer.flush(30) == 0
+    tree.parquet(sources(topic, 0, [39]))
+
+    # The cleaner leaves the active segment alone: a record now and then rolls it.
+    deadline = time.monotonic() + 60
+    while True:
+        time.sleep(0.5)
+        producer.produce(topic, "roll", key="roll", partition=0)
+        assert producer.flush(30) == 0
+        [found] = reconcile(
+            kafka, [topic], tree.output_dir, tree.dead_letter_dir
+        ).reconciliation.partitions
+        if found.holes:
+            break
+        assert time.monotonic() < deadline, "the broker compacted nothing"
+    assert set(range(36)) <= set(found.holes)
+    assert {36, 37, 38} <= set(found.missing)
+    assert found.high > 40
+
+
+def test_a_covered_record_that_compaction_removed_stays_covered(
+    kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
+) -> None:
+    topic = fresh_topic(partitions=1)
+    fill(kafka, topic, 10)
+    tree.parquet(sources(topic, 0, range(10)))
+    [found] = reconcile(
+        kafka, [topic], tree.output_dir, tree.dead_letter_dir
+    ).reconciliation.partitions
+    assert (found.covered, found.records, len(found.holes)) == (10, 10, 0)
+
+
+def test_a_large_gap_is_jumped_to_and_read(
+    kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
+) -> None:
+    topic = fresh_topic(partitions=1)
+    fill(kafka, topic, 120_000)
+    missing = [3, 60_000, 119_999]
+    tree.parquet(sources(topic, 0, sorted(set(range(120_000)) - set(missing))))
+    [found] = reconcile(
+        kafka, [topic], tree.output_dir, tree.dead_letter_dir
+    ).reconciliation.partitions
+    assert list(found.missing) == missing
+
+
+def test_files_of_a_topic_that_was_made_anew_are_not_taken_for_this_one(
+    kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
+) -> None:
+    topic = fresh_topic(partitions=1)
+    fill(kafka, topic, 5)
+    tree.parquet(sources(topic, 0, range(9)))
+    report = reconcile(kafka, [topic], tree.output_dir, tree.dead_letter_dir)
+    assert not report.is_clean
+    assert list(report.reconciliation.partitions[0].beyond_end) == [5, 6, 7, 8]
+    assert [list(overlap.offsets) for overlap in report.overlaps] == [[5, 6, 7, 8]]
+
+
+def test_two_topics_in_one_tree_are_told_apart(
+    kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
+) -> None:
+    one, other = fresh_topic(partitions=1), fresh_topic(partitions=1)
+    fill(kafka, one, 10)
+    fill(kafka, other, 20)
+    tree.parquet(sources(one, 0, range(10)))
+    tree.parquet(sources(other, 0, range(15)))
+    report = reconcile(kafka, [one, other], tree.output_dir, tree.dead_letter_dir)
+    missing = {
+        found.partition: list(found.missing) for found in report.reconciliation.partitions
+    }
+    assert missing == {
+        TopicPartition(one, 0): [],
+        TopicPartition(other, 0): [15, 16, 17, 18, 19],
+    }
+
+
+def test_a_missing_topic_is_one_clear_line(kafka: KafkaConnection, tree: OutputTree) -> None:
+    with pytest.raises(EnvironmentFailure, match=r"^topic nowhere doesn't exist"):
+        reconcile(kafka, ["nowhere"], tree.output_dir, tree.dead_letter_dir)

@@ -1,0 +1,113 @@
+"""The comparison, held to the same rules written out with Python's sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from beam_pipeline.ops.coverage import Coverage
+from beam_pipeline.ops.offsets import TopicPartition, offset_set
+from beam_pipeline.ops.reconciliation import compare, uncovered
+
+PARTITIONS = [TopicPartition("orders", 0), TopicPartition("orders", 1), TopicPartition("clicks", 0)]
+
+Pieces = list[tuple[TopicPartition, list[int]]]
+PIECES = st.lists(
+    st.tuples(st.sampled_from(PARTITIONS), st.lists(st.integers(0, 30), max_size=12)), max_size=6
+)
+LOGS = st.dictionaries(
+    st.sampled_from(PARTITIONS),
+    st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda ends: (min(ends), max(ends))),
+)
+HOLES = st.dictionaries(st.sampled_from(PARTITIONS), st.sets(st.integers(0, 30)))
+
+
+def coverage_of(pieces: Pieces) -> Coverage:
+    coverage = Coverage()
+    for partition, offsets in pieces:
+        coverage.add(partition, np.array(offsets, dtype=np.int64))
+    return coverage
+
+
+def counts_of(pieces: Pieces, partition: TopicPartition) -> Counter[int]:
+    return Counter(x for owner, offsets in pieces if owner == partition for x in offsets)
+
+
+@given(LOGS, PIECES, PIECES, HOLES)
+@example({PARTITIONS[0]: (3, 9)}, [(PARTITIONS[0], [1, 3, 4, 4])], [(PARTITIONS[0], [4, 7, 9])], {})
+def test_compare_agrees_with_plain_sets(
+    log: dict[TopicPartition, tuple[int, int]],
+    rows: Pieces,
+    letters: Pieces,
+    holes: dict[TopicPartition, set[int]],
+) -> None:
+    found = compare(
+        log,
+        coverage_of(rows),
+        coverage_of(letters),
+        {
+            partition: offset_set(np.array(sorted(offsets), dtype=np.int64))
+            for partition, offsets in holes.items()
+        },
+    )
+    owners = {owner for owner, _ in rows + letters}
+    assert [one.partition for one in found.partitions] == sorted(owners | log.keys())
+    for one in found.partitions:
+        low, high = log.get(one.partition, (0, 0))
+        in_rows = counts_of(rows, one.partition)
+        in_letters = counts_of(letters, one.partition)
+        covered = in_rows.keys() | in_letters.keys()
+        in_log = set(range(low, high))
+        real_holes = (in_log & holes.get(one.partition, set())) - covered
+
+        assert (one.low, one.high) == (low, high)
+        assert one.parquet_rows == in_rows.total()
+        assert one.dead_letters == in_letters.total()
+        assert one.covered == len(in_log & covered)
+        assert set(one.holes) == real_holes
+        assert one.records == len(in_log - real_holes)
+        assert set(one.missing) == in_log - covered - real_holes
+        assert set(one.doubled_in_parquet) == {x for x, n in in_rows.items() if n > 1}
+        assert set(one.doubled_in_dead) == {x for x, n in in_letters.items() if n > 1}
+        assert set(one.in_both) == in_rows.keys() & in_letters.keys()
+        assert set(one.beyond_end) == {x for x in covered if x >= high}
+        assert one.expired == len({x for x in covered if x < low})
+        lowest = min(covered, default=low)
+        assert set(one.expired_unseen) == set(range(lowest, low)) - covered
+        once = {x for x, n in (in_rows + in_letters).items() if n == 1}
+        exactly_once = in_log - real_holes <= once and once == covered and not one.beyond_end
+        assert one.is_clean == exactly_once
+    assert found.is_clean == all(one.is_clean for one in found.partitions)
+
+
+@given(LOGS, PIECES, PIECES)
+def test_uncovered_is_what_is_missing_from_a_log_without_holes(
+    log: dict[TopicPartition, tuple[int, int]], rows: Pieces, letters: Pieces
+) -> None:
+    parquet, dead = coverage_of(rows), coverage_of(letters)
+    missing = {
+        one.partition: one.missing for one in compare(log, parquet, dead).partitions if one.missing
+    }
+    assert uncovered(log, parquet, dead) == missing
+
+
+@given(PIECES, PIECES)
+def test_merged_coverage_is_that_of_all_pieces(some: Pieces, others: Pieces) -> None:
+    merged = coverage_of(some)
+    merged.merge(coverage_of(others))
+    together = coverage_of(some + others)
+    assert merged.offsets == together.offsets
+    assert merged.doubled == together.doubled
+    assert merged.records == together.records
+
+
+def test_records_that_came_while_files_were_read_are_not_beyond_the_end() -> None:
+    partition = PARTITIONS[0]
+    rows = coverage_of([(partition, [0, 1, 2, 3])])
+    log = {partition: (0, 2)}
+    assert not compare(log, rows, Coverage()).is_clean
+    assert compare(log, rows, Coverage(), ends={partition: 4}).is_clean
+    assert list(compare(log, rows, Coverage(), ends={partition: 3}).partitions[0].beyond_end) == [3]
