@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from beam_pipeline import resources
 from beam_pipeline.errors import UsageError
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.schemas import Contract
+
+EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
 
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
 
@@ -92,9 +97,11 @@ def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
     )
     windows.add_argument(
         "--window_by",
-        choices=("event_time", "append_time"),
-        default="event_time",
-        help="which time puts an event into a window (default: %(default)s)",
+        choices=(EVENT_TIME, APPEND_TIME, CREATE_TIME),
+        default=EVENT_TIME,
+        help="which time puts an event into a window: the one in the event, the one Kafka got it "
+        "at, or the one its producer stamped it with; event_time and append_time need topics with "
+        "message.timestamp.type=LogAppendTime (default: %(default)s)",
     )
     windows.add_argument(
         "--watermark_delay_seconds",
@@ -167,7 +174,7 @@ def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
 def add_job_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that the starting process sets for the job it starts."""
     job = parser.add_argument_group("set by the starting process")
-    job.add_argument("--epoch", help="identity of this submission (default: made from the time)")
+    job.add_argument("--epoch", metavar="ID", help="identity of this submission")
     job.add_argument("--expansion_service", metavar="HOST:PORT", help="Beam's Java expansion")
     job.add_argument("--covered_offsets", metavar="FILE", help="offsets in files already")
 
@@ -200,3 +207,47 @@ def check_pipeline_flags(flags: argparse.Namespace) -> None:
             f"--window_seconds={flags.window_seconds}: must be at most 86400, a day, since files "
             "lie in directories by day and hour"
         )
+
+
+def connection_of(flags: argparse.Namespace) -> KafkaConnection:
+    """The cluster that `--kafka_bootstrap_servers` and `--kafka_config` describe."""
+    config_file = Path(flags.kafka_config) if flags.kafka_config else None
+    return KafkaConnection.from_flags(flags.kafka_bootstrap_servers, config_file)
+
+
+def topics_of(flag: str | None) -> tuple[str, ...]:
+    """The topics that `--input_topics` names.
+
+    Raises:
+      UsageError: it names none.
+    """
+    topics = tuple(topic for part in (flag or "").split(",") if (topic := part.strip()))
+    if not topics:
+        raise UsageError("--input_topics is missing: name the topic to land, or several with commas")
+    return topics
+
+
+def event_time_field(flags: argparse.Namespace, contract: Contract) -> str | None:
+    """The event time field's path, None when windows follow Kafka's timestamp.
+
+    Raises:
+      UsageError: no field is named, or the schema has no such field.
+    """
+    if flags.window_by != EVENT_TIME:
+        return None
+    path: str | None = flags.event_time_field or contract.event_time_field
+    if path is None:
+        raise UsageError(
+            f"--event_time_field is missing, and --schema={contract.source} names none "
+            "(x-event-time); name the field, or give --window_by=append_time"
+        )
+    columns = contract.event_schema
+    for step in [path] if path in columns.names else path.split("."):
+        names = [column.name for column in columns]
+        if step not in names:
+            raise UsageError(
+                f"--event_time_field={path}: --schema={contract.source} has no property {step!r}; "
+                f"there are {', '.join(names)}"
+            )
+        columns = columns.field(step).type
+    return path

@@ -11,21 +11,24 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_pipeline.batches import METRICS_NAMESPACE
-from beam_pipeline.errors import PipelineError
+from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.options import IngestConfig
 from beam_pipeline.pipeline import build_pipeline
 
-STATUS_INTERVAL_SECONDS = 1.0
+STATUS_INTERVAL_SECONDS = 0.5
+ENDPOINT_TIMEOUT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -43,13 +46,34 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         options = PipelineOptions(beam_arguments, streaming=True)
+        config = IngestConfig.from_options(options)
+        await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
-        build_pipeline(pipeline, IngestConfig.from_options(options))
+        build_pipeline(pipeline, config)
         result = pipeline.run()
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return _watch(result, stop, own.status_file)
+
+
+def await_endpoints(*endpoints: str | None) -> None:
+    """Waits until each host:port takes connections: they start while this process imports Beam.
+
+    Raises:
+      EnvironmentFailure: one does not within `ENDPOINT_TIMEOUT_SECONDS`.
+    """
+    deadline = time.monotonic() + ENDPOINT_TIMEOUT_SECONDS
+    for endpoint in filter(None, endpoints):
+        host, _, port = endpoint.rpartition(":")
+        while True:
+            try:
+                socket.create_connection((host, int(port)), timeout=1.0).close()
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise EnvironmentFailure(f"{endpoint} can't be reached: {error}") from None
+                time.sleep(0.05)
 
 
 def _watch(result: PipelineResult, stop: threading.Event, status_file: Path | None) -> int:

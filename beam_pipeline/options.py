@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipeline.errors import UsageError
-from beam_pipeline.flags import add_job_flags, add_pipeline_flags, check_pipeline_flags
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.flags import (
+    CREATE_TIME,
+    add_job_flags,
+    add_pipeline_flags,
+    check_pipeline_flags,
+    connection_of,
+    event_time_field,
+    topics_of,
+)
 from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.schemas import Contract, load_contract
 from beam_pipeline.transforms.validate import ValidationRules
@@ -48,6 +52,7 @@ class IngestConfig:
     parquet_codec: str
     epoch: str
     expansion_service: str | None
+    follow_append_time: bool
     client_properties: Mapping[str, str] = field(repr=False)
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)
 
@@ -89,57 +94,9 @@ class IngestConfig:
             dead_letter_topic_suffix=flags.dead_letter_topic_suffix,
             num_shards=flags.num_shards,
             parquet_codec=flags.parquet_codec,
-            epoch=flags.epoch or new_epoch(),
+            epoch=flags.epoch,
             expansion_service=flags.expansion_service,
+            follow_append_time=flags.window_by != CREATE_TIME,
             client_properties=connection.for_java(),
             covered=covered,
         )
-
-
-def connection_of(flags: argparse.Namespace) -> KafkaConnection:
-    """The cluster that `--kafka_bootstrap_servers` and `--kafka_config` describe."""
-    config_file = Path(flags.kafka_config) if flags.kafka_config else None
-    return KafkaConnection.from_flags(flags.kafka_bootstrap_servers, config_file)
-
-
-def topics_of(flag: str | None) -> tuple[str, ...]:
-    """The topics that `--input_topics` names.
-
-    Raises:
-      UsageError: it names none.
-    """
-    topics = tuple(topic for part in (flag or "").split(",") if (topic := part.strip()))
-    if not topics:
-        raise UsageError("--input_topics is missing: name the topic to land, or several with commas")
-    return topics
-
-
-def event_time_field(flags: argparse.Namespace, contract: Contract) -> str | None:
-    """The event time field's path, None when windows follow the append time.
-
-    Raises:
-      UsageError: no field is named, or the schema has no such field.
-    """
-    if flags.window_by == "append_time":
-        return None
-    path: str | None = flags.event_time_field or contract.event_time_field
-    if path is None:
-        raise UsageError(
-            f"--event_time_field is missing, and --schema={contract.source} names none "
-            "(x-event-time); name the field, or give --window_by=append_time"
-        )
-    columns = contract.event_schema
-    for step in [path] if path in columns.names else path.split("."):
-        names = [column.name for column in columns]
-        if step not in names:
-            raise UsageError(
-                f"--event_time_field={path}: --schema={contract.source} has no property {step!r}; "
-                f"there are {', '.join(names)}"
-            )
-        columns = columns.field(step).type
-    return path
-
-
-def new_epoch() -> str:
-    """An identity for a submission that sorts by time: `20261124T133350Zx3f9a`."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}x{secrets.token_hex(2)}"

@@ -25,6 +25,7 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
         config.input_topics,
         config.consumer_group,
         config.expansion_service,
+        config.follow_append_time,
     )
     build_from_records(records, config)
 

@@ -19,7 +19,8 @@ class ReadRecords(beam.PTransform):
 
     Nothing is ever committed for having been read: auto-commit is off, and where reading starts is
     the group's committed offset, which the ledger sets. Timestamps and the watermark follow
-    Kafka's append time; the elements are in the global window.
+    Kafka's append time, or with `follow_append_time` off the clock; the elements are in the global
+    window.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class ReadRecords(beam.PTransform):
         topics: Sequence[str],
         consumer_group: str,
         expansion_service: str | None,
+        follow_append_time: bool = True,
     ) -> None:
         super().__init__()
         self._consumer_config = {
@@ -37,13 +39,18 @@ class ReadRecords(beam.PTransform):
             "enable.auto.commit": "false",
         }
         self._topics = list(topics)
+        self._timestamp_policy = (
+            ReadFromKafka.log_append_time
+            if follow_append_time
+            else ReadFromKafka.processing_time_policy
+        )
         self._expansion_service = expansion_service
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         return begin | "ReadFromKafka" >> ReadFromKafka(
             consumer_config=self._consumer_config,
             topics=self._topics,
-            timestamp_policy=ReadFromKafka.log_append_time,
+            timestamp_policy=self._timestamp_policy,
             with_metadata=True,
             expansion_service=self._expansion_service,
         )

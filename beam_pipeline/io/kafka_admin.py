@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.io.kafka_connection import KafkaConnection
 
+COORDINATOR_TIMEOUT_SECONDS = 30.0
 REQUEST_TIMEOUT_SECONDS = 15.0
 
 
@@ -109,7 +111,8 @@ def topic_config(connection: KafkaConnection, names: Iterable[str]) -> dict[str,
         EnvironmentFailure: a topic is missing, or the cluster refused.
     """
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    futures = _admin(connection).describe_configs(
+    admin = _admin(connection)
+    futures = admin.describe_configs(
         resources, request_timeout=REQUEST_TIMEOUT_SECONDS
     )
     return {
@@ -177,15 +180,40 @@ def alter_group_offsets(
         TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()
     ]
     admin = _admin(connection)
+    deadline = time.monotonic() + COORDINATOR_TIMEOUT_SECONDS
+    while True:
+        error = _alter_offsets(admin, group, partitions)
+        if error is None:
+            return
+        # A group's coordinator is elected when its first client asks, and moves with its broker.
+        if error.args[0].code() not in _COORDINATOR_MOVES or time.monotonic() > deadline:
+            raise _failure(f"offsets of consumer group {group}", error)
+        time.sleep(0.2)
+
+
+_COORDINATOR_MOVES = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
+
+
+def _alter_offsets(
+    admin: AdminClient, group: str, partitions: list[TopicPartition]
+) -> KafkaException | None:
     futures = admin.alter_consumer_group_offsets(
         [ConsumerGroupTopicPartitions(group, partitions)],
         request_timeout=REQUEST_TIMEOUT_SECONDS,
     )
-    what = f"offsets of consumer group {group}"
     for future in futures.values():
-        for partition in _result(what, future).topic_partitions:
+        try:
+            altered = future.result().topic_partitions
+        except KafkaException as error:
+            return error
+        for partition in altered:
             if partition.error:
-                raise _failure(what, KafkaException(partition.error))
+                return KafkaException(partition.error)
+    return None
 
 
 def _admin(connection: KafkaConnection, on_error: Any = lambda error: None) -> AdminClient:

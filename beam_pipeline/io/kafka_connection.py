@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from beam_pipeline.errors import UsageError
+from beam_pipeline.io.java_properties import parse_properties
 
 _ADDRESS = re.compile(r"(?:[^\s:,/@\[\]]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -126,58 +127,6 @@ class KafkaConnection:
     def __repr__(self) -> str:
         shown = {key: value if key in _SHOWN else "***" for key, value in self.properties.items()}
         return f"KafkaConnection({self.bootstrap_servers!r}, {shown!r})"
-
-
-def parse_properties(text: str) -> dict[str, str]:
-    """Parse a Java properties file (the format of `java.util.Properties.load`).
-
-    Raises:
-        ValueError: a broken `\\u` escape; the message holds no part of the text.
-    """
-    result = {}
-    for line in _logical_lines(text):
-        match = _KEY.match(line)
-        key = match[0] if match else ""
-        value = _SEPARATOR.sub("", line[len(key) :], count=1)
-        result[_unescape(key)] = _unescape(value)
-    return result
-
-
-_BLANKS = " \t\f"
-_KEY = re.compile(r"(?:\\.|[^\\=: \t\f])*", re.DOTALL)
-_SEPARATOR = re.compile(r"^[ \t\f]*[=:]?[ \t\f]*")
-_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|u|.|$)", re.DOTALL)
-_CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
-
-
-def _logical_lines(text: str) -> list[str]:
-    """Lines without comments and blanks, those that end in a backslash joined with the next."""
-    lines: list[str] = []
-    continued = False
-    for natural in re.split(r"\r\n|\r|\n", text):
-        line = natural.lstrip(_BLANKS)
-        if not continued and (not line or line[0] in "#!"):
-            continue
-        if continued:
-            lines[-1] += line
-        else:
-            lines.append(line)
-        continued = (len(line) - len(line.rstrip("\\"))) % 2 == 1
-        if continued:
-            lines[-1] = lines[-1][:-1]
-    return lines
-
-
-def _unescape(text: str) -> str:
-    def character(match: re.Match[str]) -> str:
-        escape = match[1]
-        if escape == "u":
-            raise ValueError("a \\u escape needs four hexadecimal digits")
-        if len(escape) == 5:
-            return chr(int(escape[1:], 16))
-        return _CONTROLS.get(escape, escape)
-
-    return _ESCAPE.sub(character, text)
 
 
 def _read_config(path: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -16,7 +17,8 @@ READ_UNCOMMITTED = "read_uncommitted"
 READ_COMMITTED = "read_committed"
 
 _MESSAGES_AT_A_TIME = 5_000
-_POLL_SECONDS = 1.0
+# librdkafka waits this long for so many messages to come together, even where there are fewer.
+_POLL_SECONDS = 0.1
 _SILENCE_SECONDS = 60.0
 # librdkafka goes on trying after these by itself.
 _PASSING_ERRORS = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
@@ -54,18 +56,18 @@ class LogReader:
         Raises:
             EnvironmentFailure: the cluster refuses, or says nothing for a minute.
         """
+        if first >= end:
+            return
         self._consumer.assign(
             [confluent_kafka.TopicPartition(partition.topic, partition.partition, first)]
         )
-        silent_seconds = 0.0
-        while silent_seconds < _SILENCE_SECONDS:
+        give_up = time.monotonic() + _SILENCE_SECONDS
+        while time.monotonic() < give_up:
             messages, at_end = self._poll(partition)
             if messages:
-                silent_seconds = 0.0
                 yield [message for message in messages if first <= _offset(message) < end]
                 at_end = at_end or _offset(messages[-1]) >= end - 1
-            else:
-                silent_seconds += _POLL_SECONDS
+                give_up = time.monotonic() + _SILENCE_SECONDS
             if at_end:
                 return
         raise EnvironmentFailure(

@@ -1,19 +1,15 @@
-"""`beam-pipeline reconcile`: proves that each record of a topic is in exactly one place."""
+"""Proves from log and files that each record of a topic is in exactly one place."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pyroaring import BitMap64
-from rich.console import Console
 
 from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
 from beam_pipeline.io.kafka_admin import watermarks
 from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.ops import flags
 from beam_pipeline.ops.coverage import (
     Coverage,
     FileOverlap,
@@ -21,32 +17,12 @@ from beam_pipeline.ops.coverage import (
     find_overlaps,
     read_coverage,
 )
-from beam_pipeline.ops.log_reader import READ_COMMITTED, READ_UNCOMMITTED
+from beam_pipeline.ops.log_reader import READ_UNCOMMITTED
 from beam_pipeline.ops.log_records import find_records
 from beam_pipeline.ops.offsets import OffsetSets, TopicPartition
 from beam_pipeline.ops.output_tree import visible_files
-from beam_pipeline.ops.reconcile_report import report_json, report_text
 from beam_pipeline.ops.reconciliation import LogBounds, ReconcileReport, compare, uncovered
 from beam_pipeline.ops.terminal import progress_bar
-
-_DESCRIPTION = """\
-Compares the offsets in the topics with those in the files: each record must be in exactly one
-place, a Parquet row or a dead letter. What the files hold is counted from their rows and lines,
-and each Parquet footer is held to its rows.
-
-Before an offset is called missing, the log is read there: offsets without a record (compacted
-topics, transaction markers) are no loss. Records of a window that is still open are in no file
-yet: reconcile when the pipeline has caught up, or has ended.
-"""
-_EPILOG = """\
-exit codes:
-  0  each record is in exactly one place
-  1  something is missing, doubled, or can't be read
-  2  a flag is wrong
-
-example:
-  beam-pipeline reconcile --kafka_bootstrap_servers=localhost:9092 --input_topics=orders
-"""
 
 
 def reconcile(
@@ -131,47 +107,3 @@ def _overlaps(paths: Sequence[Path], suspects: OffsetSets) -> list[FileOverlap]:
         return []
     with progress_bar("Finding the files at fault", len(paths)) as progress:
         return find_overlaps(paths, suspects, progress)
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags and its help."""
-    parser.description = _DESCRIPTION
-    parser.epilog = _EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    flags.add_kafka_flags(parser)
-    parser.add_argument(
-        "--input_topics",
-        type=flags.names,
-        required=True,
-        metavar="TOPIC[,…]",
-        help="the topics that the pipeline reads",
-    )
-    flags.add_output_dir_flag(parser)
-    flags.add_dead_letter_dir_flag(parser)
-    parser.add_argument(
-        "--isolation_level",
-        choices=[READ_UNCOMMITTED, READ_COMMITTED],
-        help="which records count: all, or those of committed transactions; as the pipeline reads "
-        f"(default: isolation.level in --kafka_config, or else {READ_UNCOMMITTED})",
-    )
-    flags.add_json_flag(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Runs the command, prints the report, and returns the exit code.
-
-    Raises:
-        UsageError, EnvironmentFailure: see `reconcile`.
-    """
-    report = reconcile(
-        flags.kafka_connection(args),
-        args.input_topics,
-        args.output_dir,
-        args.dead_letter_dir,
-        args.isolation_level,
-    )
-    if args.json:
-        sys.stdout.write(report_json(report))
-    else:
-        Console().print(report_text(report))
-    return 0 if report.is_clean else 1

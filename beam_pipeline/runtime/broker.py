@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.java_properties import format_properties
 from beam_pipeline.io.kafka_admin import cluster_reachable
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.runtime.jvm import start_jvm
@@ -132,12 +133,10 @@ class EmbeddedBroker:
             **_server_settings(self._directory / "data", self._port, free_port()),
             **self._settings,
         }
-        # A backslash begins an escape in a properties file.
-        lines = [f"{key}={value}\n".replace("\\", "\\\\") for key, value in settings.items()]
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-            path.write_text("".join(lines), encoding="utf-8")
+            path.write_text(format_properties(settings), encoding="ascii")
         except OSError as error:
             raise EnvironmentFailure(
                 f"{_NAME}: directory {self._directory}: {error.strerror}"

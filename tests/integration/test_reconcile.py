@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import confluent_kafka
 import orjson
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 from output_trees import OutputTree, sources
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics, watermarks
+from beam_pipeline.io.kafka_admin import watermarks
 from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.ops import reconcile as command
+from beam_pipeline.ops import reconcile_command as command
 from beam_pipeline.ops.log_reader import READ_COMMITTED
 from beam_pipeline.ops.offsets import TopicPartition
 from beam_pipeline.ops.reconcile import reconcile
@@ -29,7 +31,7 @@ def tree(tmp_path: Path) -> OutputTree:
 
 
 def fill(connection: KafkaConnection, topic: str, count: int, partition: int = 0) -> None:
-    producer = Producer({**connection.for_librdkafka(), "linger.ms": 5})
+    producer = Producer({**connection.for_librdkafka(), "queue.buffering.max.messages": count + 1})
     for number in range(count):
         producer.produce(topic, f"v{number}", partition=partition)
     assert producer.flush(30) == 0
@@ -132,18 +134,16 @@ def test_compacted_records_are_no_loss(
 ) -> None:
     topic = fresh_topic(
         partitions=1,
-        config={
-            "cleanup.policy": "compact",
-            "segment.ms": "100",
-            "min.cleanable.dirty.ratio": "0.001",
-            "max.compaction.lag.ms": "100",
-        },
+        cleanup_policy="compact",
+        segment_ms="100",
+        min_cleanable_dirty_ratio="0.001",
+        max_compaction_lag_ms="100",
     )
     producer = Producer(kafka.for_librdkafka())
     for number in range(40):
         producer.produce(topic, f"v{number}", key=f"k{number % 4}", partition=0)
     assert producer.flush(30) == 0
-    tree.parquet(sources(topic, 0, [39]))
+    tree.parquet(sources(topic, 0, [0, 39]))
 
     # The cleaner leaves the active segment alone: a record now and then rolls it.
     deadline = time.monotonic() + 60
@@ -157,21 +157,27 @@ def test_compacted_records_are_no_loss(
         if found.holes:
             break
         assert time.monotonic() < deadline, "the broker compacted nothing"
-    assert set(range(36)) <= set(found.holes)
+    assert set(range(1, 36)) <= set(found.holes)
+    assert found.covered == 2
     assert {36, 37, 38} <= set(found.missing)
     assert found.high > 40
 
 
-def test_a_covered_record_that_compaction_removed_stays_covered(
+def test_retention_is_no_loss_but_what_it_took_unread_is_told(
     kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
 ) -> None:
     topic = fresh_topic(partitions=1)
-    fill(kafka, topic, 10)
-    tree.parquet(sources(topic, 0, range(10)))
-    [found] = reconcile(
-        kafka, [topic], tree.output_dir, tree.dead_letter_dir
-    ).reconciliation.partitions
-    assert (found.covered, found.records, len(found.holes)) == (10, 10, 0)
+    fill(kafka, topic, 30)
+    admin = AdminClient({**kafka.for_librdkafka()})
+    admin.delete_records([confluent_kafka.TopicPartition(topic, 0, 20)])[
+        confluent_kafka.TopicPartition(topic, 0)
+    ].result()
+    tree.parquet(sources(topic, 0, [*range(5, 15), *range(20, 30)]))
+    report = reconcile(kafka, [topic], tree.output_dir, tree.dead_letter_dir)
+    [found] = report.reconciliation.partitions
+    assert report.is_clean
+    assert (found.low, found.high, found.records, found.expired) == (20, 30, 10, 10)
+    assert list(found.expired_unseen) == [15, 16, 17, 18, 19]
 
 
 def test_a_large_gap_is_jumped_to_and_read(
@@ -208,9 +214,7 @@ def test_two_topics_in_one_tree_are_told_apart(
     tree.parquet(sources(one, 0, range(10)))
     tree.parquet(sources(other, 0, range(15)))
     report = reconcile(kafka, [one, other], tree.output_dir, tree.dead_letter_dir)
-    missing = {
-        found.partition: list(found.missing) for found in report.reconciliation.partitions
-    }
+    missing = {found.partition: list(found.missing) for found in report.reconciliation.partitions}
     assert missing == {
         TopicPartition(one, 0): [],
         TopicPartition(other, 0): [15, 16, 17, 18, 19],

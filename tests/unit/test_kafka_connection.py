@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.io.kafka_connection import KafkaConnection, parse_properties
+from beam_pipeline.io.java_properties import format_properties
+from beam_pipeline.io.kafka_connection import KafkaConnection
 
 # Long and of one alphabet, so that none is found in other text by chance.
 secrets = st.text(alphabet="ZQXzqx0123456789\\\"'=:#! ", min_size=12, max_size=40).filter(
@@ -20,62 +21,10 @@ secrets = st.text(alphabet="ZQXzqx0123456789\\\"'=:#! ", min_size=12, max_size=4
 any_text = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=30)
 
 
-def escaped(text: str) -> str:
-    """A key or value as `java.util.Properties.store` writes it."""
-    named = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\f": "\\f"}
-    special = {character: f"\\{character}" for character in " =:#!"}
-    return "".join(
-        named.get(character)
-        or special.get(character)
-        or (
-            character if " " < character < "\x7f" or ord(character) > 0xFFFF else unicode(character)
-        )
-        for character in text
-    )
-
-
-def unicode(character: str) -> str:
-    return f"\\u{ord(character):04x}"
-
-
 def config_file(directory: Path, **properties: str) -> Path:
     path = directory / "client.properties"
-    lines = [f"{escaped(key)}={escaped(value)}\n" for key, value in properties.items()]
-    path.write_text("".join(lines), encoding="utf-8")
+    path.write_text(format_properties(properties), encoding="utf-8")
     return path
-
-
-@given(st.dictionaries(any_text, any_text, max_size=6))
-def test_properties_written_by_java_are_read_back(properties: dict[str, str]) -> None:
-    text = "".join(f"{escaped(key)}={escaped(value)}\n" for key, value in properties.items())
-    assert parse_properties(text) == properties
-
-
-def test_properties_format() -> None:
-    text = (
-        "# a comment\r\n"
-        "  ! another = comment\n"
-        "\n"
-        "plain=value\n"
-        "colon : spaced\n"
-        "blank only\n"
-        "empty\n"
-        "joined = one, \\\n"
-        "    two \\\\\n"
-        "key\\ with\\=signs = \\u00e9\\t|\n"
-        "trailing=kept  \n"
-        "url=host:1=2"
-    )
-    assert parse_properties(text) == {
-        "plain": "value",
-        "colon": "spaced",
-        "blank": "only",
-        "empty": "",
-        "joined": "one, two \\",
-        "key with=signs": "\u00e9\t|",
-        "trailing": "kept  ",
-        "url": "host:1=2",
-    }
 
 
 @given(
@@ -265,7 +214,7 @@ def test_librdkafka_accepts_what_it_is_given(tmp_path: Path) -> None:
     settings = connection.for_librdkafka()
     assert "max.poll.records" not in settings
     assert settings["sasl.mechanism"] == "SCRAM-SHA-256"
-    AdminClient(settings)
+    AdminClient({**settings})
     assert connection.for_java()["max.poll.records"] == "10"
 
 

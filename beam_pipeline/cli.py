@@ -1,0 +1,71 @@
+"""`beam-pipeline`: the subcommands. Nothing here imports Beam, so that help comes at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from beam_pipeline.commands import broker, demo, run
+from beam_pipeline.errors import PipelineError
+from beam_pipeline.ops import reconcile
+from beam_pipeline.producer import cli as produce
+
+_DESCRIPTION = "Kafka to Parquet on Apache Beam: every record is a row or a dead letter, once."
+
+_COMMANDS: dict[str, tuple[ModuleType, str]] = {
+    "run": (run, "land your own topics as Parquet"),
+    "demo": (demo, "broker, producer and pipeline for a minute, and the proof"),
+    "produce": (produce, "write synthetic events, or a file's lines, to a topic"),
+    "broker": (broker, "an embedded Kafka in the foreground"),
+    "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
+}
+_TAKES_BEAM_FLAGS = ("run", "demo")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand; its exit code. A failure the user can mend is one line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["direct"]:
+        words = direct_words(words[1:])
+    try:
+        return _dispatch(words)
+    except PipelineError as error:
+        print(f"beam-pipeline: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return 1
+
+
+def direct_words(words: list[str]) -> list[str]:
+    """What `./run_direct.sh WORDS` means: a subcommand as it is, `run` where a broker or a topic
+    is named, else the demo."""
+    if words and words[0] in _COMMANDS:
+        return words
+    own = ("--kafka_bootstrap_servers", "--kafka_config", "--input_topics", "--until")
+    names_own = any(word.split("=")[0] in own for word in words)
+    return ["run" if names_own else "demo", *words]
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="beam-pipeline", description=_DESCRIPTION)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in _COMMANDS.items():
+        module.add_flags(subparsers.add_parser(name, help=summary, allow_abbrev=False))
+    words, beam_flags = _split_at_dashes(words)
+    args = parser.parse_args(words)
+    module = _COMMANDS[args.command][0]
+    if args.command in _TAKES_BEAM_FLAGS:
+        return int(module.run(args, beam_flags))
+    if beam_flags:
+        parser.error(f"{args.command} takes no flags for Beam: {' '.join(beam_flags)}")
+    return int(module.run(args))
+
+
+def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words before and after `--`."""
+    if "--" not in words:
+        return words, []
+    position = words.index("--")
+    return words[:position], words[position + 1 :]

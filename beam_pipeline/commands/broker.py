@@ -1,0 +1,100 @@
+"""`beam-pipeline broker`: the embedded Kafka in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from beam_pipeline import resources
+from beam_pipeline.commands.logs import add_log_flag, logs_of
+from beam_pipeline.commands.run import stop_on_signals
+from beam_pipeline.errors import UsageError
+from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
+from beam_pipeline.runtime.broker import EmbeddedBroker
+from beam_pipeline.runtime.java import fetch_jars, find_java
+from beam_pipeline.runtime.progress import SetupProgress
+
+LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
+
+_DESCRIPTION = """\
+A real Kafka broker for a machine with nothing on it: one KRaft node on loopback, until Ctrl-C.
+"""
+_EPILOG = """\
+example:
+  beam-pipeline broker --port=9092 --directory=kafka-data --topics=orders:4,refunds:1
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `broker`, its description and its example to `parser`."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--port", type=int, default=9092, help="loopback port; 0 takes a free one (default: 9092)"
+    )
+    parser.add_argument(
+        "--directory",
+        metavar="DIR",
+        type=Path,
+        help="keeps the data from one start to the next (default: a temporary one, removed at "
+        "the end)",
+    )
+    parser.add_argument(
+        "--topics",
+        metavar="NAME[:PARTITIONS],…",
+        default="",
+        help="topics to make, with message.timestamp.type=LogAppendTime; 4 partitions each "
+        "unless said",
+    )
+    add_log_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the broker until a signal; the exit code.
+
+    Raises:
+      PipelineError: what the user can mend.
+    """
+    topics = [topic_spec(text) for text in args.topics.split(",") if text.strip()]
+    if not 0 <= args.port <= 65535:
+        raise UsageError(f"--port={args.port}: must be 0 to 65535")
+    stop = stop_on_signals()
+    logs = logs_of(args)
+    with SetupProgress() as progress:
+        java = find_java(progress)
+        jars = fetch_jars(resources.java_lock_path("kafka"), progress)
+    directory = args.directory or Path(tempfile.mkdtemp(prefix="beam-pipeline-kafka-"))
+    try:
+        with EmbeddedBroker(
+            directory.absolute(), java=java, jars=jars, log_file=logs.file("broker"), port=args.port
+        ) as broker:
+            create_topics(broker.connection, topics, exist_ok=True)
+            Console().print(
+                f"Kafka is up at {broker.bootstrap}; Ctrl-C ends it (log: {logs.file('broker')})",
+                highlight=False,
+                soft_wrap=True,
+            )
+            while not stop.wait(0.5):
+                if not broker.process.alive:
+                    raise broker.process.failure("ended")
+    finally:
+        if args.directory is None:
+            shutil.rmtree(directory, ignore_errors=True)
+    return 0
+
+
+def topic_spec(text: str) -> TopicSpec:
+    """Reads `NAME` or `NAME:PARTITIONS`.
+
+    Raises:
+      UsageError: the number is none.
+    """
+    name, _, partitions = text.strip().partition(":")
+    if partitions and (not partitions.isdigit() or int(partitions) < 1):
+        raise UsageError(f"--topics={text}: partitions must be a number of 1 or more")
+    return TopicSpec(name, int(partitions or 4), LOG_APPEND_TIME)

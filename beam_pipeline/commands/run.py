@@ -1,0 +1,161 @@
+"""`beam-pipeline run`: the pipeline on the user's own topics."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
+
+from rich.console import Console
+
+from beam_pipeline import preflight
+from beam_pipeline.commands.logs import add_log_flag, logs_of
+from beam_pipeline.commands.view import RunView
+from beam_pipeline.flags import add_pipeline_flags, topics_of
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.runtime.engine import PrismEngine, find_local_tools
+from beam_pipeline.runtime.lease import Lease, hold_lease
+from beam_pipeline.runtime.supervisor import RunPlan, RunStatus, Supervisor, ends_of
+
+CAUGHT_UP = "caught_up"
+CAUGHT_UP_EARLY_PANE_SECONDS = 5
+
+_DESCRIPTION = """\
+Lands Kafka topics as Parquet: every record becomes a row or a dead letter, exactly once in the
+files, whatever is killed and whenever. A restart resumes from the files.
+
+Runs until Ctrl-C or SIGTERM, or with --until=caught_up until everything that was in the topics at
+the start is in files. Flags behind `--` go to Beam as they are.
+"""
+_EPILOG = """\
+exit codes:
+  0  ended as asked
+  1  the broker, a topic, a directory or a process failed for good
+  2  a flag is wrong
+
+examples:
+  beam-pipeline run --kafka_bootstrap_servers=localhost:9092 --input_topics=orders \\
+    --schema=order.schema.json --event_time_field=created_at
+  beam-pipeline run --kafka_bootstrap_servers=localhost:9092 --input_topics=orders,refunds \\
+    --until=caught_up --output_dir=lake/orders --dead_letter_dir=lake/dead
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `run`, its description and its examples to `parser`."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_pipeline_flags(parser)
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--until",
+        choices=(CAUGHT_UP,),
+        help="end by itself once everything that was in the topics at the start is in files "
+        "(default: run on)",
+    )
+    add_supervision_flags(group)
+
+
+def add_supervision_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags that say how a run is looked after."""
+    group.add_argument(
+        "--max_restarts",
+        metavar="N",
+        type=int,
+        default=10,
+        help="how often in a row what died is started again (default: %(default)s)",
+    )
+    add_log_flag(group)  # type: ignore[arg-type]
+
+
+def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
+    """Runs until the goal or a signal; the exit code.
+
+    Raises:
+      PipelineError: what the user can mend.
+    """
+    stop = stop_on_signals()
+    logs = logs_of(args)
+    connection = preflight.check(args)
+    if args.until == CAUGHT_UP and args.early_pane_seconds is None:
+        args.early_pane_seconds = CAUGHT_UP_EARLY_PANE_SECONDS
+    with ExitStack() as stack:
+        leases = hold_leases(stack, args)
+        tools = find_local_tools()
+        supervisor = Supervisor(
+            plan_of(args, connection, beam_flags), PrismEngine(tools, logs.file), logs.file, leases
+        )
+        topics = topics_of(args.input_topics)
+        if args.until == CAUGHT_UP:
+            supervisor.set_goal(ends_of(connection, topics))
+        console = Console()
+        console.print(
+            f"landing {', '.join(topics)} from {connection.bootstrap_servers} in "
+            f"{args.output_dir}, dead letters in {args.dead_letter_dir} "
+            f"(log: {logs.file('pipeline')})",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        with RunView(", ".join(topics), console) as view:
+            caught_up = supervisor.run(stop, view.show)
+        console.print(_last_line(supervisor.status, caught_up), markup=False, highlight=False)
+    return 0
+
+
+def _last_line(status: RunStatus, caught_up: bool) -> str:
+    counters = status.counters
+    how = "caught up" if caught_up else "stopped"
+    return (
+        f"{how}: read {counters['read']:,}, valid {counters['valid']:,}, "
+        f"dead {counters['dead']:,}, files {status.files:,}, restarts {status.restarts}"
+    )
+
+
+def stop_on_signals() -> Event:
+    """An event that SIGINT and SIGTERM set."""
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def hold_leases(stack: ExitStack, args: argparse.Namespace) -> list[Lease]:
+    """Holds the output and the dead-letter directory for the time of `stack`."""
+    directories = {
+        Path(getattr(args, name)).resolve(): f"--{name}"
+        for name in ("dead_letter_dir", "output_dir")
+    }
+    return [
+        stack.enter_context(hold_lease(directory, flag)) for directory, flag in directories.items()
+    ]
+
+
+def plan_of(
+    args: argparse.Namespace, connection: KafkaConnection, beam_flags: list[str]
+) -> RunPlan:
+    """The run that the flags describe; the pipeline's own flags go to the job as they came."""
+    return RunPlan(
+        connection=connection,
+        topics=topics_of(args.input_topics),
+        consumer_group=args.consumer_group,
+        output_dir=Path(args.output_dir),
+        dead_letter_dir=Path(args.dead_letter_dir),
+        job_flags=[*pipeline_flags(args), *beam_flags],
+        part_retention_seconds=args.part_retention_seconds,
+        max_restarts=args.max_restarts,
+    )
+
+
+def pipeline_flags(args: argparse.Namespace) -> list[str]:
+    """The pipeline's flags as arguments for the job."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_pipeline_flags(parser)
+    names = [action.dest for action in parser._actions]
+    values = {name: getattr(args, name) for name in names}
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+

@@ -1,0 +1,251 @@
+"""`beam-pipeline dlq stats|show|replay`: their flags and their runs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from beam_pipeline.errors import UsageError
+from beam_pipeline.ops import flags
+
+if TYPE_CHECKING:
+    from beam_pipeline.ops.letters import Letter
+    from beam_pipeline.ops.replay import ReplayOutcome
+    from beam_pipeline.ops.replay_plan import ReplayChoice, ReplayPlan
+
+_WHERE_HELP = """\
+--where:
+  NAME=VALUE, or NAME=VALUE,VALUE,... where any of the values will do. It may be given several
+  times: all must hold. The names:
+    code       MALFORMED_JSON, SCHEMA_VIOLATION, TOO_OLD, ...
+    keyword    keyword of the JSON Schema that was broken: required, enum, pattern, ...
+    field      where in the event, as a JSON pointer; * stands for any text: /items/*/price
+    since      failed at that time or later: 2026-11-23, 2026-11-23T20:28:30Z (UTC), or how long
+    until      failed before it: ago: 90s, 30m, 2h, 7d
+    stage, topic, partition, id
+"""
+_DESCRIPTION = """\
+The records that could not become rows, as the files below --dead_letter_dir hold them: count them,
+look at one, send them back to Kafka once the cause is mended.
+"""
+_REPLAY_DESCRIPTION = """\
+Sends dead letters back to the topic they came from, or to another: key, value and headers byte for
+byte, without the headers that tell of the failure, with dlq.attempt and dlq.redrive.of.
+
+Run twice it doesn't send twice: what was sent stands in the journal under
+<dead_letter_dir>/_replayed/, and after a run that was killed the topic itself is searched. To send
+the letters of a topic again for all that, remove its journal.
+"""
+_REPLAY_EXAMPLES = """
+examples:
+  what would be sent:
+    beam-pipeline dlq replay --where=code=TRANSFORM_ERROR --where=since=2h --dry_run
+  send it, a hundred a second:
+    beam-pipeline dlq replay --kafka_bootstrap_servers=localhost:9092 \\
+      --where=code=TRANSFORM_ERROR --where=since=2h --events_per_second=100
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declares the three commands, their flags and their help."""
+    parser.description = _DESCRIPTION
+    commands = parser.add_subparsers(dest="dlq_command", required=True, metavar="COMMAND")
+
+    stats = _add_command(
+        commands, "stats", "how many, by code, keyword, field and hour", _WHERE_HELP
+    )
+    flags.add_json_flag(stats)
+    stats.set_defaults(dlq_run=_run_stats)
+
+    show = _add_command(commands, "show", "one in full", _WHERE_HELP)
+    show.add_argument("id", nargs="?", metavar="ID", help="its id, or the beginning of it")
+    show.add_argument(
+        "--limit",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="show so many of those that match (default: %(default)s)",
+    )
+    show.add_argument("--json", action="store_true", help="print the lines as the files have them")
+    show.set_defaults(dlq_run=_run_show)
+
+    replay = _add_command(
+        commands, "replay", "send them back to Kafka", _WHERE_HELP + _REPLAY_EXAMPLES
+    )
+    replay.description = _REPLAY_DESCRIPTION
+    flags.add_kafka_flags(replay)
+    replay.add_argument(
+        "--to", metavar="TOPIC", help="send to this topic (default: the one each record came from)"
+    )
+    replay.add_argument("--dry_run", action="store_true", help="tell what would be sent, and end")
+    replay.add_argument(
+        "--events_per_second",
+        type=_rate,
+        default=0.0,
+        metavar="R",
+        help="evenly paced rate; 0 means as fast as it goes (default: %(default)g)",
+    )
+    replay.add_argument(
+        "--max_attempts",
+        type=_positive,
+        default=5,
+        metavar="N",
+        help="leave out records that were tried so often, the first time included "
+        "(default: %(default)s)",
+    )
+    replay.set_defaults(dlq_run=_run_replay)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command that was named, and returns the exit code.
+
+    Raises:
+        UsageError: a flag is wrong, or no letter has the id.
+        EnvironmentFailure: a file can't be read, or Kafka fails.
+    """
+    code: int = args.dlq_run(args)
+    return code
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    what: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=f"Dead letters: {what}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_dead_letter_dir_flag(parser)
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="only letters that this is true of; see below (default: all)",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 <= rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return rate
+
+
+# The commands import what they need when they run: the command line knows every command's flags.
+
+
+def _chosen(args: argparse.Namespace) -> Iterator[Letter]:
+    from beam_pipeline.ops.letter_filter import parse_conditions
+    from beam_pipeline.ops.letters import letter_files, read_letters
+
+    condition = parse_conditions(args.where, datetime.now(timezone.utc))
+    return filter(condition, read_letters(letter_files(args.dead_letter_dir)))
+
+
+def _run_stats(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from beam_pipeline.ops.letter_stats import count_letters, stats_json, stats_text
+
+    stats = count_letters(_chosen(args))
+    if args.json:
+        sys.stdout.write(stats_json(stats))
+    else:
+        Console().print(stats_text(stats))
+    return 0
+
+
+def _run_show(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from beam_pipeline.ops.letter_text import letter_json, letter_text
+
+    if args.id is None and not args.where:
+        raise UsageError("dlq show: give the letter's ID, or --where=NAME=VALUE")
+    letters = (
+        letter for letter in _chosen(args) if args.id is None or letter.dlq_id.startswith(args.id)
+    )
+    console, shown = Console(), 0
+    for letter in islice(letters, args.limit):
+        if args.json:
+            sys.stdout.write(letter_json(letter))
+        else:
+            if shown:
+                console.rule()
+            console.print(letter_text(letter))
+        shown += 1
+    if not shown:
+        meant = [*([args.id] if args.id else []), *(f"--where={text}" for text in args.where)]
+        raise UsageError(f"no dead letter matches {' '.join(meant)}; dlq stats tells what there is")
+    more = sum(1 for _ in letters)
+    if more and not args.json:
+        Console(stderr=True).print(f"{more:,} more match; --limit shows more of them")
+    return 0
+
+
+def _run_replay(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    from beam_pipeline.ops.letter_filter import parse_conditions
+    from beam_pipeline.ops.replay import plan_only, replay
+    from beam_pipeline.ops.replay_plan import ReplayChoice
+    from beam_pipeline.producer.stop import StopRequest
+
+    condition = parse_conditions(args.where, datetime.now(timezone.utc))
+    choice = ReplayChoice(condition, args.to, args.max_attempts)
+    if args.dry_run:
+        Console().print(Text(_plan_text(plan_only(args.dead_letter_dir, choice), choice)))
+        return 0
+    connection = flags.kafka_connection(args)
+    with StopRequest() as stop:
+        outcome = replay(connection, args.dead_letter_dir, choice, args.events_per_second, stop)
+    Console().print(Text(_outcome_text(outcome, choice)))
+    return 0 if not outcome.refused and not outcome.stopped else 1
+
+
+def _plan_text(plan: ReplayPlan, choice: ReplayChoice) -> str:
+    """What a dry run tells."""
+    lines = [f"{count:,} letters would go to {topic}" for topic, count in plan.to_send.items()]
+    lines += [f"  {count:,} of {code}" for code, count in plan.codes.most_common()]
+    return "\n".join([*(lines or ["no letter would be sent"]), *_left_out(plan, choice)])
+
+
+def _outcome_text(outcome: ReplayOutcome, choice: ReplayChoice) -> str:
+    """What a replay tells at its end."""
+    lines = [f"{outcome.sent:,} of {outcome.plan.to_send.total():,} letters sent"]
+    lines += [f"  refused {dlq_id}: {reason}" for dlq_id, reason in outcome.refused.items()]
+    if outcome.stopped:
+        lines.append("stopped before the end; run it again to go on from there")
+    return "\n".join([*lines, *_left_out(outcome.plan, choice)])
+
+
+def _left_out(plan: ReplayPlan, choice: ReplayChoice) -> Iterator[str]:
+    if plan.already_sent:
+        yield f"{plan.already_sent:,} left out: an earlier replay sent them"
+    if plan.worn_out:
+        yield (
+            f"{plan.worn_out:,} left out: their records were tried "
+            f"--max_attempts={choice.max_attempts} times"
+        )

@@ -1,0 +1,89 @@
+"""The language of `--where`: which dead letters are meant.
+
+A condition is `NAME=VALUE`, or `NAME=VALUE,VALUE…` where any of the values will do; several
+conditions must all hold.
+
+- `code`, `keyword`, `stage`, `topic`, `partition`, `id`: what the letter says. `keyword` is a JSON
+  Schema keyword among its violations.
+- `field`: where in the event a violation is, as a JSON pointer, such as `/customer/email`. `*`
+  stands for any text: `/items/*/price`.
+- `since`, `until`: when it failed; `until` itself is not included. A date (`2026-11-23`), a time
+  (`2026-11-23T20:28:30Z`; UTC unless it says otherwise), or how long ago (`90s`, `30m`, `2h`,
+  `7d`).
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+from fnmatch import fnmatchcase
+
+from beam_pipeline.errors import UsageError
+from beam_pipeline.ops.letters import Letter
+
+Condition = Callable[[Letter], bool]
+
+_AGO = re.compile(r"([0-9]{1,9})([smhd])")
+_AGO_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+_TEXTS: dict[str, Callable[[Letter], Iterable[str]]] = {
+    "code": lambda letter: [letter.code],
+    "keyword": lambda letter: [keyword for keyword, _ in letter.violations],
+    "field": lambda letter: [path for _, path in letter.violations],
+    "stage": lambda letter: [letter.stage],
+    "topic": lambda letter: [letter.topic],
+    "partition": lambda letter: [str(letter.partition)],
+    "id": lambda letter: [letter.dlq_id],
+}
+NAMES = (*_TEXTS, "since", "until")
+
+
+def parse_conditions(texts: Sequence[str], now: datetime) -> Condition:
+    """Reads the values of all `--where` flags; a letter must fulfil each of them.
+
+    Args:
+        texts: such as `["code=TOO_OLD,IN_THE_FUTURE", "since=2h"]`; none means every letter.
+        now: what `2h` is measured from; aware.
+
+    Raises:
+        UsageError: one can't be read.
+    """
+    conditions = [_parse(text, now) for text in texts]
+    return lambda letter: all(condition(letter) for condition in conditions)
+
+
+def _parse(text: str, now: datetime) -> Condition:
+    name, equals, value = text.partition("=")
+    if not equals or name not in NAMES or not value:
+        raise UsageError(f"--where={text}: give NAME=VALUE, with a name of {', '.join(NAMES)}")
+    if name == "since":
+        since = _moment(text, value, now)
+        return lambda letter: letter.failed_at >= since
+    if name == "until":
+        until = _moment(text, value, now)
+        return lambda letter: letter.failed_at < until
+    texts_of, matches = _TEXTS[name], _field_matches if name == "field" else operator.eq
+    values = value.split(",")
+    return lambda letter: any(
+        matches(found, value) for found in texts_of(letter) for value in values
+    )
+
+
+def _field_matches(pointer: str, pattern: str) -> bool:
+    # Brackets are sets of characters to fnmatch, and ordinary in the names of fields.
+    return fnmatchcase(pointer, pattern.replace("[", "[[]"))
+
+
+def _moment(text: str, value: str, now: datetime) -> datetime:
+    try:
+        if ago := _AGO.fullmatch(value):
+            return now - timedelta(**{_AGO_UNITS[ago[2]]: int(ago[1])})
+        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except (ValueError, OverflowError) as error:
+        raise UsageError(
+            f"--where={text}: give a date (2026-11-23), a time (2026-11-23T20:28:30Z), "
+            "or how long ago (30m, 2h, 7d)"
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

@@ -1,0 +1,101 @@
+"""How many dead letters there are, by code, keyword, field and hour."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import orjson
+from rich.bar import Bar
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from beam_pipeline.ops.letters import Letter
+from beam_pipeline.ops.terminal import printable
+
+_ARRAY_INDEX = re.compile(r"(?<=/)[0-9]+(?=/|$)")
+_ROWS_SHOWN = 15
+_HOURS_SHOWN = 48
+_NAME_WIDTH = 48
+
+
+@dataclass(slots=True)
+class LetterStats:
+    """Counts of letters. A letter with several violations counts once for each keyword and field.
+
+    `by_field` has `*` for an index into an array; `by_hour` is the UTC hour of the failure, such as
+    `2026-11-23T20`; `by_attempt` has letters of records that were replayed at 2 and above.
+    """
+
+    letters: int = 0
+    by_code: Counter[str] = field(default_factory=Counter)
+    by_keyword: Counter[str] = field(default_factory=Counter)
+    by_field: Counter[str] = field(default_factory=Counter)
+    by_hour: Counter[str] = field(default_factory=Counter)
+    by_attempt: Counter[int] = field(default_factory=Counter)
+
+
+def count_letters(letters: Iterable[Letter]) -> LetterStats:
+    """Counts the letters."""
+    stats = LetterStats()
+    for letter in letters:
+        stats.letters += 1
+        stats.by_code[letter.code] += 1
+        stats.by_keyword.update({keyword for keyword, _ in letter.violations})
+        stats.by_field.update({_ARRAY_INDEX.sub("*", path) for _, path in letter.violations})
+        stats.by_hour[f"{letter.failed_at:%Y-%m-%dT%H}"] += 1
+        stats.by_attempt[letter.attempt] += 1
+    return stats
+
+
+def stats_text(stats: LetterStats) -> RenderableType:
+    """Bar charts for the terminal."""
+    if not stats.letters:
+        return Text("No dead letters.")
+    hours = Counter(dict(sorted(stats.by_hour.items())[-_HOURS_SHOWN:]))
+    return Group(
+        Text(f"{stats.letters:,} dead letters", "bold"),
+        _chart("code", stats.by_code.most_common(), stats.letters),
+        _chart("keyword", stats.by_keyword.most_common(), stats.letters),
+        _chart("field", stats.by_field.most_common(), stats.letters),
+        _chart("hour (UTC)", sorted(hours.items()), max(hours.values()), rows_shown=_HOURS_SHOWN),
+        _chart("attempt", sorted(stats.by_attempt.items()), stats.letters),
+    )
+
+
+def stats_json(stats: LetterStats) -> str:
+    """The counts as one JSON object and a line's end, the largest first, hours and attempts in
+    order."""
+    document = {
+        "letters": stats.letters,
+        "by_code": dict(stats.by_code.most_common()),
+        "by_keyword": dict(stats.by_keyword.most_common()),
+        "by_field": dict(stats.by_field.most_common()),
+        "by_hour": dict(sorted(stats.by_hour.items())),
+        "by_attempt": {str(number): count for number, count in sorted(stats.by_attempt.items())},
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def _chart(
+    title: str,
+    counts: list[tuple[str, int]] | list[tuple[int, int]],
+    full_bar: int,
+    rows_shown: int = _ROWS_SHOWN,
+) -> RenderableType:
+    if not counts:
+        return Text(f"\nby {title}: none")
+    table = Table(title=f"\nby {title}", title_justify="left", title_style="", box=None)
+    table.add_column(min_width=16, no_wrap=True)
+    table.add_column(justify="right")
+    table.add_column()
+    for name, count in counts[:rows_shown]:
+        shown = printable(str(name), _NAME_WIDTH) or "(the whole event)"
+        table.add_row(shown, f"{count:,}", Bar(full_bar, 0, count, width=40))
+    if len(counts) > rows_shown:
+        left_out = sum(count for _, count in counts[rows_shown:])
+        table.add_row(f"and {len(counts) - rows_shown:,} more", f"{left_out:,}", "")
+    return table

@@ -1,0 +1,113 @@
+"""Dead letters as the pipeline's files hold them: the reading side of the contract.
+
+The contract is `schema/dead_letter.schema.json`. The files are read, not the dead-letter topic:
+they have each letter exactly once, the topic at least once.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.file_names import JSON_LINES_SUFFIX
+from beam_pipeline.ops.output_tree import BrokenLine, json_lines, visible_files
+
+Header = tuple[str, "bytes | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter.
+
+    Attributes:
+        violations: (keyword, JSON pointer into the event) of each broken rule of the schema.
+        failed_at: aware, UTC.
+        attempt: 1 for a record's first failure, one more for each replay.
+        document: the whole line, as parsed.
+    """
+
+    dlq_id: str
+    code: str
+    stage: str
+    violations: tuple[tuple[str, str], ...]
+    failed_at: datetime
+    topic: str
+    partition: int
+    offset: int
+    attempt: int
+    document: dict[str, Any] = field(repr=False)
+
+    @property
+    def key(self) -> bytes | None:
+        """The record's key, byte for byte."""
+        return _bytes(self.document["key_b64"])
+
+    @property
+    def value(self) -> bytes | None:
+        """The record's value, byte for byte; None for a tombstone."""
+        return _bytes(self.document["value_b64"])
+
+    @property
+    def headers(self) -> list[Header]:
+        """The record's headers, in order; a name may occur more than once."""
+        return [(header["key"], _bytes(header["value_b64"])) for header in self.document["headers"]]
+
+    @staticmethod
+    def from_document(document: dict[str, Any]) -> Letter:
+        """Reads a parsed line.
+
+        Raises:
+            KeyError, TypeError, ValueError: it does not keep the contract.
+        """
+        error, source = document["error"], document["source"]
+        return Letter(
+            dlq_id=document["dlq_id"],
+            code=error["code"],
+            stage=document["stage"],
+            violations=tuple(
+                (violation["keyword"], violation["instance_path"])
+                for violation in error["violations"]
+            ),
+            # datetime.fromisoformat takes the suffix Z only from Python 3.11 on.
+            failed_at=datetime.fromisoformat(document["failed_at"].replace("Z", "+00:00")),
+            topic=source["topic"],
+            partition=source["partition"],
+            offset=source["offset"],
+            attempt=document["attempt"],
+            document=document,
+        )
+
+
+def letter_files(dead_letter_dir: Path) -> list[Path]:
+    """The files of dead letters, in the order of their windows.
+
+    Raises:
+        UsageError: the directory is not there.
+    """
+    return visible_files(dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
+
+
+def read_letters(paths: Iterable[Path]) -> Iterator[Letter]:
+    """Reads the letters of some files, one at a time.
+
+    Raises:
+        EnvironmentFailure: a file can't be read, or a line does not keep the contract.
+    """
+    for path in paths:
+        try:
+            for document in json_lines(path):
+                yield Letter.from_document(document)
+        except (BrokenLine, OSError, KeyError, TypeError, ValueError) as error:
+            raise EnvironmentFailure(
+                f"dead letters {path}: {type(error).__name__}: {error}; "
+                "move the file away to go on without it"
+            ) from error
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text, validate=True)

@@ -1,0 +1,77 @@
+"""`beam-pipeline reconcile`: its flags and its run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from beam_pipeline.ops import flags
+
+_DESCRIPTION = """\
+Compares the offsets in the topics with those in the files: each record must be in exactly one
+place, a Parquet row or a dead letter. What the files hold is counted from their rows and lines,
+and each Parquet footer is held to its rows.
+
+Before an offset is called missing, the log is read there: offsets without a record (compacted
+topics, transaction markers) are no loss. Records of a window that is still open are in no file
+yet: reconcile when the pipeline has caught up, or has ended.
+"""
+_EPILOG = """\
+exit codes:
+  0  each record is in exactly one place
+  1  something is missing, doubled, or can't be read
+  2  a flag is wrong
+
+example:
+  beam-pipeline reconcile --kafka_bootstrap_servers=localhost:9092 --input_topics=orders
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags and its help."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    flags.add_kafka_flags(parser)
+    parser.add_argument(
+        "--input_topics",
+        type=flags.names,
+        required=True,
+        metavar="TOPIC[,…]",
+        help="the topics that the pipeline reads",
+    )
+    flags.add_output_dir_flag(parser)
+    flags.add_dead_letter_dir_flag(parser)
+    parser.add_argument(
+        "--isolation_level",
+        choices=["read_uncommitted", "read_committed"],
+        help="which records count: all, or those of committed transactions; as the pipeline reads "
+        "(default: isolation.level in --kafka_config, or else read_uncommitted)",
+    )
+    flags.add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command, prints the report, and returns the exit code.
+
+    Raises:
+        UsageError, EnvironmentFailure: see `reconcile`.
+    """
+    # Imported here: the command line knows every command's flags, and runs one.
+    from rich.console import Console
+
+    from beam_pipeline.ops.reconcile import reconcile
+    from beam_pipeline.ops.reconcile_report import report_json, report_text
+
+    report = reconcile(
+        flags.kafka_connection(args),
+        args.input_topics,
+        args.output_dir,
+        args.dead_letter_dir,
+        args.isolation_level,
+    )
+    if args.json:
+        sys.stdout.write(report_json(report))
+    else:
+        Console().print(report_text(report))
+    return 0 if report.is_clean else 1

@@ -1,0 +1,101 @@
+"""What runs a job: a runner and the expansion service it needs, as processes of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from beam_pipeline import resources
+from beam_pipeline.runtime.expansion import start_expansion_service
+from beam_pipeline.runtime.java import fetch_jars, find_java
+from beam_pipeline.runtime.prism import find_prism, start_prism
+from beam_pipeline.runtime.processes import ManagedProcess
+from beam_pipeline.runtime.progress import SetupProgress
+
+LogFile = Callable[[str], Path]
+"""The path of the log file for a process of that name."""
+
+
+class Engine(Protocol):
+    """A runner that can be started, watched, and started again after it died."""
+
+    name: str
+    restores_checkpoints: bool
+
+    def start(self) -> None:
+        """Starts its processes; returns before they are ready."""
+
+    def job_flags(self) -> list[str]:
+        """The flags that make a job run here."""
+
+    def dead_process(self) -> ManagedProcess | None:
+        """One of its processes that has ended, if one has."""
+
+    def stop(self) -> None:
+        """Ends its processes."""
+
+
+@dataclass(frozen=True)
+class LocalTools:
+    """The programs that everything local is made of; fetched on the first start."""
+
+    java: Path
+    expansion_jars: list[Path]
+    prism: Path
+
+
+def find_local_tools() -> LocalTools:
+    """Finds or fetches the programs, with progress.
+
+    Raises:
+      EnvironmentFailure: one can't be had.
+    """
+    with SetupProgress() as progress:
+        return LocalTools(
+            java=find_java(progress),
+            expansion_jars=fetch_jars(resources.java_lock_path("expansion"), progress),
+            prism=find_prism(progress),
+        )
+
+
+class PrismEngine:
+    """Prism with Beam's Java expansion service; the Python worker runs in the job's process."""
+
+    name = "Prism"
+    restores_checkpoints = False
+
+    def __init__(self, tools: LocalTools, log_file: LogFile) -> None:
+        self._tools = tools
+        self._log_file = log_file
+        self._processes: list[ManagedProcess] = []
+        self._flags: list[str] = []
+
+    def start(self) -> None:
+        tools = self._tools
+        expansion = start_expansion_service(
+            tools.java, tools.expansion_jars, self._log_file("expansion")
+        )
+        self._processes.append(expansion.process)
+        prism = start_prism(tools.prism, self._log_file("prism"))
+        self._processes.append(prism.process)
+        self._flags = [
+            "--runner=PortableRunner",
+            f"--job_endpoint={prism.endpoint}",
+            "--environment_type=LOOPBACK",
+            f"--expansion_service={expansion.endpoint}",
+        ]
+
+    def job_flags(self) -> list[str]:
+        return self._flags
+
+    def dead_process(self) -> ManagedProcess | None:
+        return next((process for process in self._processes if not process.alive), None)
+
+    def stop(self) -> None:
+        with ExitStack() as stack:
+            for process in self._processes:
+                stack.callback(process.terminate, 1.0)
+        self._processes.clear()

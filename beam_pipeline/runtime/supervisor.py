@@ -1,0 +1,236 @@
+"""Runs the job until its goal or a signal; starts it again, from its files, when something died."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.io.kafka_admin import alter_group_offsets, watermarks
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.io.ledger import Ledger, load_ledger
+from beam_pipeline.io.part_files import sweep_dead_epochs, sweep_parts
+from beam_pipeline.offsets import TopicPartition
+from beam_pipeline.runtime.engine import Engine, LogFile
+from beam_pipeline.runtime.lease import Lease
+from beam_pipeline.runtime.processes import ManagedProcess
+
+POLL_SECONDS = 0.2
+SWEEP_SECONDS = 30.0
+STABLE_SECONDS = 600.0
+MAX_BACKOFF_SECONDS = 30.0
+JOB_GRACE_SECONDS = 5.0
+USAGE_EXIT_CODE = 2
+
+Ends = Mapping[TopicPartition, int]
+"""Per partition an offset, exclusive: everything before it."""
+
+
+@dataclass
+class RunStatus:
+    """What a run has done so far, for whoever watches it; counts are over all its epochs."""
+
+    state: str = "starting"
+    epoch: str = ""
+    counters: Counter[str] = field(default_factory=Counter)
+    files: int = 0
+    restarts: int = 0
+    remaining: int | None = None
+    last_failure: str | None = None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What to run, and where its files are."""
+
+    connection: KafkaConnection
+    topics: Sequence[str]
+    consumer_group: str
+    output_dir: Path
+    dead_letter_dir: Path
+    job_flags: Sequence[str]
+    part_retention_seconds: int
+    max_restarts: int
+
+
+class Supervisor:
+    """One run: epochs one after another, each resuming where the files of those before it end."""
+
+    def __init__(
+        self, plan: RunPlan, engine: Engine, log_file: LogFile, leases: Sequence[Lease]
+    ) -> None:
+        self.status = RunStatus()
+        self._plan = plan
+        self._engine = engine
+        self._log_file = log_file
+        self._leases = leases
+        self._counted: Counter[str] = Counter()
+        self._ledger = Ledger(plan.output_dir, plan.dead_letter_dir)
+        self._starts: dict[TopicPartition, int] = {}
+        self._goal: Ends | None = None
+
+    def set_goal(self, ends: Ends) -> None:
+        """The run ends once every record before these offsets is in a file."""
+        self._goal = ends
+
+    def run(self, stop: Event, on_tick: Callable[[RunStatus], None]) -> bool:
+        """Runs until the goal is reached (True) or `stop` is set (False).
+
+        Raises:
+          EnvironmentFailure: it died more often than `max_restarts` allows.
+          UsageError: the job refuses its flags.
+        """
+        restarts_in_a_row = 0
+        while True:
+            started = time.monotonic()
+            failure = self._run_epoch(stop, on_tick)
+            if failure is None:
+                self.status.state = "ended"
+                return not stop.is_set()
+            if time.monotonic() - started > STABLE_SECONDS:
+                restarts_in_a_row = 0
+            restarts_in_a_row += 1
+            self.status.last_failure = failure
+            if restarts_in_a_row > self._plan.max_restarts:
+                raise EnvironmentFailure(
+                    f"{failure}; gave up after {self._plan.max_restarts} restarts "
+                    "(--max_restarts). Nothing is lost: the next start resumes from the files"
+                )
+            self.status.restarts += 1
+            self.status.state = "restarting"
+            backoff_seconds = min(2.0 ** (restarts_in_a_row - 1), MAX_BACKOFF_SECONDS)
+            deadline = time.monotonic() + backoff_seconds
+            while time.monotonic() < deadline and not stop.wait(POLL_SECONDS):
+                self._beat()
+                on_tick(self.status)
+            if stop.is_set():
+                return False
+
+    def _run_epoch(self, stop: Event, on_tick: Callable[[RunStatus], None]) -> str | None:
+        """One epoch; None at its goal or a stop, else what died."""
+        self.status.state = "starting"
+        scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
+        job: ManagedProcess | None = None
+        try:
+            self._engine.start()
+            self.status.epoch = new_epoch()
+            for root in (self._plan.output_dir, self._plan.dead_letter_dir):
+                sweep_dead_epochs(root, self.status.epoch)
+            covered_file = self._resume(scratch)
+            status_file = scratch / "status.json"
+            job = ManagedProcess(
+                "pipeline",
+                [
+                    sys.executable,
+                    *("-m", "beam_pipeline.job"),
+                    *self._plan.job_flags,
+                    *self._engine.job_flags(),
+                    f"--epoch={self.status.epoch}",
+                    f"--covered_offsets={covered_file}",
+                    f"--status_file={status_file}",
+                ],
+                self._log_file("pipeline"),
+            )
+            return self._watch(job, status_file, stop, on_tick)
+        finally:
+            if job is not None:
+                job.terminate(JOB_GRACE_SECONDS)
+            self._engine.stop()
+            self._counted = Counter(self.status.counters)
+            shutil.rmtree(scratch, ignore_errors=True)
+            for root in (self._plan.output_dir, self._plan.dead_letter_dir):
+                sweep_dead_epochs(root, "")
+
+    def _resume(self, scratch: Path) -> Path:
+        """Sets the group's offsets to what the files do not cover; the file of what lies beyond."""
+        plan = self._plan
+        self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir)
+        self._ledger.save()
+        self._starts = {
+            (topic, partition): self._ledger.covered.prefix_end(topic, partition, low)
+            for topic in plan.topics
+            for partition, (low, _) in watermarks(plan.connection, topic).items()
+        }
+        alter_group_offsets(plan.connection, plan.consumer_group, self._starts)
+        path = scratch / "covered.json"
+        path.write_text(json.dumps(self._ledger.covered.beyond(self._starts).to_json()))
+        return path
+
+    def _watch(
+        self,
+        job: ManagedProcess,
+        status_file: Path,
+        stop: Event,
+        on_tick: Callable[[RunStatus], None],
+    ) -> str | None:
+        files_before = len(self._ledger.files) - self.status.files
+        next_sweep = time.monotonic() + SWEEP_SECONDS
+        while not stop.wait(POLL_SECONDS):
+            self._beat()
+            self._read_counters(status_file)
+            self._ledger.refresh()
+            self.status.files = len(self._ledger.files) - files_before
+            if self._goal is not None:
+                self.status.remaining = self._remaining(self._goal)
+                if self.status.remaining == 0:
+                    return None
+            dead = self._engine.dead_process() or (None if job.alive else job)
+            if dead is not None:
+                return self._failure(dead)
+            if time.monotonic() > next_sweep:
+                next_sweep = time.monotonic() + SWEEP_SECONDS
+                self._sweep()
+            on_tick(self.status)
+        return None
+
+    def _failure(self, dead: ManagedProcess) -> str:
+        if dead.name == "pipeline" and dead.returncode == USAGE_EXIT_CODE:
+            raise UsageError(dead.tail(1)[-1])
+        return str(dead.failure(f"ended with exit code {dead.returncode}"))
+
+    def _remaining(self, goal: Ends) -> int:
+        covered = self._ledger.covered
+        return sum(
+            covered.missing(topic, partition, self._starts.get((topic, partition), 0), end)
+            for (topic, partition), end in goal.items()
+        )
+
+    def _read_counters(self, status_file: Path) -> None:
+        try:
+            found = json.loads(status_file.read_bytes())
+        except FileNotFoundError:
+            return
+        self.status.state = "running"
+        self.status.counters = self._counted + Counter(found["counters"])
+
+    def _sweep(self) -> None:
+        retention = self._plan.part_retention_seconds if self._engine.restores_checkpoints else 0
+        for root in (self._plan.output_dir, self._plan.dead_letter_dir):
+            sweep_parts(root, self.status.epoch, retention)
+
+    def _beat(self) -> None:
+        for lease in self._leases:
+            lease.beat()
+
+
+def new_epoch() -> str:
+    """An identity for a submission that sorts by time: `20261124T133350Zx3f9a`."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}x{secrets.token_hex(2)}"
+
+
+def ends_of(connection: KafkaConnection, topics: Sequence[str]) -> dict[TopicPartition, int]:
+    """Where the topics end now."""
+    return {
+        (topic, partition): high
+        for topic in topics
+        for partition, (_, high) in watermarks(connection, topic).items()
+    }

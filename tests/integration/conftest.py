@@ -1,0 +1,63 @@
+"""A real Kafka broker for the tests: one for the whole run, and a topic of its own for each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.resources import java_lock_path
+from beam_pipeline.runtime.broker import EmbeddedBroker
+from beam_pipeline.runtime.java import fetch_jars, find_java
+from beam_pipeline.runtime.progress import SetupProgress
+
+
+@pytest.fixture(scope="session")
+def java() -> Path:
+    """The `java` program."""
+    with SetupProgress() as progress:
+        return find_java(progress)
+
+
+@pytest.fixture(scope="session")
+def kafka_jars() -> list[Path]:
+    """The broker's class path."""
+    with SetupProgress() as progress:
+        return fetch_jars(java_lock_path("kafka"), progress)
+
+
+@pytest.fixture(scope="session")
+def broker(
+    java: Path, kafka_jars: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedBroker]:
+    """A broker that runs until the last test."""
+    directory = tmp_path_factory.mktemp("broker")
+    with EmbeddedBroker(
+        directory / "kafka", java=java, jars=kafka_jars, log_file=directory / "broker.log"
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def kafka(broker: EmbeddedBroker) -> KafkaConnection:
+    """How a client reaches the broker."""
+    return broker.connection
+
+
+@pytest.fixture
+def fresh_topic(kafka: KafkaConnection) -> Callable[..., str]:
+    """Makes a topic that no other test uses, stamped with the log's append time."""
+
+    def make(partitions: int = 1, **config: str) -> str:
+        """`config` holds topic settings, with `_` for `.`; returns the topic's name."""
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        spec = TopicSpec(name, partitions, {"message.timestamp.type": "LogAppendTime", **settings})
+        create_topics(kafka, [spec])
+        return name
+
+    return make
