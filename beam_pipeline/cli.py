@@ -9,7 +9,8 @@ from types import ModuleType
 
 from beam_pipeline.commands import broker, demo, run
 from beam_pipeline.errors import PipelineError
-from beam_pipeline.ops import reconcile
+from beam_pipeline.ops import dlq_command as dlq
+from beam_pipeline.ops import reconcile_command as reconcile
 from beam_pipeline.producer import cli as produce
 
 _DESCRIPTION = "Kafka to Parquet on Apache Beam: every record is a row or a dead letter, once."
@@ -20,6 +21,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "produce": (produce, "write synthetic events, or a file's lines, to a topic"),
     "broker": (broker, "an embedded Kafka in the foreground"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
+    "dlq": (dlq, "look into dead letters, and send them again"),
 }
 _TAKES_BEAM_FLAGS = ("run", "demo")
 

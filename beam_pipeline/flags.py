@@ -124,8 +124,7 @@ def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=int,
         help="write what an open window has this long after its first event; 0 waits for the "
-        "window's end (default: the window's length and a minute, which only events of the future "
-        "reach; 5 with --until=caught_up)",
+        "window's end (default: 0; 5 with --until=caught_up)",
     )
 
     sink = parser.add_argument_group("sink")

@@ -71,7 +71,6 @@ class IngestConfig:
         if flags.covered_offsets:
             covered = CoveredOffsets.from_json(json.loads(Path(flags.covered_offsets).read_text()))
         connection = connection_of(flags)
-        early = flags.early_pane_seconds
         return IngestConfig(
             input_topics=topics,
             consumer_group=flags.consumer_group,
@@ -87,7 +86,7 @@ class IngestConfig:
                 window_seconds=flags.window_seconds,
                 watermark_delay_seconds=flags.watermark_delay_seconds,
                 late_pane_seconds=flags.late_pane_seconds,
-                early_pane_seconds=flags.window_seconds + 60 if early is None else early,
+                early_pane_seconds=flags.early_pane_seconds or 0,
             ),
             output_dir=os.path.abspath(flags.output_dir),
             dead_letter_dir=os.path.abspath(flags.dead_letter_dir),

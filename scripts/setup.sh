@@ -19,10 +19,17 @@ setup_venv() {
 
   local python
   python=$(_find_python) || exit 1
+  trap '_setup_interrupted' INT TERM
   _take_lock "$python"
   # Another start may have done it while this one waited.
   _is_complete "$lock_name" || _install "$lock_name" "$python"
   exec 9>&-
+  trap - INT TERM
+}
+
+_setup_interrupted() {
+  printf '\n%s: set-up was interrupted; the next start begins it anew\n' "${0##*/}" >&2
+  exit 130
 }
 
 _setup_fail() {

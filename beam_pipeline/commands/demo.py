@@ -23,7 +23,8 @@ from beam_pipeline.flags import add_pipeline_flags
 from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
-from beam_pipeline.ops.summary import render, summarise
+from beam_pipeline.ops.summary import summarise
+from beam_pipeline.ops.summary_text import render
 from beam_pipeline.runtime.broker import EmbeddedBroker
 from beam_pipeline.runtime.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.java import fetch_jars
@@ -237,7 +238,7 @@ def _prove(
     output_dir, dead_letter_dir = Path(args.output_dir), Path(args.dead_letter_dir)
     report = reconcile(connection, [topic], output_dir, dead_letter_dir)
     summary = summarise(output_dir, dead_letter_dir, topic)
-    console.print(render(summary, report))
+    console.print(render(summary, report.reconciliation))
     in_topic = report.reconciliation.records
     holds = report.is_clean and produced == in_topic == summary.rows + summary.dead_letters
     console.print(

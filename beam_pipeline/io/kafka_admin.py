@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
@@ -21,8 +21,24 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.io.kafka_connection import KafkaConnection
 
-COORDINATOR_TIMEOUT_SECONDS = 30.0
 REQUEST_TIMEOUT_SECONDS = 15.0
+SETTLING_TIMEOUT_SECONDS = 30.0
+_RETRY_SECONDS = 0.1
+_ANSWER_SECONDS = 2.0
+
+# A partition's leader is not known just after its topic was made or its broker started; a group's
+# coordinator is chosen when its first client asks, and moves with its broker.
+_SETTLING = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +64,26 @@ def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) 
     Raises:
         EnvironmentFailure: none does; the message names the flag and the reason.
     """
-    reasons: list[str] = []
-    admin = _admin(connection, on_error=lambda error: reasons.append(error.str()))
-    try:
-        admin.list_topics(timeout=timeout_seconds)
-    except KafkaException as error:
-        told = [reason for reason in reasons if "brokers are down" not in reason]
-        reason = told[-1] if told else error.args[0].str()
-        raise EnvironmentFailure(
-            f"--kafka_bootstrap_servers={connection.bootstrap_servers}: no broker answered within "
-            f"{timeout_seconds:g} s ({reason}); check the address, and --kafka_config if the "
-            "cluster asks for a login or TLS"
-        ) from None
+    errors: list[KafkaError] = []
+    admin = _admin(connection, on_error=errors.append)
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            admin.list_topics(timeout=max(0.1, min(left, _ANSWER_SECONDS)))
+            return
+        except KafkaException as error:
+            admin.poll(0)  # hands over what went wrong meanwhile
+            refused = [e for e in errors if e.code() == KafkaError._AUTHENTICATION]
+            if refused or left <= _ANSWER_SECONDS:
+                told = [e for e in errors if e.code() != KafkaError._ALL_BROKERS_DOWN]
+                reason = (refused or told or [error.args[0]])[-1].str()
+                break
+    raise EnvironmentFailure(
+        f"--kafka_bootstrap_servers={connection.bootstrap_servers}: no broker answered within "
+        f"{timeout_seconds:g} s ({reason}); check the address, and --kafka_config if the "
+        "cluster asks for a login or TLS"
+    )
 
 
 def cluster_reachable(connection: KafkaConnection, timeout_seconds: float = 10.0) -> bool:
@@ -112,9 +136,7 @@ def topic_config(connection: KafkaConnection, names: Iterable[str]) -> dict[str,
     """
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     admin = _admin(connection)
-    futures = admin.describe_configs(
-        resources, request_timeout=REQUEST_TIMEOUT_SECONDS
-    )
+    futures = admin.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_SECONDS)
     return {
         resource.name: {
             key: entry.value
@@ -179,44 +201,24 @@ def alter_group_offsets(
     partitions = [
         TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()
     ]
+    what = f"offsets of consumer group {group}"
     admin = _admin(connection)
-    deadline = time.monotonic() + COORDINATOR_TIMEOUT_SECONDS
-    while True:
-        error = _alter_offsets(admin, group, partitions)
-        if error is None:
-            return
-        # A group's coordinator is elected when its first client asks, and moves with its broker.
-        if error.args[0].code() not in _COORDINATOR_MOVES or time.monotonic() > deadline:
-            raise _failure(f"offsets of consumer group {group}", error)
-        time.sleep(0.2)
+    _retried(lambda: _alter_offsets(admin, group, partitions), what)
 
 
-_COORDINATOR_MOVES = (
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-)
-
-
-def _alter_offsets(
-    admin: AdminClient, group: str, partitions: list[TopicPartition]
-) -> KafkaException | None:
+def _alter_offsets(admin: AdminClient, group: str, partitions: list[TopicPartition]) -> None:
     futures = admin.alter_consumer_group_offsets(
         [ConsumerGroupTopicPartitions(group, partitions)],
         request_timeout=REQUEST_TIMEOUT_SECONDS,
     )
     for future in futures.values():
-        try:
-            altered = future.result().topic_partitions
-        except KafkaException as error:
-            return error
-        for partition in altered:
+        for partition in future.result().topic_partitions:
             if partition.error:
-                return KafkaException(partition.error)
-    return None
+                raise KafkaException(partition.error)
 
 
 def _admin(connection: KafkaConnection, on_error: Any = lambda error: None) -> AdminClient:
+    """A client, to be held for as long as its answers are waited for: they die with it."""
     # The log lines of librdkafka would go to the terminal; its errors come back as exceptions.
     logger = logging.getLogger("beam_pipeline.librdkafka")
     logger.disabled = True
@@ -243,13 +245,25 @@ def _describe(connection: KafkaConnection, names: Iterable[str]) -> dict[str, An
 def _offsets(
     admin: AdminClient, partitions: Sequence[TopicPartition], spec: OffsetSpec
 ) -> dict[int, int]:
-    futures = admin.list_offsets(
-        dict.fromkeys(partitions, spec), request_timeout=REQUEST_TIMEOUT_SECONDS
-    )
-    return {
-        key.partition: _result(f"offsets of {key.topic}-{key.partition}", future).offset
-        for key, future in futures.items()
-    }
+    def ask() -> dict[int, int]:
+        futures = admin.list_offsets(
+            dict.fromkeys(partitions, spec), request_timeout=REQUEST_TIMEOUT_SECONDS
+        )
+        return {key.partition: future.result().offset for key, future in futures.items()}
+
+    return _retried(ask, f"offsets of topic {partitions[0].topic}")
+
+
+def _retried(operation: Callable[[], T], what: str) -> T:
+    """The result of an operation, tried again for as long as the cluster is only settling."""
+    deadline = time.monotonic() + SETTLING_TIMEOUT_SECONDS
+    while True:
+        try:
+            return operation()
+        except KafkaException as error:
+            if error.args[0].code() not in _SETTLING or time.monotonic() > deadline:
+                raise _failure(what, error) from None
+            time.sleep(_RETRY_SECONDS)
 
 
 def _result(what: str, future: Future[Any]) -> Any:

@@ -25,8 +25,9 @@ _WHERE_HELP = """\
     code       MALFORMED_JSON, SCHEMA_VIOLATION, TOO_OLD, ...
     keyword    keyword of the JSON Schema that was broken: required, enum, pattern, ...
     field      where in the event, as a JSON pointer; * stands for any text: /items/*/price
-    since      failed at that time or later: 2026-11-23, 2026-11-23T20:28:30Z (UTC), or how long
-    until      failed before it: ago: 90s, 30m, 2h, 7d
+    since      failed at that time or later: 2026-11-23, or 2026-11-23T20:28:30Z (both UTC), or
+               how long ago: 90s, 30m, 2h, 7d
+    until      failed before that time
     stage, topic, partition, id
 """
 _DESCRIPTION = """\
@@ -123,6 +124,7 @@ def _add_command(
         help=what,
         description=f"Dead letters: {what}.",
         epilog=epilog,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flags.add_dead_letter_dir_flag(parser)
@@ -164,78 +166,86 @@ def _chosen(args: argparse.Namespace) -> Iterator[Letter]:
 
 
 def _run_stats(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from beam_pipeline.ops.letter_stats import count_letters, stats_json, stats_text
+    from beam_pipeline.ops.terminal import show
 
     stats = count_letters(_chosen(args))
     if args.json:
         sys.stdout.write(stats_json(stats))
     else:
-        Console().print(stats_text(stats))
+        show(stats_text(stats))
     return 0
 
 
 def _run_show(args: argparse.Namespace) -> int:
-    from rich.console import Console
+    from rich.rule import Rule
 
     from beam_pipeline.ops.letter_text import letter_json, letter_text
+    from beam_pipeline.ops.terminal import show
 
     if args.id is None and not args.where:
         raise UsageError("dlq show: give the letter's ID, or --where=NAME=VALUE")
     letters = (
         letter for letter in _chosen(args) if args.id is None or letter.dlq_id.startswith(args.id)
     )
-    console, shown = Console(), 0
+    shown = 0
     for letter in islice(letters, args.limit):
         if args.json:
             sys.stdout.write(letter_json(letter))
         else:
             if shown:
-                console.rule()
-            console.print(letter_text(letter))
+                show(Rule())
+            show(letter_text(letter))
         shown += 1
     if not shown:
         meant = [*([args.id] if args.id else []), *(f"--where={text}" for text in args.where)]
         raise UsageError(f"no dead letter matches {' '.join(meant)}; dlq stats tells what there is")
     more = sum(1 for _ in letters)
     if more and not args.json:
-        Console(stderr=True).print(f"{more:,} more match; --limit shows more of them")
+        print(f"{more:,} more match; --limit shows more of them", file=sys.stderr)
     return 0
 
 
 def _run_replay(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.text import Text
 
     from beam_pipeline.ops.letter_filter import parse_conditions
     from beam_pipeline.ops.replay import plan_only, replay
     from beam_pipeline.ops.replay_plan import ReplayChoice
+    from beam_pipeline.ops.terminal import show
     from beam_pipeline.producer.stop import StopRequest
 
     condition = parse_conditions(args.where, datetime.now(timezone.utc))
     choice = ReplayChoice(condition, args.to, args.max_attempts)
     if args.dry_run:
-        Console().print(Text(_plan_text(plan_only(args.dead_letter_dir, choice), choice)))
+        show(Text(_plan_text(plan_only(args.dead_letter_dir, choice), choice)))
         return 0
     connection = flags.kafka_connection(args)
     with StopRequest() as stop:
         outcome = replay(connection, args.dead_letter_dir, choice, args.events_per_second, stop)
-    Console().print(Text(_outcome_text(outcome, choice)))
+    show(Text(_outcome_text(outcome, choice)))
     return 0 if not outcome.refused and not outcome.stopped else 1
 
 
 def _plan_text(plan: ReplayPlan, choice: ReplayChoice) -> str:
     """What a dry run tells."""
-    lines = [f"{count:,} letters would go to {topic}" for topic, count in plan.to_send.items()]
-    lines += [f"  {count:,} of {code}" for code, count in plan.codes.most_common()]
+    from beam_pipeline.ops.terminal import printable
+
+    lines = [
+        f"{count:,} letters would go to {printable(topic)}" for topic, count in plan.to_send.items()
+    ]
+    lines += [f"  {count:,} of {printable(code)}" for code, count in plan.codes.most_common()]
     return "\n".join([*(lines or ["no letter would be sent"]), *_left_out(plan, choice)])
 
 
 def _outcome_text(outcome: ReplayOutcome, choice: ReplayChoice) -> str:
     """What a replay tells at its end."""
+    from beam_pipeline.ops.terminal import printable
+
     lines = [f"{outcome.sent:,} of {outcome.plan.to_send.total():,} letters sent"]
-    lines += [f"  refused {dlq_id}: {reason}" for dlq_id, reason in outcome.refused.items()]
+    lines += [
+        f"  refused {printable(dlq_id)}: {reason}" for dlq_id, reason in outcome.refused.items()
+    ]
     if outcome.stopped:
         lines.append("stopped before the end; run it again to go on from there")
     return "\n".join([*lines, *_left_out(outcome.plan, choice)])

@@ -59,7 +59,7 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
-def names(text: str) -> list[str]:
+def topic_names(text: str) -> list[str]:
     """Splits `a,b` into its names; an argparse type.
 
     Raises:

@@ -94,7 +94,7 @@ def _chart(
     table.add_column()
     for name, count in counts[:rows_shown]:
         shown = printable(str(name), _NAME_WIDTH) or "(the whole event)"
-        table.add_row(shown, f"{count:,}", Bar(full_bar, 0, count, width=40))
+        table.add_row(Text(shown), f"{count:,}", Bar(full_bar, 0, count, width=40))
     if len(counts) > rows_shown:
         left_out = sum(count for _, count in counts[rows_shown:])
         table.add_row(f"and {len(counts) - rows_shown:,} more", f"{left_out:,}", "")

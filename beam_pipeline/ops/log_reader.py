@@ -20,8 +20,9 @@ _MESSAGES_AT_A_TIME = 5_000
 # librdkafka waits this long for so many messages to come together, even where there are fewer.
 _POLL_SECONDS = 0.1
 _SILENCE_SECONDS = 60.0
-# librdkafka goes on trying after these by itself.
-_PASSING_ERRORS = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+# librdkafka goes on trying after all other errors by itself: a broker that is away, a topic so new
+# that not every broker knows it.
+_FINAL_ERRORS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNSUPPORTED_VERSION)
 
 
 class LogReader:
@@ -34,6 +35,7 @@ class LogReader:
         self, connection: KafkaConnection, isolation_level: str = READ_UNCOMMITTED
     ) -> None:
         """`isolation_level` is `read_uncommitted` or `read_committed`."""
+        self._last_error = "is the broker up?"
         self._consumer = Consumer(
             {
                 **connection.for_librdkafka(),
@@ -44,6 +46,8 @@ class LogReader:
                 "enable.partition.eof": True,
                 "isolation.level": isolation_level,
                 "queued.max.messages.kbytes": 16_384,
+                # The topic's own limit decides how large a record can be.
+                "receive.message.max.bytes": 1_000_000_000,
                 "log_level": 0,
             }
         )
@@ -71,7 +75,7 @@ class LogReader:
             if at_end:
                 return
         raise EnvironmentFailure(
-            f"Kafka: no record of {partition} came for {_SILENCE_SECONDS:g} s; is the broker up?"
+            f"Kafka: no record of {partition} came for {_SILENCE_SECONDS:g} s: {self._last_error}"
         )
 
     def _poll(self, partition: TopicPartition) -> tuple[list[Message], bool]:
@@ -83,8 +87,10 @@ class LogReader:
                 found.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 at_end = True
-            elif error.code() not in _PASSING_ERRORS:
+            elif error.code() in _FINAL_ERRORS:
                 raise EnvironmentFailure(f"Kafka: reading {partition}: {error.str()}")
+            else:
+                self._last_error = error.str()
         return found, at_end
 
     def __enter__(self) -> LogReader:

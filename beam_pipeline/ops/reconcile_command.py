@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_kafka_flags(parser)
     parser.add_argument(
         "--input_topics",
-        type=flags.names,
+        type=flags.topic_names,
         required=True,
         metavar="TOPIC[,…]",
         help="the topics that the pipeline reads",
@@ -58,10 +58,9 @@ def run(args: argparse.Namespace) -> int:
         UsageError, EnvironmentFailure: see `reconcile`.
     """
     # Imported here: the command line knows every command's flags, and runs one.
-    from rich.console import Console
-
     from beam_pipeline.ops.reconcile import reconcile
     from beam_pipeline.ops.reconcile_report import report_json, report_text
+    from beam_pipeline.ops.terminal import show
 
     report = reconcile(
         flags.kafka_connection(args),
@@ -73,5 +72,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(report_json(report))
     else:
-        Console().print(report_text(report))
+        show(report_text(report))
     return 0 if report.is_clean else 1

@@ -51,7 +51,7 @@ def report_text(report: ReconcileReport) -> RenderableType:
 def reconciliation_table(reconciliation: Reconciliation) -> Table:
     """One line a partition; numbers that should be zero are red where they are not."""
     table = Table(show_footer=len(reconciliation.partitions) > 1)
-    table.add_column("partition", footer="total")
+    table.add_column("partition", footer="total", overflow="fold")
     for name, total in {
         "log": None,
         "records": reconciliation.records,
@@ -64,7 +64,7 @@ def reconciliation_table(reconciliation: Reconciliation) -> Table:
         table.add_column(name, footer=footer, justify="right")
     for one in reconciliation.partitions:
         table.add_row(
-            printable(str(one.partition)),
+            Text(printable(str(one.partition))),
             f"{one.low:,} - {one.high - 1:,}" if one.high > one.low else "empty",
             f"{one.records:,}",
             f"{one.parquet_rows:,}",
@@ -132,7 +132,7 @@ def _verdict(report: ReconcileReport) -> Text:
         "missing": found.missing,
         "doubled": found.doubled,
         "beyond the log's end": found.beyond_end,
-        "files with a problem": len(report.problems),
+        "file problems": len(report.problems),
     }
     told = ", ".join(f"{count:,} {name}" for name, count in wrong.items() if count)
     return Text(f"NOT clean: {told}; {found.records:,} records, {files}.", "bold red")

@@ -104,9 +104,24 @@ def replay(
             for letter in sender.paced(chosen, Schedule(events_per_second, None, None)):
                 sender.send(letter, choice.topic_of(letter))
                 progress(1)
+            _resend_alone(sender, paths, choice)
         for journal in journals.values():
             journal.end(_now())
         return ReplayOutcome(plan, sender.acknowledged, sender.refused, stop.requested)
+
+
+def _resend_alone(sender: ReplaySender, paths: list[Path], choice: ReplayChoice) -> None:
+    """Sends refused letters once more, one at a time: a broker refuses a whole batch of records for
+    one that is too large."""
+    sender.drain()
+    refused = set(sender.refused)
+    sender.refused.clear()
+    if not refused:
+        return
+    for letter in read_letters(paths):
+        if letter.dlq_id in refused and sender.goes_on:
+            sender.send(letter, choice.topic_of(letter))
+            sender.drain()
 
 
 def plan_only(dead_letter_dir: Path, choice: ReplayChoice) -> ReplayPlan:

@@ -80,6 +80,11 @@ class ReplaySender:
 
     def send(self, letter: Letter, topic: str) -> None:
         """Hands a letter over, byte for byte; waits while the client's queue is full."""
+        headers = replay_headers(letter)
+        if any("\0" in name for name, _ in headers):
+            # librdkafka takes names as C strings, and would send what stands before the NUL.
+            self.refused[letter.dlq_id] = "a header's name holds NUL, which can't be sent"
+            return
         own_partition = topic == letter.topic and letter.partition < self._partitions[topic]
         timestamp_ms = replay_timestamp_ms(letter)
         self._journals[topic].state.sent.add(letter.dlq_id)
@@ -90,7 +95,7 @@ class ReplaySender:
                     letter.value,
                     letter.key,
                     partition=letter.partition if own_partition else -1,
-                    headers=list(replay_headers(letter)),
+                    headers=list(headers),
                     timestamp=timestamp_ms or 0,
                     on_delivery=self._on_delivery(letter.dlq_id, topic),
                 )
@@ -102,6 +107,11 @@ class ReplaySender:
             else:
                 break
         self._serve(0)
+
+    def drain(self) -> None:
+        """Waits until each letter that was sent is acknowledged or given up."""
+        while len(self._producer) and self.goes_on:
+            self._serve(_NAP_SECONDS)
 
     def _on_delivery(self, dlq_id: str, topic: str) -> Callable[[KafkaError | None, Message], None]:
         def told(error: KafkaError | None, message: Message) -> None:

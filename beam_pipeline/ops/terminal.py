@@ -6,7 +6,7 @@ import contextlib
 import unicodedata
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -36,6 +36,13 @@ def printable(text: str, max_length: int | None = None) -> str:
     if max_length is not None and len(escaped) > max_length:
         return escaped[: max_length - 1] + "…"
     return escaped
+
+
+def show(renderable: RenderableType) -> None:
+    """Prints to standard output; lines of text are folded on a terminal only, so that paths can be
+    found in a log."""
+    console = Console()
+    console.print(renderable, soft_wrap=not console.is_terminal)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ examples:
 
 DEFAULT_PARTITIONS = 4
 STANDARD_INPUT = "-"
+_UNSET_EVENT_FLAGS = {"invalid_ratio": 0.0, "late_ratio": 0.0, "seed": None, "schema": None}
 # org.apache.kafka.common.internals.Topic
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -187,8 +188,8 @@ def run(args: argparse.Namespace) -> int:
             if to_file:
                 to_file(status)
 
-        _ensure_topic(args, connection)
         stop = stack.enter_context(StopRequest())
+        _ensure_topic(args, connection)
         started = time.monotonic()
         status = produce(
             source,
@@ -231,10 +232,10 @@ def _check_flags(args: argparse.Namespace) -> None:
             "shares of the same whole; let them add up to 1 at most"
         )
     if args.input:
-        for flag in ("invalid_ratio", "late_ratio", "seed", "schema"):
-            if value := getattr(args, flag):
+        for flag, unset in _UNSET_EVENT_FLAGS.items():
+            if (value := getattr(args, flag)) != unset:
                 raise UsageError(
-                    f"--{flag}={value}: is for made-up events; leave out it or --input"
+                    f"--{flag}={value}: is for made-up events; leave it or --input out"
                 )
     elif args.key_field is not None:
         raise UsageError(f"--key_field={args.key_field}: is for --input; made-up events have a key")

@@ -22,6 +22,9 @@ _MIN_NAP_SECONDS = 0.001
 _REPORT_SECONDS = 0.5
 # After a signal or a failed delivery, how long the records already handed over may still take.
 _GRACE_SECONDS = 5.0
+_REMEDIES = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "; raise the topic's max.message.bytes, or leave the record out"
+}
 
 
 def produce(
@@ -137,8 +140,8 @@ class _Delivery:
         if self._failure is not None:
             self._producer.purge()
             raise EnvironmentFailure(
-                f"{status.acked} of {status.produced} records were acknowledged by {self._where}; "
-                f"the next failed: {self._failure}"
+                f"delivery to {self._where} failed: {self._failure} "
+                f"({status.acked} of {status.produced} records were acknowledged)"
             )
 
     def _serve(self, seconds: float) -> None:
@@ -156,7 +159,8 @@ class _Delivery:
 
     def _note_failure(self, error: KafkaError) -> None:
         self.status.failed += 1
-        self._failure = self._failure or error.str()
+        if self._failure is None:
+            self._failure = error.str() + _REMEDIES.get(error.code(), "")
 
 
 def _settings(connection: KafkaConnection) -> dict[str, str | int | float | bool]:

@@ -187,6 +187,9 @@ def _server_settings(data: Path, port: int, controller_port: int) -> dict[str, s
         "message.max.bytes": batch_bytes,
         "replica.fetch.max.bytes": batch_bytes,
         "group.initial.rebalance.delay.ms": "0",
+        # A killed broker is taken back only when its old session is over; nine seconds by default.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
         # Internal topics: one replica is all there is, and fifty partitions slow start and stop.
         "offsets.topic.replication.factor": "1",
         "offsets.topic.num.partitions": "4",

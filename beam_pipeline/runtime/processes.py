@@ -111,8 +111,11 @@ class ManagedProcess:
 
     def failure(self, what: str) -> EnvironmentFailure:
         """An error that says `what` happened to the process, with its last word and its log."""
-        last = next((line.strip() for line in reversed(self.tail(20)) if line.strip()), "no output")
-        return EnvironmentFailure(f"{self.name} {what}: {last[:300]} (log: {self.log_file})")
+        lines = [line.strip() for line in self.tail(100)]
+        # The frames of a Java stack trace come after what it is about.
+        told = [line for line in lines if line and not line.startswith(("at ", "... "))]
+        last = told[-1][:300] if told else "no output"
+        return EnvironmentFailure(f"{self.name} {what}: {last} (log: {self.log_file})")
 
     def tail(self, lines: int = 20) -> list[str]:
         """The last lines of the log."""

@@ -1,4 +1,4 @@
-"""A real Kafka broker for the tests: one for the whole run, and a topic of its own for each test."""
+"""A real Kafka broker for the whole run, and a topic of its own for each test."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_a_topic_made_anew_has_another_id(kafka: KafkaConnection, fresh_topic: F
     topic = fresh_topic()
     first = topic_ids(kafka, [topic])[topic]
     admin = AdminClient({**kafka.for_librdkafka()})
-    admin.delete_topics([topic])[topic].result()
+    admin.delete_topics([topic])[topic].result(20)
     deadline = time.monotonic() + 20
     while topic in topic_ids(kafka, [topic]):
         assert time.monotonic() < deadline
@@ -215,9 +215,9 @@ def test_watermarks_follow_deleted_records(kafka: KafkaConnection, fresh_topic: 
         producer.produce(topic, str(number), partition=1)
     assert producer.flush(20) == 0
     assert watermarks(kafka, topic) == {0: (0, 0), 1: (0, 10)}
-    AdminClient({**kafka.for_librdkafka()}).delete_records([TopicPartition(topic, 1, 4)])[
-        TopicPartition(topic, 1)
-    ].result()
+    admin = AdminClient({**kafka.for_librdkafka()})
+    for future in admin.delete_records([TopicPartition(topic, 1, 4)]).values():
+        future.result(20)
     assert watermarks(kafka, topic) == {0: (0, 0), 1: (4, 10)}
 
 
@@ -293,9 +293,8 @@ def test_a_login_is_used_by_librdkafka_and_java(
     if mechanism != "PLAIN":
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
         user = UserScramCredentialUpsertion("ann", info, password.encode())
-        AdminClient({**broker.connection.for_librdkafka()}).alter_user_scram_credentials([user])[
-            "ann"
-        ].result()
+        admin = AdminClient({**broker.connection.for_librdkafka()})
+        admin.alter_user_scram_credentials([user])["ann"].result(20)
 
     def connection(password: str) -> KafkaConnection:
         config = tmp_path / "client.properties"

@@ -1,0 +1,99 @@
+"""What a run has left in the output directories, to be shown at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.ops.letters import Letter, letter_files, read_letters
+from beam_pipeline.ops.output_tree import visible_files
+
+SAMPLE_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FileSummary:
+    """One Parquet file; its window, shard and pane are in `name`."""
+
+    path: Path
+    name: OutputFile
+    rows: int
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Summary:
+    """The files of one topic.
+
+    Attributes:
+        files: the Parquet files, by window.
+        sample: some rows of the last file that has any, as column name to value.
+        dead_by_code: how many dead letters there are, by code.
+        examples: the first letter of each code.
+    """
+
+    files: list[FileSummary] = field(default_factory=list)
+    sample: list[dict[str, Any]] = field(default_factory=list)
+    dead_by_code: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Letter] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the Parquet files hold."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def dead_letters(self) -> int:
+        """How many dead letters there are."""
+        return self.dead_by_code.total()
+
+
+def summarise(output_dir: Path, dead_letter_dir: Path, topic: str) -> Summary:
+    """Reads the footers of a topic's Parquet files, some of their rows, and its dead letters.
+
+    Raises:
+        UsageError: a directory is missing.
+        EnvironmentFailure: a file can't be read.
+    """
+    summary = Summary()
+    for path in visible_files(output_dir, PARQUET_SUFFIX, "--output_dir"):
+        name = OutputFile.parse(path)
+        if name is not None and name.topic == topic:
+            summary.files.append(FileSummary(path, name, _row_count(path), path.stat().st_size))
+    summary.files.sort(key=lambda file: file.name)
+    with_rows = [file for file in summary.files if file.rows]
+    if with_rows:
+        summary.sample = _first_rows(with_rows[-1].path)
+    for letter in read_letters(_letter_files_of(dead_letter_dir, topic)):
+        if letter.topic == topic:
+            summary.dead_by_code[letter.code] += 1
+            summary.examples.setdefault(letter.code, letter)
+    return summary
+
+
+def _letter_files_of(dead_letter_dir: Path, topic: str) -> list[Path]:
+    named = [(path, OutputFile.parse(path)) for path in letter_files(dead_letter_dir)]
+    return [path for path, name in named if name is not None and name.topic == topic]
+
+
+def _row_count(path: Path) -> int:
+    try:
+        rows: int = pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise EnvironmentFailure(f"Parquet file {path} can't be read: {error}") from error
+    return rows
+
+
+def _first_rows(path: Path) -> list[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(SAMPLE_ROWS):
+            rows: list[dict[str, Any]] = batch.slice(0, SAMPLE_ROWS).to_pylist()
+            return rows
+    return []

@@ -1,0 +1,108 @@
+"""How a summary is shown on a terminal; what comes from events is shown escaped and cut."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from beam_pipeline.ops.reconcile_report import reconciliation_table
+from beam_pipeline.ops.reconciliation import Reconciliation
+from beam_pipeline.ops.summary import Summary
+from beam_pipeline.ops.terminal import printable
+
+_FILES_SHOWN = 12
+_COLUMNS_SHOWN = 8
+_CELL_WIDTH = 24
+_EXAMPLE_WIDTH = 100
+
+
+def render(summary: Summary, reconciliation: Reconciliation | None = None) -> RenderableType:
+    """Files, some rows, dead letters by reason and, if given, the count check.
+
+    Args:
+        summary: what the directories hold.
+        reconciliation: what the topic holds beside it.
+    """
+    parts: list[RenderableType] = [_files(summary)]
+    if summary.sample:
+        parts += ["", _sample(summary.sample)]
+    parts += ["", _dead_letters(summary)]
+    if reconciliation is not None:
+        parts += ["", reconciliation_table(reconciliation), _count_check(reconciliation)]
+    return Group(*parts)
+
+
+def _files(summary: Summary) -> Table:
+    total = f"{len(summary.files):,} files, {summary.rows:,} rows"
+    table = Table(title=f"Parquet: {total}", title_justify="left")
+    for name in ("window (UTC)", "shard", "pane", "rows", "bytes"):
+        table.add_column(name, justify="left" if name.startswith("window") else "right")
+    for file in summary.files[-_FILES_SHOWN:]:
+        start, end = file.name.window_start, file.name.window_end
+        table.add_row(
+            f"{start:%Y-%m-%d %H:%M:%S} - {end:%H:%M:%S}",
+            str(file.name.shard),
+            str(file.name.pane),
+            f"{file.rows:,}",
+            f"{file.size_bytes:,}",
+        )
+    if len(summary.files) > _FILES_SHOWN:
+        table.caption = f"the last {_FILES_SHOWN} of {len(summary.files):,}"
+    return table
+
+
+def _sample(rows: list[dict[str, Any]]) -> Table:
+    columns = list(rows[0])
+    shown = columns[:_COLUMNS_SHOWN]
+    table = Table(title="Some rows", title_justify="left")
+    for column in shown:
+        table.add_column(Text(printable(column)), max_width=_CELL_WIDTH, no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(_cell(row[column])) for column in shown))
+    if len(columns) > len(shown):
+        left_out = ", ".join(printable(column) for column in columns[_COLUMNS_SHOWN:])
+        table.caption = Text(f"and the columns {left_out}")
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    return printable(str(value), _CELL_WIDTH)
+
+
+def _dead_letters(summary: Summary) -> RenderableType:
+    if not summary.dead_by_code:
+        return Text("Dead letters: none")
+    table = Table(title=f"Dead letters: {summary.dead_letters:,}", title_justify="left")
+    table.add_column("code")
+    table.add_column("letters", justify="right")
+    table.add_column("for example")
+    for code, count in summary.dead_by_code.most_common():
+        letter = summary.examples[code]
+        message = printable(letter.document["error"]["message"], _EXAMPLE_WIDTH)
+        value = letter.document["value_text"]
+        told = f"{message}\n{printable(value, _EXAMPLE_WIDTH)}" if value else message
+        table.add_row(Text(printable(code)), f"{count:,}", Text(told, overflow="fold"))
+    return table
+
+
+def _count_check(found: Reconciliation) -> Text:
+    rows = sum(one.parquet_rows for one in found.partitions)
+    letters = sum(one.dead_letters for one in found.partitions)
+    sums = f"{found.records:,} records in the topic, {rows:,} rows + {letters:,} dead letters"
+    if found.is_clean:
+        return Text(f"Count check: {sums}; each record in exactly one place.", "bold green")
+    return Text(
+        f"Count check FAILED: {sums}; {found.missing:,} missing, {found.doubled:,} doubled, "
+        f"{found.beyond_end:,} beyond the log's end.",
+        "bold red",
+    )
