@@ -25,11 +25,11 @@ BatchFunction = Callable[[pa.RecordBatch], pa.RecordBatch]
 class Outputs(NamedTuple):
     """The two ends of a step: what goes on, and the dead letters."""
 
-    main: beam.PCollection
-    dead: beam.PCollection
+    main: beam.PCollection[Any]
+    dead: beam.PCollection[Any]
 
 
-class BatchTransform(beam.PTransform):
+class BatchTransform(beam.PTransform[Any, Any]):
     """PCollection[pa.RecordBatch] to `Outputs` of RecordBatch and DeadLetter.
 
     Where `function` raises, the batch is halved until the rows at fault stand alone; those become
@@ -48,7 +48,7 @@ class BatchTransform(beam.PTransform):
         empty = pa.RecordBatch.from_pylist([], schema=input_schema)
         return self._function(empty).schema
 
-    def expand(self, batches: beam.PCollection) -> Outputs:
+    def expand(self, batches: beam.PCollection[Any]) -> Outputs:
         outputs = batches | "ApplyToBatches" >> beam.ParDo(
             _ApplyToBatch(self._function, self.stage, self._schema_ref)
         ).with_outputs(DEAD, main="batches")

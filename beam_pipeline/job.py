@@ -106,7 +106,7 @@ def counters_of(result: PipelineResult) -> dict[str, int]:
     """The pipeline's own counters, summed over its steps."""
     counters: dict[str, int] = {}
     # Beam 2.73, portable_runner: the first answer is kept for good; remove when it is not.
-    result._metrics = None
+    result._metrics = None  # type: ignore[attr-defined]
     found: list[Any] = result.metrics().query()["counters"]
     for metric in found:
         name = metric.key.metric

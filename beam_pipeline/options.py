@@ -63,7 +63,7 @@ class IngestConfig:
         Raises:
           UsageError: a flag is missing, out of range, or names a file that does not serve.
         """
-        flags = options.view_as(IngestOptions)
+        flags = argparse.Namespace(**options.view_as(IngestOptions).get_all_options())
         check_pipeline_flags(flags)
         topics = topics_of(flags.input_topics)
         contract = load_contract(flags.schema)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
@@ -30,7 +32,7 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
     build_from_records(records, config)
 
 
-def build_from_records(records: beam.PCollection, config: IngestConfig) -> None:
+def build_from_records(records: beam.PCollection[Any], config: IngestConfig) -> None:
     """The graph behind the source, for records from anywhere."""
     contract, windowing = config.contract, config.windowing
     normalize = Normalize(contract)

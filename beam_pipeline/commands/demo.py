@@ -265,5 +265,3 @@ def _tell_about_broker(
         highlight=False,
         soft_wrap=True,
     )
-
-

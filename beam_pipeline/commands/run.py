@@ -157,5 +157,3 @@ def pipeline_flags(args: argparse.Namespace) -> list[str]:
     names = [action.dest for action in parser._actions]
     values = {name: getattr(args, name) for name in names}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
-
-

@@ -13,18 +13,18 @@ from typing import Any
 
 import apache_beam as beam
 
+from beam_pipeline.batches import Outputs
 from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.io.footer import ranges_of
 from beam_pipeline.io.part_files import PartRef
 from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter
-from beam_pipeline.batches import Outputs
 
 MAX_TEXT_CHARACTERS = 4_000
 """How much of a value is shown as text; `value_b64` has all of it."""
 
 
-class WriteDeadLetterFiles(beam.PTransform):
+class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
     """PCollection[DeadLetter] to `Outputs` of WrittenFile; `dead` of it stays empty.
 
     The letters are in fixed windows; files by the same rules as the Parquet files, one JSON object
@@ -36,7 +36,7 @@ class WriteDeadLetterFiles(beam.PTransform):
         self._layout = layout
         self._format = JsonLinesFormat(layout.epoch, max(1, num_shards))
 
-    def expand(self, letters: beam.PCollection) -> Outputs:
+    def expand(self, letters: beam.PCollection[Any]) -> Outputs:
         return letters | "WriteWindows" >> WriteWindowedFiles(
             self._layout, self._format, counter_prefix="dead_letters"
         )

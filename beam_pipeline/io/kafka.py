@@ -3,8 +3,8 @@
 # No `from __future__ import annotations`: Beam's RowCoder (2.73) reads a NamedTuple's field types
 # as they stand, and takes a text for "any type".
 
-import typing
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam import coders
@@ -14,7 +14,7 @@ from beam_pipeline.io.dead_letters import to_headers
 from beam_pipeline.records import DeadLetter
 
 
-class ReadRecords(beam.PTransform):
+class ReadRecords(beam.PTransform[Any, Any]):
     """PBegin to PCollection of Beam's Kafka rows, which are `KafkaRecord`s field for field.
 
     Nothing is ever committed for having been read: auto-commit is off, and where reading starts is
@@ -46,7 +46,7 @@ class ReadRecords(beam.PTransform):
         )
         self._expansion_service = expansion_service
 
-    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Any]:
         return begin | "ReadFromKafka" >> ReadFromKafka(
             consumer_config=self._consumer_config,
             topics=self._topics,
@@ -56,19 +56,19 @@ class ReadRecords(beam.PTransform):
         )
 
 
-class KafkaHeader(typing.NamedTuple):
+class KafkaHeader(NamedTuple):
     """A header, as `WriteToKafka(with_headers=True)` takes it."""
 
     key: str
     value: bytes
 
 
-class LetterRow(typing.NamedTuple):
+class LetterRow(NamedTuple):
     """A record, as `WriteToKafka(with_headers=True)` takes it (Beam 2.73, KafkaIO)."""
 
-    key: typing.Optional[bytes]
-    value: typing.Optional[bytes]
-    headers: typing.List[KafkaHeader]
+    key: bytes | None
+    value: bytes | None
+    headers: list[KafkaHeader]
     topic: str
     timestamp: int
 
@@ -77,7 +77,7 @@ for _row_type in (KafkaHeader, LetterRow):
     coders.registry.register_coder(_row_type, coders.RowCoder)
 
 
-class WriteDeadLetterTopic(beam.PTransform):
+class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
     """PCollection[DeadLetter] to the topic `<input topic><suffix>`: bytes and timestamp unchanged.
 
     At least once: Beam's Python SDK has no transactional Kafka sink. `dlq.id` lets a reader drop
@@ -101,7 +101,7 @@ class WriteDeadLetterTopic(beam.PTransform):
         self._epoch = epoch
         self._expansion_service = expansion_service
 
-    def expand(self, letters: beam.PCollection) -> beam.PCollection:
+    def expand(self, letters: beam.PCollection[Any]) -> beam.PCollection[Any]:
         return (
             letters
             | "ToRows"

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
-from beam_pipeline.io.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
-from beam_pipeline.io.part_files import PartRef
-from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
-from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.batches import (
     Outputs,
     apply_or_split,
     dead_letters_of,
     failure_of,
 )
+from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.io.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
+from beam_pipeline.io.part_files import PartRef
+from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
+from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 
 STAGE = "write"
 
@@ -105,7 +105,7 @@ class WriteToParquet(beam.io.WriteToParquet):
             },
         )
 
-    def expand(self, batches: beam.PCollection) -> Outputs:
+    def expand(self, batches: beam.PCollection[Any]) -> Outputs:
         return batches | "WriteWindows" >> WriteWindowedFiles(
             self._layout, self._format, counter_prefix="parquet"
         )
@@ -144,7 +144,10 @@ class ParquetFormat:
         """One Arrow IPC file with all of `pieces`; lz4 makes it a third for next to no time."""
         table = pa.Table.from_batches(pieces, self.schema)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, self.schema, options=options) as writer:
+        with (
+            pa.OSFile(path, "wb") as sink,
+            pa.ipc.new_file(sink, self.schema, options=options) as writer,
+        ):
             writer.write_table(table.combine_chunks())
         return PartRef(path, shard.topic, shard.number, table.num_rows, offsets_of(table))
 

@@ -19,6 +19,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.utils.windowed_value import PaneInfoTiming, WindowedValue
 
+from beam_pipeline.batches import DEAD, METRICS_NAMESPACE, Outputs, count_dead
 from beam_pipeline.io.file_names import OutputFile
 from beam_pipeline.io.part_files import (
     PartRef,
@@ -27,7 +28,6 @@ from beam_pipeline.io.part_files import (
     retire_parts,
 )
 from beam_pipeline.records import DeadLetter
-from beam_pipeline.batches import DEAD, METRICS_NAMESPACE, Outputs, count_dead
 
 MAX_OPEN_BYTES = 128 * 1024 * 1024
 """How much a bundle may hold, over all its windows, before it goes to parts."""
@@ -53,8 +53,11 @@ class WrittenFile(NamedTuple):
 class FileFormat(Protocol):
     """How elements become parts, and parts a file."""
 
-    suffix: str
-    part_suffix: str
+    @property
+    def suffix(self) -> str: ...
+
+    @property
+    def part_suffix(self) -> str: ...
 
     def shards_of(
         self, element: Any
@@ -78,7 +81,7 @@ class FileLayout:
     watermark_delay_seconds: int = 0
 
 
-class WriteWindowedFiles(beam.PTransform):
+class WriteWindowedFiles(beam.PTransform[Any, Any]):
     """PCollection of elements in fixed windows to `Outputs` of WrittenFile and DeadLetter.
 
     Every pane of every (window, topic, shard) becomes a file of its own; nothing is overwritten
@@ -92,7 +95,7 @@ class WriteWindowedFiles(beam.PTransform):
         self._format = file_format
         self._counter_prefix = counter_prefix
 
-    def expand(self, elements: beam.PCollection) -> Outputs:
+    def expand(self, elements: beam.PCollection[Any]) -> Outputs:
         if isinstance(elements.windowing.windowfn, GlobalWindows):
             raise ValueError(
                 "the input is in the global window; put it into fixed windows first "
@@ -145,7 +148,7 @@ class _WriteParts(beam.DoFn):
         for (window, shard), part in self._open.items():
             path = new_part_path(self._layout.root, self._layout.epoch, self._format.part_suffix)
             ref = self._format.write_part(path, shard, part.pieces)
-            yield WindowedValue((f"{ref.topic}/{ref.shard}", ref), part.timestamp, [window])
+            yield WindowedValue((f"{ref.topic}/{ref.shard}", ref), part.timestamp, (window,))
         self.start_bundle()
 
 

@@ -99,7 +99,7 @@ def _split(batch: pa.RecordBatch) -> Iterator[PieceOfFile]:
     if bool((owners == first_owner).all()):
         yield _owner(first_owner, names), offsets
         return
-    order = np.argsort(owners, kind="stable")
+    order = np.argsort(owners)
     starts = np.flatnonzero(np.diff(owners[order])) + 1
     for piece in np.split(order, starts):
         yield _owner(int(owners[piece[0]]), names), offsets[piece]

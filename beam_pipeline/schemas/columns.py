@@ -64,7 +64,9 @@ def parse_timestamps(values: Sequence[str | None] | pa.Array) -> pa.Array:
     try:
         return pc.cast(texts, TIMESTAMP_TYPE)
     except pa.ArrowInvalid:
-        return pc.cast(pa.array(map(_plain_rfc3339, texts.to_pylist()), pa.string()), TIMESTAMP_TYPE)
+        return pc.cast(
+            pa.array(map(_plain_rfc3339, texts.to_pylist()), pa.string()), TIMESTAMP_TYPE
+        )
 
 
 _RFC3339 = re.compile(
@@ -111,7 +113,9 @@ _LEAVES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
 
 def _struct_column(values: Sequence[Any], node: Struct) -> pa.Array:
     objects = [{} if value is None else value for value in values]
-    children = [build_column([item.get(name) for item in objects], child) for name, child in node.fields]
+    children = [
+        build_column([item.get(name) for item in objects], child) for name, child in node.fields
+    ]
     if node.extra:
         children.append(_extra_text(objects, frozenset(name for name, _ in node.fields)))
     nulls = pa.array([value is None for value in values], pa.bool_())
@@ -136,7 +140,9 @@ def _extra_text(objects: Sequence[dict[str, Any]], named: frozenset[str]) -> pa.
     texts = [
         None
         if named.issuperset(item)
-        else _encode_json({name: value for name, value in item.items() if name not in named}).decode()
+        else _encode_json(
+            {name: value for name, value in item.items() if name not in named}
+        ).decode()
         for item in objects
     ]
     return pa.array(texts, pa.string())

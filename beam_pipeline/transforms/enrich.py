@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from beam_pipeline.batches import BatchTransform, leaf_at
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
-from beam_pipeline.batches import BatchTransform, leaf_at
 
 
 class Enrich(BatchTransform):
@@ -172,6 +172,4 @@ def _read_table(path: Path, key: str, value: str) -> ReferenceTable:
             column_types={key: pa.string()}, include_columns=[key, value]
         ),
     )
-    return ReferenceTable(
-        table.column(key).combine_chunks(), table.column(value).combine_chunks()
-    )
+    return ReferenceTable(table.column(key).combine_chunks(), table.column(value).combine_chunks())

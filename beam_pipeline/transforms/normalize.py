@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_pipeline.batches import LIST_STEP, BatchTransform, map_leaf
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
 from beam_pipeline.schemas.nodes import resolve_pointer
-from beam_pipeline.batches import LIST_STEP, BatchTransform, map_leaf
 
 TEXT_RULES: Mapping[str, Callable[[pa.Array], pa.Array]] = {
     "trim": pc.utf8_trim_whitespace,

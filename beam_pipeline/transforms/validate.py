@@ -15,6 +15,15 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_pipeline.batches import (
+    DEAD,
+    METRICS_NAMESPACE,
+    Outputs,
+    count_dead,
+    dead_letters_of,
+    failure_of,
+    leaf_at,
+)
 from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.records import (
     TIMESTAMP_TYPES,
@@ -28,15 +37,6 @@ from beam_pipeline.records import (
 from beam_pipeline.schemas import ColumnBuilder, Contract, Judge
 from beam_pipeline.schemas.columns import ARROW_REFUSALS, parse_timestamps
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
-from beam_pipeline.batches import (
-    DEAD,
-    METRICS_NAMESPACE,
-    Outputs,
-    count_dead,
-    dead_letters_of,
-    failure_of,
-    leaf_at,
-)
 
 STAGE = "validate"
 
@@ -64,7 +64,7 @@ class BatchLimits:
     max_bytes: int = 64 * 1024 * 1024
 
 
-class Validate(beam.PTransform):
+class Validate(beam.PTransform[Any, Any]):
     """PCollection[KafkaRecord] to `Outputs` of pa.RecordBatch and DeadLetter.
 
     A batch has the schema `Contract.batch_schema`: the event's columns, the Kafka columns, and
@@ -85,7 +85,7 @@ class Validate(beam.PTransform):
             contract, rules, limits or BatchLimits(), covered or CoveredOffsets()
         )
 
-    def expand(self, records: beam.PCollection) -> Outputs:
+    def expand(self, records: beam.PCollection[Any]) -> Outputs:
         outputs = records | "ValidateRecords" >> beam.ParDo(self._validate).with_outputs(
             DEAD, main="valid"
         )
@@ -164,9 +164,7 @@ class RecordValidator:
         except pa.ArrowInvalid:
             return pa.array(map(_parse_or_none, values.to_pylist()), pa.timestamp("us", tz="UTC"))
 
-    def _check_event_times(
-        self, batch: pa.RecordBatch
-    ) -> tuple[pa.RecordBatch, list[DeadLetter]]:
+    def _check_event_times(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[DeadLetter]]:
         event_us = batch.column("_event_time").cast(pa.int64())
         append_us = pc.multiply(batch.column("kafka_timestamp").cast(pa.int64()), 1000)
         age_us = pc.subtract(append_us, event_us)

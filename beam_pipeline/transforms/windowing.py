@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -52,7 +53,7 @@ class Windowing:
         )
 
 
-class WindowBatches(beam.PTransform):
+class WindowBatches(beam.PTransform[Any, Any]):
     """PCollection[pa.RecordBatch] to the same rows, cut by window and put into fixed windows.
 
     The time of a row is its `_event_time`. Each piece is stamped with its smallest event time plus
@@ -63,7 +64,7 @@ class WindowBatches(beam.PTransform):
         super().__init__()
         self._windowing = windowing
 
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+    def expand(self, batches: beam.PCollection[Any]) -> beam.PCollection[Any]:
         return (
             batches
             | "CutByWindow" >> beam.ParDo(_CutByWindow(self._windowing))
@@ -71,14 +72,14 @@ class WindowBatches(beam.PTransform):
         )
 
 
-class WindowDeadLetters(beam.PTransform):
+class WindowDeadLetters(beam.PTransform[Any, Any]):
     """PCollection[DeadLetter] to the same in fixed windows of their records' Kafka timestamp."""
 
     def __init__(self, windowing: Windowing) -> None:
         super().__init__()
         self._windowing = windowing
 
-    def expand(self, letters: beam.PCollection) -> beam.PCollection:
+    def expand(self, letters: beam.PCollection[Any]) -> beam.PCollection[Any]:
         return (
             letters
             | "StampWithAppendTime" >> beam.ParDo(_StampLetter(self._windowing))
@@ -109,7 +110,7 @@ class _CutByWindow(beam.DoFn):
         self._window_seconds = windowing.window_seconds
         self._delay_us = windowing.watermark_delay_seconds * 1_000_000
 
-    def process(self, batch: pa.RecordBatch) -> Iterator[TimestampedValue]:
+    def process(self, batch: pa.RecordBatch) -> Iterator[TimestampedValue[Any]]:
         for event_us, piece in cut_by_window(batch, self._window_seconds):
             yield TimestampedValue(piece, Timestamp(micros=event_us + self._delay_us))
 
@@ -118,5 +119,5 @@ class _StampLetter(beam.DoFn):
     def __init__(self, windowing: Windowing) -> None:
         self._delay_us = windowing.watermark_delay_seconds * 1_000_000
 
-    def process(self, letter: DeadLetter) -> Iterator[TimestampedValue]:
+    def process(self, letter: DeadLetter) -> Iterator[TimestampedValue[Any]]:
         yield TimestampedValue(letter, Timestamp(micros=letter.timestamp * 1000 + self._delay_us))
