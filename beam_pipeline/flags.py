@@ -222,9 +222,7 @@ def topics_of(flag: str | None) -> tuple[str, ...]:
     """
     topics = tuple(topic for part in (flag or "").split(",") if (topic := part.strip()))
     if not topics:
-        raise UsageError(
-            "--input_topics is missing: name the topic to land, or several with commas"
-        )
+        raise UsageError("--input_topics is missing: name the topic to land, or several by commas")
     return topics
 
 

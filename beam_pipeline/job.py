@@ -99,7 +99,7 @@ def write_status(path: Path, result: PipelineResult) -> None:
         return
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps({"state": result.state, "counters": counters}))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def counters_of(result: PipelineResult) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +87,8 @@ class IngestConfig:
                 late_pane_seconds=flags.late_pane_seconds,
                 early_pane_seconds=flags.early_pane_seconds or 0,
             ),
-            output_dir=os.path.abspath(flags.output_dir),
-            dead_letter_dir=os.path.abspath(flags.dead_letter_dir),
+            output_dir=str(Path(flags.output_dir).absolute()),
+            dead_letter_dir=str(Path(flags.dead_letter_dir).absolute()),
             dead_letter_topic_suffix=flags.dead_letter_topic_suffix,
             num_shards=flags.num_shards,
             parquet_codec=flags.parquet_codec,

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -37,9 +38,10 @@ class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
         self._format = JsonLinesFormat(layout.epoch, max(1, num_shards))
 
     def expand(self, letters: beam.PCollection[Any]) -> Outputs:
-        return letters | "WriteWindows" >> WriteWindowedFiles(
+        outputs: Outputs = letters | "WriteWindows" >> WriteWindowedFiles(
             self._layout, self._format, counter_prefix="dead_letters"
         )
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class JsonLinesFormat:
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[DeadLetter]) -> PartRef:
         offsets: dict[int, list[int]] = defaultdict(list)
-        with open(path, "w", encoding="utf-8") as sink:
+        with Path(path).open("w", encoding="utf-8") as sink:
             for letter in pieces:
                 sink.write(json.dumps(to_json(letter, self.epoch), ensure_ascii=False))
                 sink.write("\n")
@@ -66,9 +68,9 @@ class JsonLinesFormat:
         return PartRef(path, shard.topic, shard.number, len(pieces), ranges)
 
     def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
-        with open(path, "wb") as sink:
+        with Path(path).open("wb") as sink:
             for part in parts:
-                with open(part.path, "rb") as source:
+                with Path(part.path).open("rb") as source:
                     shutil.copyfileobj(source, sink, 1 << 20)
         return sum(part.rows for part in parts)
 

@@ -47,13 +47,14 @@ class ReadRecords(beam.PTransform[Any, Any]):
         self._expansion_service = expansion_service
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Any]:
-        return begin | "ReadFromKafka" >> ReadFromKafka(
+        records: beam.PCollection[Any] = begin | "ReadFromKafka" >> ReadFromKafka(
             consumer_config=self._consumer_config,
             topics=self._topics,
             timestamp_policy=self._timestamp_policy,
             with_metadata=True,
             expansion_service=self._expansion_service,
         )
+        return records
 
 
 class KafkaHeader(NamedTuple):
@@ -102,7 +103,7 @@ class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
         self._expansion_service = expansion_service
 
     def expand(self, letters: beam.PCollection[Any]) -> beam.PCollection[Any]:
-        return (
+        sent: beam.PCollection[Any] = (
             letters
             | "ToRows"
             >> beam.ParDo(_ToRow(self._topic_suffix, self._epoch)).with_output_types(LetterRow)
@@ -114,6 +115,7 @@ class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
                 expansion_service=self._expansion_service,
             )
         )
+        return sent
 
 
 class _ToRow(beam.DoFn):

@@ -62,7 +62,7 @@ class Ledger:
         path = self.output_dir / SNAPSHOT
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with open(temporary, "w", encoding="utf-8") as sink:
+        with temporary.open("w", encoding="utf-8") as sink:
             json.dump(
                 {
                     "version": _SNAPSHOT_VERSION,
@@ -73,7 +73,7 @@ class Ledger:
             )
             sink.flush()
             os.fsync(sink.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
@@ -134,7 +134,7 @@ def _parquet_ranges(path: Path) -> Iterable[tuple[str, int, int, int]]:
 
 
 def _letter_ranges(path: Path) -> Iterable[tuple[str, int, int, int]]:
-    with open(path, "rb") as lines:
+    with path.open("rb") as lines:
         for line in lines:
             source = orjson.loads(line)["source"]
             yield source["topic"], source["partition"], source["offset"], source["offset"]

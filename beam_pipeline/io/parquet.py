@@ -76,7 +76,7 @@ class WriteToParquet(beam.io.WriteToParquet):
                 "shard_name_template and triggering_frequency have no meaning here: names are "
                 "fixed, and the windowing of the input says when panes fire"
             )
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call]
             file_path_prefix,
             schema,
             row_group_buffer_size,
@@ -106,9 +106,10 @@ class WriteToParquet(beam.io.WriteToParquet):
         )
 
     def expand(self, batches: beam.PCollection[Any]) -> Outputs:
-        return batches | "WriteWindows" >> WriteWindowedFiles(
+        outputs: Outputs = batches | "WriteWindows" >> WriteWindowedFiles(
             self._layout, self._format, counter_prefix="parquet"
         )
+        return outputs
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,9 @@ def find_part(part: PartRef) -> str:
     Raises:
       PartMissingError: it is in neither place.
     """
-    done = _done_path(part.path)
-    for path in (part.path, done):
-        if os.path.exists(path):
-            return path
+    for path in (Path(part.path), _done_path(part.path)):
+        if path.exists():
+            return str(path)
     raise PartMissingError(
         f"part {part.path} is gone: a restore asked for rows older than "
         "--part_retention_seconds keeps them; start the job afresh, it resumes from its files"
@@ -63,9 +62,9 @@ def retire_parts(parts: Iterable[PartRef]) -> None:
     """Moves parts whose file is in place to where the sweeper looks."""
     for part in parts:
         done = _done_path(part.path)
-        os.makedirs(os.path.dirname(done), exist_ok=True)
+        done.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.rename(part.path, done)
+            Path(part.path).rename(done)
         except FileNotFoundError:  # retired before, by a pane that a restore fires again
             continue
         os.utime(done)
@@ -75,14 +74,10 @@ def sweep_parts(root: str | Path, epoch: str, retention_seconds: float) -> int:
     """Removes parts of `epoch` retired longer ago than the retention; how many they were."""
     oldest = time.time() - retention_seconds
     swept = 0
-    directory = Path(root, TEMPORARY_DIR, epoch, _DONE_DIR)
-    if not directory.is_dir():
-        return 0
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.stat().st_mtime <= oldest:
-                os.unlink(entry.path)
-                swept += 1
+    for part in Path(root, TEMPORARY_DIR, epoch, _DONE_DIR).glob("*"):
+        if part.stat().st_mtime <= oldest:
+            part.unlink()
+            swept += 1
     return swept
 
 
@@ -97,6 +92,6 @@ def sweep_dead_epochs(root: str | Path, live_epoch: str) -> list[str]:
     return dead
 
 
-def _done_path(path: str) -> str:
-    directory, name = os.path.split(path)
-    return os.path.join(directory, _DONE_DIR, name)
+def _done_path(path: str) -> Path:
+    part = Path(path)
+    return part.parent / _DONE_DIR / part.name

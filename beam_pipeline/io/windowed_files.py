@@ -62,7 +62,7 @@ class FileFormat(Protocol):
     def shards_of(
         self, element: Any
     ) -> Iterator[tuple[Shard, Any, int] | tuple[None, DeadLetter, int]]:
-        """The element cut by shard: (shard, piece, its bytes), or (None, letter, 0) where refused."""
+        """The element cut by shard: (shard, piece, its bytes), or (None, letter, 0) if refused."""
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[Any]) -> PartRef:
         """Writes the pieces as one part."""
@@ -225,7 +225,7 @@ def publish(root: str | Path, target: OutputFile, temporary: str | Path) -> Path
         if found is not None and _supersedes(target, found):
             other.unlink(missing_ok=True)
     sync(temporary)
-    os.replace(temporary, path)
+    Path(temporary).replace(path)
     sync(path.parent)
     return path
 

@@ -59,7 +59,7 @@ def hold_lease(directory: Path, flag: str) -> Iterator[Lease]:
     path = directory / LEASE_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held until the block ends
+        handle = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise EnvironmentFailure(
             f"{flag}={directory}: {error.strerror}; give a directory that can be written"

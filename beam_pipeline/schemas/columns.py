@@ -137,12 +137,11 @@ def _list_column(values: Sequence[Any], node: ListOf) -> pa.Array:
 
 def _extra_text(objects: Sequence[dict[str, Any]], named: frozenset[str]) -> pa.Array:
     """The fields outside `named` of each object, as JSON text; null where there is none."""
-    texts = [
-        None
-        if named.issuperset(item)
-        else _encode_json(
-            {name: value for name, value in item.items() if name not in named}
-        ).decode()
-        for item in objects
-    ]
-    return pa.array(texts, pa.string())
+
+    def text(item: dict[str, Any]) -> str | None:
+        if named.issuperset(item):
+            return None
+        unnamed = {name: value for name, value in item.items() if name not in named}
+        return _encode_json(unnamed).decode()
+
+    return pa.array([text(item) for item in objects], pa.string())

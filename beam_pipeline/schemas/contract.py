@@ -103,7 +103,9 @@ def load_contract(path: str | Path) -> Contract:
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"--schema={path}: {error.strerror}; give a readable JSON Schema file")
+        raise UsageError(
+            f"--schema={path}: {error.strerror}; give a readable JSON Schema file"
+        ) from None
     try:
         document = json.loads(raw)
     except ValueError as error:

@@ -32,7 +32,7 @@ class Judge:
         self._max_value_bytes = max_value_bytes
         self._decode = msgspec.json.Decoder().decode
         self._is_valid = jsonschema_rs.validator_for(
-            document, validate_formats=True, retriever=_refuse_retrieval
+            dict(document), validate_formats=True, retriever=_refuse_retrieval
         ).is_valid
 
     def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import pyarrow as pa
 
@@ -62,7 +62,7 @@ class ListOf:
         return pa.list_(self.items.arrow_type)
 
 
-Node = Union[Leaf, Struct, ListOf]
+Node = Leaf | Struct | ListOf
 
 JSON_TEXT = Leaf(pa.string(), Encoding.JSON_TEXT)
 

@@ -131,7 +131,7 @@ class RecordValidator:
     def _encode(
         self, events: Sequence[Any], records: Sequence[KafkaRecord], dead: list[DeadLetter]
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of `events`; halves where Arrow refuses, until the events at fault stand alone."""
+        """Batches of `events`; halves where Arrow refuses, until those at fault stand alone."""
         if not events:
             return
         try:

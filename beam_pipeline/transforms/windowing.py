@@ -65,11 +65,12 @@ class WindowBatches(beam.PTransform[Any, Any]):
         self._windowing = windowing
 
     def expand(self, batches: beam.PCollection[Any]) -> beam.PCollection[Any]:
-        return (
+        windowed: beam.PCollection[Any] = (
             batches
             | "CutByWindow" >> beam.ParDo(_CutByWindow(self._windowing))
             | "IntoFixedWindows" >> self._windowing.window_into()
         )
+        return windowed
 
 
 class WindowDeadLetters(beam.PTransform[Any, Any]):
@@ -80,11 +81,12 @@ class WindowDeadLetters(beam.PTransform[Any, Any]):
         self._windowing = windowing
 
     def expand(self, letters: beam.PCollection[Any]) -> beam.PCollection[Any]:
-        return (
+        windowed: beam.PCollection[Any] = (
             letters
             | "StampWithAppendTime" >> beam.ParDo(_StampLetter(self._windowing))
             | "IntoFixedWindows" >> self._windowing.window_into()
         )
+        return windowed
 
 
 def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int, pa.RecordBatch]]:
