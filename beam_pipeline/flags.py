@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
 from beam_pipeline import resources
@@ -39,9 +40,9 @@ def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--consumer_group",
         metavar="NAME",
-        default="beam-pipeline",
         help="consumer group whose committed offsets say where reading starts; the pipeline sets "
-        "them from its files at every start (default: %(default)s)",
+        "them from its files at every start, so no other reader may share it "
+        "(default: beam-pipeline- and a hash of --output_dir)",
     )
 
     contract = parser.add_argument_group("contract")
@@ -206,6 +207,17 @@ def check_pipeline_flags(flags: argparse.Namespace) -> None:
             f"--window_seconds={flags.window_seconds}: must be at most 86400, a day, since files "
             "lie in directories by day and hour"
         )
+
+
+def consumer_group_of(flags: argparse.Namespace) -> str:
+    """The consumer group: as named, else one that belongs to the output directory alone.
+
+    Two pipelines must not share one: each sets its offsets before its reader looks at them.
+    """
+    if flags.consumer_group:
+        return str(flags.consumer_group)
+    directory = str(Path(flags.output_dir).absolute()).encode()
+    return f"beam-pipeline-{hashlib.sha256(directory).hexdigest()[:12]}"
 
 
 def connection_of(flags: argparse.Namespace) -> KafkaConnection:

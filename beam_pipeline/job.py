@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -80,7 +81,7 @@ def _watch(result: PipelineResult, stop: threading.Event, status_file: Path | No
     """Waits for the job's end or the signal, writing the status once a second."""
     while not stop.wait(STATUS_INTERVAL_SECONDS):
         if PipelineState.is_terminal(result.state):
-            _log.error("the job ended by itself in state %s", result.state)
+            print(f"the job failed: {reason_of(result)}", file=sys.stderr)
             return 1
         if status_file:
             write_status(status_file, result)
@@ -88,6 +89,16 @@ def _watch(result: PipelineResult, stop: threading.Event, status_file: Path | No
         write_status(status_file, result)
     result.cancel()
     return 0
+
+
+def reason_of(result: PipelineResult) -> str:
+    """Why a job that has ended did so: the last exception that its messages name."""
+    try:
+        result.wait_until_finish()
+    except RuntimeError as error:
+        named = re.findall(r"(?:\w+\.)*\w*(?:Error|Exception|Failure): [^\n\\]+", str(error))
+        return str(named[-1] if named else error)[:500]
+    return f"it ended by itself in state {result.state}"
 
 
 def write_status(path: Path, result: PipelineResult) -> None:

@@ -21,6 +21,25 @@ class CoveredOffsets:
         """Adds the offsets from `first` to `last`, both inclusive."""
         self._bitmaps.setdefault((topic, partition), BitMap64()).add_range(first, last + 1)
 
+    def add(self, topic: str, partition: int, offsets: BitMap64) -> None:
+        """Adds all of `offsets`."""
+        if offsets:
+            bitmap = self._bitmaps.setdefault((topic, partition), BitMap64())
+            bitmap |= offsets
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int] | None:
+        """The first covered offset and the one after the last, or None where there is none."""
+        bitmap = self._bitmaps.get((topic, partition))
+        return (bitmap.min(), bitmap.max() + 1) if bitmap else None
+
+    def gaps(self, topic: str, partition: int, first: int, end: int) -> BitMap64:
+        """The offsets from `first` to before `end` that are not covered."""
+        gaps = BitMap64()
+        if end > first:
+            gaps.add_range(first, end)
+            gaps -= self._bitmaps.get((topic, partition), BitMap64())
+        return gaps
+
     def partitions(self) -> Iterator[TopicPartition]:
         """Every (topic, partition) with at least one offset."""
         return iter(sorted(self._bitmaps))

@@ -16,6 +16,7 @@ from beam_pipeline.flags import (
     add_pipeline_flags,
     check_pipeline_flags,
     connection_of,
+    consumer_group_of,
     event_time_field,
     topics_of,
 )
@@ -72,7 +73,7 @@ class IngestConfig:
         connection = connection_of(flags)
         return IngestConfig(
             input_topics=topics,
-            consumer_group=flags.consumer_group,
+            consumer_group=consumer_group_of(flags),
             contract=contract,
             rules=ValidationRules(
                 event_time_field=event_time_field(flags, contract),

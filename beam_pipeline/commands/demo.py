@@ -30,7 +30,8 @@ from beam_pipeline.runtime.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.java import fetch_jars
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.progress import SetupProgress
-from beam_pipeline.runtime.supervisor import RunStatus, Supervisor, ends_of
+from beam_pipeline.runtime.resume import ends_of
+from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
 
 PARTITIONS = 4
 

@@ -13,11 +13,14 @@ from rich.console import Console
 from beam_pipeline import preflight
 from beam_pipeline.commands.logs import add_log_flag, logs_of
 from beam_pipeline.commands.view import RunView
-from beam_pipeline.flags import add_pipeline_flags, topics_of
+from beam_pipeline.errors import UsageError
+from beam_pipeline.flags import add_pipeline_flags, consumer_group_of, topics_of
 from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.runtime.breaker import BreakerLimits
 from beam_pipeline.runtime.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.lease import Lease, hold_lease
-from beam_pipeline.runtime.supervisor import RunPlan, RunStatus, Supervisor, ends_of
+from beam_pipeline.runtime.resume import ends_of
+from beam_pipeline.runtime.supervisor import RunPlan, RunStatus, Supervisor
 
 CAUGHT_UP = "caught_up"
 CAUGHT_UP_EARLY_PANE_SECONDS = 5
@@ -67,6 +70,20 @@ def add_supervision_flags(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=10,
         help="how often in a row what died is started again (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max_dead_ratio",
+        metavar="SHARE",
+        type=float,
+        help="stop when more than this share, 0 to 1, of the records read over "
+        "--dead_ratio_window_seconds are dead letters, as after a wrong --schema (default: off)",
+    )
+    group.add_argument(
+        "--dead_ratio_window_seconds",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="time over which --max_dead_ratio is measured (default: %(default)g)",
     )
     add_log_flag(group)  # type: ignore[arg-type]
 
@@ -141,13 +158,28 @@ def plan_of(
     return RunPlan(
         connection=connection,
         topics=topics_of(args.input_topics),
-        consumer_group=args.consumer_group,
+        consumer_group=consumer_group_of(args),
         output_dir=Path(args.output_dir),
         dead_letter_dir=Path(args.dead_letter_dir),
         job_flags=[*pipeline_flags(args), *beam_flags],
         part_retention_seconds=args.part_retention_seconds,
         max_restarts=args.max_restarts,
+        breaker_limits=_breaker_limits(args),
     )
+
+
+def _breaker_limits(args: argparse.Namespace) -> BreakerLimits | None:
+    if args.max_restarts < 0:
+        raise UsageError(f"--max_restarts={args.max_restarts}: must be 0 or more")
+    if args.max_dead_ratio is None:
+        return None
+    if not 0 <= args.max_dead_ratio <= 1:
+        raise UsageError(f"--max_dead_ratio={args.max_dead_ratio:g}: must be from 0 to 1")
+    if not args.dead_ratio_window_seconds > 0:
+        raise UsageError(
+            f"--dead_ratio_window_seconds={args.dead_ratio_window_seconds:g}: must be more than 0"
+        )
+    return BreakerLimits(args.max_dead_ratio, args.dead_ratio_window_seconds)
 
 
 def pipeline_flags(args: argparse.Namespace) -> list[str]:

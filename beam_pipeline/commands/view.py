@@ -25,16 +25,16 @@ class RunView:
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         self._next_line = 0.0
         self._reads: list[tuple[float, int]] = []
-        self._told_failure: str | None = None
+        self._told = 0
 
     def show(self, status: RunStatus, produced: int | None = None) -> None:
         """Brings the view up to date; `produced` where a producer belongs to the run."""
         now = time.monotonic()
         self._reads.append((now, status.counters["read"]))
         self._reads = [(at, read) for at, read in self._reads if now - at <= RATE_WINDOW_SECONDS]
-        if status.last_failure and status.last_failure != self._told_failure:
-            self._told_failure = status.last_failure
-            self._console.print(f"restarting: {status.last_failure}", markup=False, style="yellow")
+        for notice in status.notices[self._told :]:
+            self._console.print(notice, markup=False, highlight=False, soft_wrap=True)
+        self._told = len(status.notices)
         if self._console.is_terminal:
             self._live.update(self._table(status, produced))
         elif now >= self._next_line:

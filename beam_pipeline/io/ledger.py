@@ -28,13 +28,15 @@ _SNAPSHOT_VERSION = 1
 class Ledger:
     """Coverage of the files below an output and a dead-letter directory.
 
-    `files` are the paths, relative to their root, that are counted in `covered`.
+    `files` are the names of the files that are counted in `covered`; `topic_ids` the ids that the
+    topics had when they were landed first.
     """
 
     output_dir: Path
     dead_letter_dir: Path
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
     files: set[str] = field(default_factory=set)
+    topic_ids: dict[str, str] = field(default_factory=dict)
 
     def refresh(self) -> list[str]:
         """Adds the files that have appeared since; their names.
@@ -68,6 +70,7 @@ class Ledger:
                     "version": _SNAPSHOT_VERSION,
                     "covered": self.covered.to_json(),
                     "files": sorted(self.files & present),
+                    "topic_ids": self.topic_ids,
                 },
                 sink,
             )
@@ -91,6 +94,7 @@ def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
                 raise ValueError(f"version {found['version']}")
             ledger.covered = CoveredOffsets.from_json(found["covered"])
             ledger.files = set(found["files"])
+            ledger.topic_ids = dict(found["topic_ids"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EnvironmentFailure(
                 f"ledger snapshot {path} can't be read ({error}); remove it to have the ledger "
@@ -101,8 +105,17 @@ def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
 
 
 def output_files(root: str | Path) -> Iterator[Path]:
-    """Every file in place below `root`: Parquet or dead letters, nothing temporary."""
-    for directory, children, names in os.walk(root):
+    """Every file in place below `root`: Parquet or dead letters, nothing temporary.
+
+    Raises:
+      EnvironmentFailure: a directory can't be listed; what is in it would be landed twice.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}")
+
+    for directory, children, names in os.walk(root, onerror=refuse):
         children[:] = [child for child in children if not child.startswith(HIDDEN_PREFIXES)]
         for name in names:
             if not name.startswith(HIDDEN_PREFIXES) and OutputFile.parse(name) is not None:

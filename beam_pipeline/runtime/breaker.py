@@ -1,0 +1,51 @@
+"""The circuit breaker: a run whose records are mostly dead letters is stopped."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from beam_pipeline.errors import EnvironmentFailure
+
+MIN_RECORDS = 100
+"""Fewer records than this in the window say nothing."""
+
+
+@dataclass(frozen=True)
+class BreakerLimits:
+    """The share of dead letters among the records read over a time that a run may have."""
+
+    max_dead_ratio: float
+    window_seconds: float
+
+
+class CircuitBreaker:
+    """Watches a run's counters, which only rise."""
+
+    def __init__(self, limits: BreakerLimits) -> None:
+        self._limits = limits
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def check(self, counters: Mapping[str, int], now: float | None = None) -> None:
+        """Looks at the newest counters; `now` is the monotonic clock in seconds.
+
+        Raises:
+          EnvironmentFailure: too many of the records read within the window are dead letters.
+        """
+        now = time.monotonic() if now is None else now
+        self._seen.append((now, counters.get("read", 0), counters.get("dead", 0)))
+        # The oldest entry kept is the last one from before the window: what has been counted since.
+        while len(self._seen) > 1 and now - self._seen[1][0] >= self._limits.window_seconds:
+            self._seen.popleft()
+        (_, first_read, first_dead), (_, read, dead) = self._seen[0], self._seen[-1]
+        records, letters = read - first_read, dead - first_dead
+        if records >= MIN_RECORDS and letters > self._limits.max_dead_ratio * records:
+            raise EnvironmentFailure(
+                f"{letters:,} of the last {records:,} records are dead letters, more than "
+                f"--max_dead_ratio={self._limits.max_dead_ratio:g} allows over "
+                f"--dead_ratio_window_seconds={self._limits.window_seconds:g}; is --schema the "
+                "right one? `beam-pipeline dlq stats` tells the reasons, `dlq replay` sends the "
+                "letters again once it is"
+            )

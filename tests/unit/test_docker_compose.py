@@ -1,0 +1,176 @@
+"""docker-compose.yml, as far as it can be checked without a Docker engine."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from beam_pipeline.preflight import DEAD_LETTER_OVERHEAD_BYTES
+from beam_pipeline.resources import java_lock_path
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "tests/data/compose-spec.json").read_bytes())
+# org.apache.kafka.server.config.ServerLogConfigs, message.max.bytes
+DEFAULT_MAX_MESSAGE_BYTES = 1048588
+
+
+class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a key that comes twice, as Compose does and PyYAML does not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key comes twice: {keys}"
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    # Compose would put the environment's variables there.
+    assert "$" not in text
+    parsed: dict[str, Any] = yaml.load(text, Loader=_StrictLoader)
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def properties(compose: dict[str, Any]) -> dict[str, str]:
+    """The server.properties that the image makes of its environment (docker/examples/README.md of
+    apache/kafka): KAFKA_A_B is a.b."""
+    return {
+        name.removeprefix("KAFKA_").replace("_", ".").lower(): value
+        for name, value in compose["services"]["kafka"]["environment"].items()
+        if name.startswith("KAFKA_")
+    }
+
+
+def scripts(compose: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(shell, script) of each shell command in the file."""
+    for service in compose["services"].values():
+        match service.get("command"):
+            case [shell, flags, script]:
+                assert flags == "-euc"
+                yield shell, script
+        match service.get("healthcheck", {}).get("test"):
+            case ["CMD-SHELL", script]:
+                yield "/bin/sh", script
+
+
+def created_topics(compose: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Topic to the options that kafka-topics.sh makes it with."""
+    script = compose["services"]["topics"]["command"][2].replace("\\\n", " ")
+    topics = {}
+    for line in script.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "/opt/kafka/bin/kafka-topics.sh"
+        options: dict[str, str] = {}
+        name = ""
+        for word in words:
+            if word.startswith("--"):
+                name = word.removeprefix("--")
+                assert name not in options
+                options[name] = ""
+            else:
+                assert options[name] == ""
+                options[name] = word
+        topics[options.pop("topic")] = options
+    return topics
+
+
+def violations(document: dict[str, Any]) -> list[str]:
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
+
+
+def test_it_is_valid_by_the_compose_specification(compose: dict[str, Any]) -> None:
+    assert violations(compose) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("services", "kafka", "port"), ["9092:9092"]),
+        (("services", "kafka", "healthcheck", "interval"), 10),
+        (("services", "topics", "depends_on", "kafka", "condition"), "healthy"),
+        (("topics",), {}),
+    ],
+)
+def test_the_schema_finds_mistakes(
+    path: tuple[str, ...], value: Any, compose: dict[str, Any]
+) -> None:
+    broken = copy.deepcopy(compose)
+    target = broken
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = value
+    assert violations(broken)
+
+
+def test_the_images_are_the_locked_kafka(compose: dict[str, Any]) -> None:
+    lock = java_lock_path("kafka").read_text(encoding="utf-8")
+    locked = re.findall(r"^org\.apache\.kafka:kafka_2\.13:(\S+) ", lock, re.MULTILINE)
+    images = {service["image"] for service in compose["services"].values()}
+    assert images == {f"apache/kafka:{version}" for version in locked}
+    assert len(locked) == 1
+
+
+def test_ports_are_published_on_loopback_only(
+    compose: dict[str, Any], properties: dict[str, str]
+) -> None:
+    published = {name: service.get("ports") for name, service in compose["services"].items()}
+    assert published == {"kafka": ["127.0.0.1:9092:9092"], "topics": None}
+    modes = {name: service.get("network_mode") for name, service in compose["services"].items()}
+    assert modes == {"kafka": None, "topics": "service:kafka"}
+    # Clients go where the broker sends them, and the controller is for the broker alone.
+    assert properties["advertised.listeners"] == "PLAINTEXT://localhost:9092"
+    assert properties["listeners"] == "PLAINTEXT://:9092,CONTROLLER://localhost:9093"
+
+
+def test_topics_are_made_once_kafka_answers(compose: dict[str, Any]) -> None:
+    kafka, topics = compose["services"]["kafka"], compose["services"]["topics"]
+    assert kafka["healthcheck"]["test"][1].startswith(
+        "/opt/kafka/bin/kafka-broker-api-versions.sh --bootstrap-server localhost:9092"
+    )
+    assert topics["depends_on"] == {"kafka": {"condition": "service_healthy"}}
+    assert topics["restart"] == "no"
+
+
+def test_topics_suit_the_pipeline(compose: dict[str, Any]) -> None:
+    common = {
+        "bootstrap-server": "localhost:9092",
+        "create": "",
+        "if-not-exists": "",
+        "partitions": "4",
+        "replication-factor": "1",
+    }
+    dead_letter_bytes = DEFAULT_MAX_MESSAGE_BYTES + DEAD_LETTER_OVERHEAD_BYTES
+    assert created_topics(compose) == {
+        "orders": {**common, "config": "message.timestamp.type=LogAppendTime"},
+        "orders.dlq": {**common, "config": f"max.message.bytes={dead_letter_bytes}"},
+    }
+
+
+def test_data_outlives_the_container(compose: dict[str, Any], properties: dict[str, str]) -> None:
+    volumes = [mount.split(":") for mount in compose["services"]["kafka"]["volumes"]]
+    assert volumes == [["kafka-data", properties["log.dirs"]]]
+    assert list(compose["volumes"]) == ["kafka-data"]
+
+
+def test_shell_commands_parse(compose: dict[str, Any]) -> None:
+    found = list(scripts(compose))
+    assert len(found) == 2
+    for shell, script in found:
+        checked = subprocess.run(
+            [shell, "-n"], input=script, text=True, capture_output=True, timeout=20, check=False
+        )
+        assert (checked.returncode, checked.stderr) == (0, "")
