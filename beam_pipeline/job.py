@@ -122,7 +122,8 @@ def counters_of(result: PipelineResult) -> dict[str, int]:
     for metric in found:
         name = metric.key.metric
         if name.namespace == METRICS_NAMESPACE:
-            counters[name.name] = counters.get(name.name, 0) + int(metric.result)
+            count = metric.attempted if metric.committed is None else metric.committed
+            counters[name.name] = counters.get(name.name, 0) + int(count or 0)
     return counters
 
 

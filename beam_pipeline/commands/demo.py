@@ -119,17 +119,17 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         kafka_jars = fetch_jars(resources.java_lock_path("kafka"), progress)
     directory = Path(tempfile.mkdtemp(prefix="beam-pipeline-demo-"))
     with ExitStack() as stack:
-        if not args.keep_broker:
-            stack.callback(shutil.rmtree, directory, ignore_errors=True)
         broker = EmbeddedBroker(
             directory,
             java=tools.java,
             jars=kafka_jars,
             log_file=logs.file("broker"),
+            outlives_parent=args.keep_broker,
         )
+        end_broker = stack.enter_context(ExitStack())
+        end_broker.callback(shutil.rmtree, directory, ignore_errors=True)
+        end_broker.callback(broker.stop, 3.0)
         broker.start()
-        if not args.keep_broker:
-            stack.callback(broker.stop, 3.0)
         broker.wait_ready()
         create_topics(broker.connection, [TopicSpec(topic, PARTITIONS, LOG_APPEND_TIME)])
         args.kafka_bootstrap_servers, args.kafka_config = broker.bootstrap, None
@@ -153,6 +153,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             return 1
         holds = _prove(args, connection, topic, produced, console)
         if args.keep_broker:
+            end_broker.pop_all()
             _tell_about_broker(console, broker, topic, directory)
     return 0 if holds else 1
 

@@ -142,10 +142,9 @@ def stop_on_signals() -> Event:
 
 def hold_leases(stack: ExitStack, args: argparse.Namespace) -> list[Lease]:
     """Holds the output and the dead-letter directory for the time of `stack`."""
-    directories = {
-        Path(getattr(args, name)).resolve(): f"--{name}"
-        for name in ("dead_letter_dir", "output_dir")
-    }
+    directories: dict[Path, str] = {}
+    for name in ("output_dir", "dead_letter_dir"):
+        directories.setdefault(Path(getattr(args, name)).resolve(), f"--{name}")
     return [
         stack.enter_context(hold_lease(directory, flag)) for directory, flag in directories.items()
     ]

@@ -4,7 +4,7 @@
 # as they stand, and takes a text for "any type".
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import apache_beam as beam
 from apache_beam import coders
@@ -67,8 +67,8 @@ class KafkaHeader(NamedTuple):
 class LetterRow(NamedTuple):
     """A record, as `WriteToKafka(with_headers=True)` takes it (Beam 2.73, KafkaIO)."""
 
-    key: bytes | None
-    value: bytes | None
+    key: Optional[bytes]  # noqa: UP045 - Beam's RowCoder does not read `bytes | None`
+    value: Optional[bytes]  # noqa: UP045
     headers: list[KafkaHeader]
     topic: str
     timestamp: int

@@ -46,6 +46,6 @@ class CircuitBreaker:
                 f"{letters:,} of the last {records:,} records are dead letters, more than "
                 f"--max_dead_ratio={self._limits.max_dead_ratio:g} allows over "
                 f"--dead_ratio_window_seconds={self._limits.window_seconds:g}; is --schema the "
-                "right one? `beam-pipeline dlq stats` tells the reasons, `dlq replay` sends the "
-                "letters again once it is"
+                "right one? What is in no file yet is read again at the next start; `beam-pipeline "
+                "dlq stats` tells the reasons of the others, `dlq replay` sends them again"
             )

@@ -41,6 +41,7 @@ class EmbeddedBroker:
         port: int = 0,
         heap_mb: int = 512,
         settings: Mapping[str, str] | None = None,
+        outlives_parent: bool = False,
     ) -> None:
         """Describe the broker; nothing is started yet.
 
@@ -52,6 +53,7 @@ class EmbeddedBroker:
             port: loopback port to listen on; 0 takes a free one.
             heap_mb: upper bound of the heap, in MiB.
             settings: server properties beside the broker's own, or in their place.
+            outlives_parent: leave it running when this process dies without stopping it.
         """
         self._directory = directory
         self._java = java
@@ -60,6 +62,7 @@ class EmbeddedBroker:
         self._port = port or free_port()
         self._heap_mb = heap_mb
         self._settings = settings or {}
+        self._outlives_parent = outlives_parent
         self._process: ManagedProcess | None = None
 
     @property
@@ -169,6 +172,7 @@ class EmbeddedBroker:
             heap_mb=self._heap_mb,
             properties={"org.slf4j.simpleLogger.defaultLogLevel": "warn"},
             extra_flags=flags,
+            outlives_parent=self._outlives_parent,
         )
 
 

@@ -29,11 +29,12 @@ def start_jvm(
     heap_mb: int,
     properties: Mapping[str, str],
     extra_flags: Sequence[str] = (),
+    outlives_parent: bool = False,
 ) -> ManagedProcess:
     """Start a Java program; the class path goes by the environment, so `ps` stays readable.
 
     Args:
-        name, log_file: as for `ManagedProcess`.
+        name, log_file, outlives_parent: as for `ManagedProcess`.
         java: the `java` program.
         jars: class path, in order.
         main_class, arguments: what to run.
@@ -47,4 +48,6 @@ def start_jvm(
         *(main_class, *arguments),
     ]
     class_path = os.pathsep.join(map(str, jars))
-    return ManagedProcess(name, command, log_file, env={"CLASSPATH": class_path})
+    return ManagedProcess(
+        name, command, log_file, env={"CLASSPATH": class_path}, outlives_parent=outlives_parent
+    )

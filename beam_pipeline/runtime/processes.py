@@ -53,6 +53,7 @@ class ManagedProcess:
         *,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        outlives_parent: bool = False,
     ) -> None:
         """Start `command`.
 
@@ -62,6 +63,7 @@ class ManagedProcess:
             log_file: takes standard output and standard error, appended; made when missing.
             env: variables set on top of this process's environment.
             cwd: working directory.
+            outlives_parent: leave it running when this process dies.
 
         Raises:
             EnvironmentFailure: the program is missing, or the log file can't be written.
@@ -71,7 +73,7 @@ class ManagedProcess:
             raise RuntimeError(f"{name} must be started from the main thread")
         self.name = name
         self.log_file = log_file
-        self._process = _spawn(name, command, log_file, env, cwd)
+        self._process = _spawn(name, command, log_file, env, cwd, outlives_parent)
 
     @property
     def pid(self) -> int:
@@ -226,12 +228,13 @@ def _spawn(
     log_file: Path,
     env: Mapping[str, str] | None,
     cwd: Path | None,
+    outlives_parent: bool = False,
 ) -> subprocess.Popen[bytes]:
     program = shutil.which(command[0])
     if program is None:
         raise EnvironmentFailure(f"{name}: the program {command[0]} is missing or can't be run")
     argv = [program, *map(str, command[1:])]
-    if sys.platform == "linux":
+    if sys.platform == "linux" and not outlives_parent:
         bound = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT, str(os.getpid())]
         argv = [*bound, *argv]
     try:

@@ -160,6 +160,7 @@ class Supervisor:
         finally:
             if job is not None:
                 job.terminate(JOB_GRACE_SECONDS)
+                self._read_counters(scratch / "status.json")
             self._engine.stop()
             self._counted = Counter(self.status.counters)
             shutil.rmtree(scratch, ignore_errors=True)

@@ -36,10 +36,7 @@ class ColumnBuilder:
         """
         if self._whole_value:
             return [build_column(events, self._columns[0][1])]
-        arrays = [
-            build_column([event.get(name) for event in events], node)
-            for name, node in self._columns
-        ]
+        arrays = [build_column(_field(events, name), node) for name, node in self._columns]
         if self._extra_column:
             arrays.append(_extra_text(events, frozenset(name for name, _ in self._columns)))
         return arrays
@@ -113,13 +110,22 @@ _LEAVES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
 
 def _struct_column(values: Sequence[Any], node: Struct) -> pa.Array:
     objects = [{} if value is None else value for value in values]
-    children = [
-        build_column([item.get(name) for item in objects], child) for name, child in node.fields
-    ]
+    children = [build_column(_field(objects, name), child) for name, child in node.fields]
     if node.extra:
         children.append(_extra_text(objects, frozenset(name for name, _ in node.fields)))
     nulls = pa.array([value is None for value in values], pa.bool_())
     return pa.StructArray.from_arrays(children, fields=list(node.arrow_type), mask=nulls)
+
+
+def _field(objects: Sequence[Any], name: str) -> list[Any]:
+    """The field `name` of each object, None where it has none."""
+    try:
+        return [item.get(name) for item in objects]
+    except AttributeError:
+        raise TypeError(
+            'no object, where the schema names fields; it must say "type": "object" for such '
+            "values to be refused"
+        ) from None
 
 
 def _list_column(values: Sequence[Any], node: ListOf) -> pa.Array:

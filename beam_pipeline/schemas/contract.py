@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import jsonschema_rs
 import pyarrow as pa
 from jsonschema.validators import validator_for
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
+from beam_pipeline.schemas.judge import compile_validator
 from beam_pipeline.schemas.nodes import Node, Struct, derive_node
 
 VALUE_COLUMN = "value"
@@ -120,16 +122,23 @@ def load_contract(path: str | Path) -> Contract:
             f"--schema={path}: not a valid JSON Schema at {error.json_path}: {error.message}"
         ) from None
     _refuse_remote_references(document, path)
-    _refuse_reserved_names(document, path)
-    identifier = document.get("$id")
-    return Contract(
+    try:
+        compile_validator(document)
+    except jsonschema_rs.ValidationError as error:
+        raise UsageError(f"--schema={path}: {' '.join(error.message.split())}") from None
+    contract = Contract(
         source=str(path),
         document=document,
-        ref=SchemaRef(identifier, hashlib.sha256(raw).hexdigest()),
+        ref=SchemaRef(document.get("$id"), hashlib.sha256(raw).hexdigest()),
     )
+    _refuse_reserved_names(contract)
+    return contract
 
 
-def _refuse_remote_references(part: Any, path: str | Path) -> None:
+_DATA_KEYWORDS = frozenset({"const", "default", "enum", "examples"})
+
+
+def _refuse_remote_references(part: Any, path: str | Path, at_top: bool = True) -> None:
     if isinstance(part, dict):
         reference = part.get("$ref")
         if isinstance(reference, str) and not reference.startswith("#"):
@@ -137,17 +146,24 @@ def _refuse_remote_references(part: Any, path: str | Path) -> None:
                 f"--schema={path}: $ref {reference!r} points outside the file; "
                 "copy its target under $defs (references are never fetched)"
             )
-        for child in part.values():
-            _refuse_remote_references(child, path)
+        if isinstance(part.get("$id"), str) and not at_top:
+            raise UsageError(
+                f"--schema={path}: $id {part['$id']!r} stands below the top, so the $refs beside "
+                "it have another base; remove it and write them from the file's top"
+            )
+        for keyword, child in part.items():
+            if keyword not in _DATA_KEYWORDS:
+                _refuse_remote_references(child, path, False)
     elif isinstance(part, list):
         for child in part:
-            _refuse_remote_references(child, path)
+            _refuse_remote_references(child, path, False)
 
 
-def _refuse_reserved_names(document: Mapping[str, Any], path: str | Path) -> None:
+def _refuse_reserved_names(contract: Contract) -> None:
     reserved = {column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS)}
-    taken = sorted(reserved & set(document.get("properties") or {}))
+    taken = sorted(reserved.intersection(contract.event_schema.names))
     if taken:
         raise UsageError(
-            f"--schema={path}: property {taken[0]!r} is a column that the pipeline adds; rename it"
+            f"--schema={contract.source}: property {taken[0]!r} is a column that the pipeline "
+            "adds; rename it"
         )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
+import jsonschema
 import jsonschema_rs
 import msgspec
+import numpy as np
 import referencing
-from jsonschema.validators import validator_for
+from jsonschema.validators import extend, validator_for
 
 from beam_pipeline.records import ErrorCode, Failure, Violation
 
@@ -31,9 +36,8 @@ class Judge:
         self._document = document
         self._max_value_bytes = max_value_bytes
         self._decode = msgspec.json.Decoder().decode
-        self._is_valid = jsonschema_rs.validator_for(
-            dict(document), validate_formats=True, retriever=_refuse_retrieval
-        ).is_valid
+        self._validator = compile_validator(document)
+        self._is_valid = self._validator.is_valid
 
     def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:
         """The decoded event and None, or None and the failure.
@@ -61,54 +65,88 @@ class Judge:
         return None, self._explain_violation(event)
 
     def _explain_violation(self, event: Any) -> Failure:
-        violations = explain(self._document, event)
-        message = violations[0].message if violations else "the event breaks the schema"
-        return Failure(ErrorCode.SCHEMA_VIOLATION, message, violations=violations)
+        try:
+            violations = explain(self._document, event)
+        except (ArithmeticError, re.error, RecursionError):  # a number or pattern too much for it
+            violations = ()
+        if not violations:  # where the two differ, such as a newline behind a date-time
+            violations = _violations(
+                (str(error.schema_path[-1]), error.instance_path, error.schema_path, error.message)
+                for error in self._validator.iter_errors(event)
+            )
+        return Failure(ErrorCode.SCHEMA_VIOLATION, violations[0].message, violations=violations)
+
+
+def compile_validator(document: Mapping[str, Any]) -> jsonschema_rs.Validator:
+    """What decides on `document`: formats are checked, references outside it never fetched.
+
+    Raises:
+      jsonschema_rs.ValidationError: a pattern, reference or `$schema` is not understood.
+    """
+    return jsonschema_rs.validator_for(
+        dict(document), validate_formats=True, retriever=_refuse_retrieval
+    )
 
 
 def explain(document: Mapping[str, Any], event: Any) -> tuple[Violation, ...]:
     """The rules of `document` that `event` breaks, at most `MAX_VIOLATIONS`, in document order."""
-    validator_class = validator_for(document)
+    validator_class = _explaining_class(validator_for(document))
     validator = validator_class(
         document,
         format_checker=validator_class.FORMAT_CHECKER,
         registry=referencing.Registry(),
     )
-    violations = []
-    for error in validator.iter_errors(event):
-        violations.append(
-            Violation(
-                keyword=str(error.validator),
-                instance_path=_pointer(error.absolute_path),
-                schema_path=_pointer(error.absolute_schema_path),
-                message=error.message[:MAX_MESSAGE_CHARACTERS],
-            )
+    return _violations(
+        (error.validator, error.absolute_path, error.absolute_schema_path, error.message)
+        for error in validator.iter_errors(event)
+    )
+
+
+def _violations(
+    errors: Iterable[tuple[str, Iterable[Any], Iterable[Any], str]],
+) -> tuple[Violation, ...]:
+    return tuple(
+        Violation(
+            keyword=keyword,
+            instance_path=_pointer(instance_path),
+            schema_path=_pointer(schema_path),
+            message=message[:MAX_MESSAGE_CHARACTERS],
         )
-        if len(violations) == MAX_VIOLATIONS:
-            break
-    return tuple(violations)
+        for keyword, instance_path, schema_path, message in islice(errors, MAX_VIOLATIONS)
+    )
+
+
+@functools.cache
+def _explaining_class(validator_class: Any) -> Any:
+    """`validator_class` with the deciding library's patterns.
+
+    Python's `re` knows another dialect (no `\\p{L}`, and `$` before a last newline), and its
+    backtracking lets one hostile value hold up the job.
+    """
+    return extend(validator_class, {"pattern": _check_pattern})
+
+
+def _check_pattern(
+    validator: Any, pattern: str, instance: Any, _schema: Any
+) -> Iterator[jsonschema.ValidationError]:
+    if validator.is_type(instance, "string") and not _pattern_validator(pattern).is_valid(instance):
+        yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+@functools.cache
+def _pattern_validator(pattern: str) -> jsonschema_rs.Validator:
+    return jsonschema_rs.Draft202012Validator({"pattern": pattern})
+
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def depth_of(value: bytes) -> int:
     """The deepest nesting of brackets outside strings in a JSON text, well-formed or not."""
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in value:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
+    brackets = _STRING.sub(b"", value).translate(None, _NO_BRACKETS)
+    steps = [1 if bracket in b"[{" else -1 for bracket in brackets]
+    return int(np.cumsum(steps).max(initial=0))
 
 
 def _explain_malformed(value: bytes, error: Exception) -> Failure:

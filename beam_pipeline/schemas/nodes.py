@@ -88,11 +88,10 @@ def derive_node(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()
         return JSON_TEXT
     reference = schema.get("$ref")
     if reference is not None:
-        target = resolve_pointer(root, reference)
-        if target is None or reference in seen or not isinstance(target, Mapping):
+        merged = merge_reference(schema, root)
+        if merged is None or reference in seen:
             return JSON_TEXT
-        siblings = {name: value for name, value in schema.items() if name != "$ref"}
-        return derive_node({**target, **siblings}, root, (*seen, reference))
+        return derive_node(merged, root, (*seen, reference))
     for union in ("anyOf", "oneOf"):
         if union in schema and "properties" not in schema and "type" not in schema:
             return _derive_union(schema[union], root, seen)
@@ -113,12 +112,34 @@ def derive_node(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()
     return JSON_TEXT
 
 
+def merge_reference(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`schema` and the target of its `$ref` as one, or None where that is not in the document.
+
+    The target holds beside what `schema` says itself, so the fields of both are kept.
+    """
+    target = resolve_pointer(root, schema["$ref"])
+    if not isinstance(target, Mapping):
+        return None
+    siblings = {name: value for name, value in schema.items() if name != "$ref"}
+    merged = {**target, **siblings}
+    if "properties" in target and "properties" in siblings:
+        fields = dict(target["properties"])
+        for name, part in siblings["properties"].items():
+            above = fields.get(name)
+            if isinstance(above, Mapping) and isinstance(part, Mapping):
+                part = {**above, **part}
+            fields[name] = part
+        merged["properties"] = fields
+    return merged
+
+
 def resolve_pointer(root: Mapping[str, Any], reference: str) -> Any | None:
-    """What a local reference (`#`, `#/$defs/name`) points to, or None (RFC 6901)."""
-    if not reference.startswith("#"):
+    """What a local pointer (`#`, `#/$defs/name`; RFC 6901) points to; None for all other
+    references, an `$anchor` included."""
+    if reference != "#" and not reference.startswith("#/"):
         return None
     target: Any = root
-    for step in reference.lstrip("#").split("/")[1:]:
+    for step in reference.split("/")[1:]:
         step = step.replace("~1", "/").replace("~0", "~")
         if not isinstance(target, Mapping) or step not in target:
             return None
@@ -160,5 +181,7 @@ def _derive_object(
         return JSON_TEXT
     fields = tuple((name, derive_node(part, root, seen)) for name, part in properties.items())
     closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
-    extra = None if closed else EXTRA if EXTRA not in properties else f"_{EXTRA}"
-    return Struct(fields, extra)
+    extra = EXTRA
+    while extra in properties:
+        extra = f"_{extra}"
+    return Struct(fields, None if closed else extra)

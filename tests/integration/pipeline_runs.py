@@ -1,0 +1,183 @@
+"""The command line as a user runs it, in a process of its own, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from confluent_kafka import Producer
+
+from beam_pipeline.io.kafka_connection import KafkaConnection
+
+MARKER = "BEAM_PIPELINE_TEST_RUN"
+CAUGHT_UP_TIMEOUT_SECONDS = 180
+Placed = tuple[str, int, int]
+"""Topic, partition and offset."""
+
+
+@dataclass
+class PipelineRun:
+    """Runs of the command line that share their directories; none may outlive its end."""
+
+    directory: Path
+    marker: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def output_dir(self) -> Path:
+        return self.directory / "output"
+
+    @property
+    def dead_letter_dir(self) -> Path:
+        return self.directory / "dead"
+
+    def command(self, *words: str) -> list[str]:
+        return [
+            sys.executable,
+            *("-m", "beam_pipeline", *words),
+            *([f"--log_dir={self.directory / 'logs'}"] if words[0] in ("run", "direct") else []),
+        ]
+
+    def run_words(self, kafka: KafkaConnection, topics: str, *flags: str) -> list[str]:
+        return [
+            "run",
+            f"--kafka_bootstrap_servers={kafka.bootstrap_servers}",
+            f"--input_topics={topics}",
+            f"--output_dir={self.output_dir}",
+            f"--dead_letter_dir={self.dead_letter_dir}",
+            "--window_seconds=5",
+            *flags,
+        ]
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return subprocess.Popen(
+            self.command(*words),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.directory,
+            env={**os.environ, MARKER: self.marker},
+        )
+
+    def finish(self, *words: str, timeout_seconds: float = CAUGHT_UP_TIMEOUT_SECONDS) -> Finished:
+        """Runs to the end; kills what does not get there."""
+        process = self.start(*words)
+        try:
+            output, _ = process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            raise AssertionError(f"not at its end in {timeout_seconds} s:\n{output}") from None
+        return Finished(process.returncode, output)
+
+    def catch_up(self, kafka: KafkaConnection, topics: str, *flags: str) -> Finished:
+        finished = self.finish(*self.run_words(kafka, topics, "--until=caught_up", *flags))
+        assert finished.code == 0, finished.output
+        return finished
+
+    def processes(self) -> dict[int, str]:
+        """Processes of these runs that are alive: id to command line."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"{MARKER}={self.marker}".encode() in (entry / "environ").read_bytes():
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if command:
+                        found[int(entry.name)] = command
+        return found
+
+    def process_of(self, what: str) -> int:
+        """The id of the running process whose command line holds `what`."""
+        (pid,) = [pid for pid, command in self.processes().items() if what in command]
+        return pid
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row in the Parquet files in place."""
+        return [
+            row
+            for path in sorted(self.output_dir.glob("dt=*/hour=*/*.parquet"))
+            for row in pq.read_table(path, partitioning=None).to_pylist()
+        ]
+
+    def letters(self) -> list[dict[str, Any]]:
+        """Every dead letter in the files in place."""
+        return [
+            json.loads(line)
+            for path in sorted(self.dead_letter_dir.glob("dt=*/hour=*/*.jsonl"))
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
+
+    def placed(self) -> Counter[Placed]:
+        """How often each record is in a file, counted by nothing but the files' content."""
+        counts: Counter[Placed] = Counter()
+        for path in self.output_dir.glob("dt=*/hour=*/*.parquet"):
+            columns = ["kafka_topic", "kafka_partition", "kafka_offset"]
+            table = pq.read_table(path, columns=columns, partitioning=None)
+            counts.update(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
+        for letter in self.letters():
+            source = letter["source"]
+            counts[source["topic"], source["partition"], source["offset"]] += 1
+        return counts
+
+
+@dataclass
+class Finished:
+    """How a command ended."""
+
+    code: int
+    output: str
+
+
+def send(
+    kafka: KafkaConnection,
+    topic: str,
+    values: list[bytes | None],
+    partition: int = 0,
+    **extra: Any,
+) -> None:
+    """Appends records and waits until the broker has them."""
+    producer = Producer({**kafka.for_librdkafka(), "message.max.bytes": 16_000_000, "linger.ms": 5})
+    for value in values:
+        producer.produce(topic, value=value, partition=partition, **extra)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 90.0) -> Any:
+    """Polls until `condition` gives something true, and returns that."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_seconds} s"
+        time.sleep(0.2)
+    return found
+
+
+@contextlib.contextmanager
+def running(
+    run: PipelineRun, words: list[str], stop_signal: signal.Signals = signal.SIGTERM
+) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs for the time of the block, and is ended by a signal."""
+    process = run.start(*words)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(stop_signal)
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise

@@ -1,0 +1,45 @@
+"""`./run_direct.sh` without a broker of one's own: the demo, start to end."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from integration.pipeline_runs import PipelineRun, running, wait_for
+
+
+def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    run = PipelineRun(tmp_path / "demo")
+    finished = run.finish(
+        "direct",
+        "--demo_seconds=8",
+        "--events_per_second=50",
+        "--invalid_ratio=0.1",
+        "--late_ratio=0.05",
+        f"--output_dir={run.output_dir}",
+        f"--dead_letter_dir={run.dead_letter_dir}",
+        timeout_seconds=240,
+    )
+    assert finished.code == 0, finished.output
+    placed = run.placed()
+    assert placed.total() == len(placed) == 400
+    by_partition: dict[int, list[int]] = {}
+    for _, partition, offset in placed:
+        by_partition.setdefault(partition, []).append(offset)
+    for offsets in by_partition.values():
+        assert sorted(offsets) == list(range(len(offsets)))
+    assert len(run.letters()) == 40
+    assert "holds" in finished.output
+    assert run.processes() == {}
+
+
+def test_ctrl_c_ends_a_demo_with_all_its_processes(tmp_path: Path) -> None:
+    run = PipelineRun(tmp_path / "demo")
+    words = [
+        "direct",
+        f"--output_dir={run.output_dir}",
+        f"--dead_letter_dir={run.dead_letter_dir}",
+    ]
+    with running(run, words, signal.SIGINT):
+        wait_for(lambda: len(run.processes()) >= 6, "every process of the demo", 60)
+    assert run.processes() == {}

@@ -1,0 +1,266 @@
+"""`beam-pipeline run` against a real broker, on a real Prism."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import duckdb
+import jsonschema
+import pyarrow.dataset
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from beam_pipeline.io.kafka_admin import TopicSpec, create_topics, watermarks
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.ops.reconcile import reconcile
+from beam_pipeline.producer.events import EventFactory
+from beam_pipeline.producer.source import wall_clock_ms
+from beam_pipeline.resources import dead_letter_schema_path
+from integration.pipeline_runs import PipelineRun, running, send, wait_for
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> PipelineRun:
+    return PipelineRun(tmp_path / "run")
+
+
+def events(count: int, seed: int = 1) -> list[bytes | None]:
+    factory = EventFactory(seed)
+    return [json.dumps(factory.make(wall_clock_ms())).encode() for _ in range(count)]
+
+
+def assert_each_once(run: PipelineRun, kafka: KafkaConnection, *topics: str) -> None:
+    """By the files' content alone, and by `reconcile`."""
+    expected = Counter(
+        (topic, partition, offset)
+        for topic in topics
+        for partition, (low, high) in watermarks(kafka, topic).items()
+        for offset in range(low, high)
+    )
+    assert run.placed() == expected
+    report = reconcile(kafka, topics, run.output_dir, run.dead_letter_dir)
+    assert report.is_clean
+    assert report.reconciliation.missing == report.reconciliation.doubled == 0
+
+
+def test_a_topic_is_landed_once_over_two_runs_and_reads_as_one_dataset(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    topic = fresh_topic(partitions=3)
+    for partition in range(3):
+        send(kafka, topic, events(40, seed=partition), partition)
+    run.catch_up(kafka, topic, "--num_shards=2")
+    assert_each_once(run, kafka, topic)
+    first_files = {path.name for path in run.output_dir.glob("dt=*/hour=*/*")}
+
+    send(kafka, topic, [*events(30, seed=9), b"{"], 1)
+    run.catch_up(kafka, topic, "--num_shards=2")
+    assert_each_once(run, kafka, topic)
+    assert first_files < {path.name for path in run.output_dir.glob("dt=*/hour=*/*")}
+    assert run.processes() == {}
+
+    dataset = pyarrow.dataset.dataset(run.output_dir, partitioning="hive")
+    assert dataset.count_rows() == 150
+    assert all("_tmp" not in file and file.endswith(".parquet") for file in dataset.files)
+    (rows, partitions, days) = duckdb.sql(
+        "SELECT count(*), count(DISTINCT kafka_partition), count(DISTINCT dt) FROM read_parquet("
+        f"'{run.output_dir}/dt=*/hour=*/*.parquet', hive_partitioning = true)"
+    ).fetchall()[0]
+    assert (rows, partitions) == (150, 3)
+    assert days >= 1
+    assert not any(run.output_dir.glob("_tmp/*"))
+
+
+BAD_INPUT: list[tuple[str, bytes | None, str | None]] = [
+    ("empty value", b"", "MALFORMED_JSON"),
+    ("tombstone", None, "NULL_VALUE"),
+    ("not UTF-8", b'{"a":"\xff\xfe"}', "NOT_UTF8"),
+    ("truncated", b'{"event_id":', "MALFORMED_JSON"),
+    ("top-level number", b"5", "SCHEMA_VIOLATION"),
+    ("NaN", b"NaN", "MALFORMED_JSON"),
+    ("1e400", b'{"a":1e400}', "MALFORMED_JSON"),
+    ("nested brackets", b"[" * 50_000 + b"]" * 50_000, "TOO_DEEP"),
+    ("900 kB string", json.dumps("x" * 900_000).encode(), "SCHEMA_VIOLATION"),
+    ("lone surrogate", b'{"a":"\\ud800"}', "MALFORMED_JSON"),
+]
+
+
+def test_bad_input_is_a_row_or_a_dead_letter_with_its_bytes(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    topic = fresh_topic()
+    event = EventFactory(3).make(wall_clock_ms(), event_type="page_view")
+    text = json.dumps(event)
+    rows = [
+        json.dumps({**event, "referrer": "a\0b"}).encode(),
+        (text[:-1] + ', "campaign": 1, "campaign": 2}').encode(),
+        (text[:-1] + ', "campaign": 123456789012345678901234567890}').encode(),
+    ]
+    values = [value for _, value, _ in BAD_INPUT] + rows
+    send(kafka, topic, values, key=b"\xffkey", headers=[("h", b"\x00\xff"), ("none", None)])
+
+    run.catch_up(kafka, topic)
+
+    assert_each_once(run, kafka, topic)
+    letters = {letter["source"]["offset"]: letter for letter in run.letters()}
+    contract = json.loads(dead_letter_schema_path().read_text())
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    on_topic = _records(kafka, f"{topic}.dlq")
+    for offset, (name, value, code) in enumerate(BAD_INPUT):
+        letter = letters[offset]
+        jsonschema.Draft202012Validator(contract, format_checker=checker).validate(letter)
+        assert letter["error"]["code"] == code, name
+        assert _bytes(letter["value_b64"]) == value, name
+        assert _bytes(letter["key_b64"]) == b"\xffkey"
+        headers = [(item["key"], _bytes(item["value_b64"])) for item in letter["headers"]]
+        assert headers == [("h", b"\x00\xff"), ("none", None)]
+        record = on_topic[letter["dlq_id"].encode()]
+        assert (record.value(), record.key()) == (value, b"\xffkey"), name
+        assert dict(record.headers())["dlq.error.code"] == str(code).encode()
+        assert dict(record.headers())["h"] == b"\x00\xff"
+    assert len(letters) == len(on_topic) == len(BAD_INPUT)
+    extras = {row["kafka_offset"]: row["extra"] for row in run.rows()}
+    assert json.loads(extras[len(BAD_INPUT) + 1]) == {"campaign": 2}
+    assert json.loads(extras[len(BAD_INPUT) + 2]) == {"campaign": 123456789012345678901234567890}
+    assert [row["referrer"] for row in run.rows()].count("a\0b") == 1
+
+
+def test_a_signal_ends_it_in_time_and_a_second_pipeline_is_refused(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    topic = fresh_topic(partitions=2)
+    send(kafka, topic, events(20))
+    words = run.run_words(kafka, topic)
+    with running(run, words) as process:
+        wait_for(lambda: list(run.output_dir.glob("dt=*/hour=*/*.parquet")), "the first file")
+        second = run.finish(*words, timeout_seconds=30)
+        assert second.code == 1
+        assert f"--output_dir={run.output_dir}" in second.output
+        assert f"process {process.pid} " in second.output
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert time.monotonic() - started < 10
+    assert run.processes() == {}
+    run.catch_up(kafka, topic)
+    assert_each_once(run, kafka, topic)
+
+
+@pytest.mark.parametrize(
+    "victim",
+    ["prism", "beam_pipeline.job", "ExpansionService"],
+)
+def test_what_is_killed_is_started_again_and_nothing_is_lost_or_doubled(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str], victim: str
+) -> None:
+    topic = fresh_topic(partitions=2)
+    random = Random(victim)
+    with running(run, run.run_words(kafka, topic)):
+        for batch in range(2):
+            send(kafka, topic, events(60, seed=batch), partition=0)
+            send(kafka, topic, events(60, seed=batch + 10), partition=1)
+            wait_for(lambda: any(victim in command for command in run.processes().values()), victim)
+            if batch == 1:
+                wait_for(lambda: run.placed().total() >= 100, "rows after the restart", 120)
+            time.sleep(random.uniform(0, 4))
+            _kill(run.process_of(victim))
+    assert run.processes() == {}
+    run.catch_up(kafka, topic)
+    assert_each_once(run, kafka, topic)
+
+
+def test_everything_killed_at_once_resumes_from_the_files(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    topic = fresh_topic(partitions=2)
+    with running(run, run.run_words(kafka, topic)) as process:
+        send(kafka, topic, [*events(100), b"{", b"["], partition=1)
+        wait_for(lambda: run.placed().total() >= 100, "rows")
+        send(kafka, topic, events(100, seed=2), partition=0)
+        process.kill()
+        process.wait(10)
+        wait_for(lambda: not run.processes(), "the end of every process", 10)
+    run.catch_up(kafka, topic)
+    assert_each_once(run, kafka, topic)
+
+
+def test_a_topic_made_anew_is_refused(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    from confluent_kafka.admin import AdminClient
+
+    topic = fresh_topic()
+    send(kafka, topic, events(5))
+    run.catch_up(kafka, topic)
+    admin = AdminClient(kafka.for_librdkafka())
+    admin.delete_topics([topic])[topic].result()
+    create_topics(kafka, [TopicSpec(topic, 1, {"message.timestamp.type": "LogAppendTime"})])
+    send(kafka, topic, events(9))
+
+    refused = run.finish(*run.run_words(kafka, topic, "--until=caught_up"))
+
+    assert refused.code == 1
+    assert f"topic {topic} is not the one that the files are from" in refused.output
+    assert len(run.rows()) == 5
+
+
+def test_the_breaker_stops_a_run_with_the_wrong_schema(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = fresh_topic()
+    schema = tmp_path / "wrong.json"
+    schema.write_text(
+        json.dumps({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+    )
+    send(kafka, topic, events(300))
+    flags = (f"--schema={schema}", "--window_by=append_time", "--max_dead_ratio=0.5")
+    stopped = run.finish(*run.run_words(kafka, topic, "--window_seconds=3600", *flags))
+    assert stopped.code == 1
+    assert "--max_dead_ratio=0.5" in stopped.output
+    assert run.processes() == {}
+
+
+def test_records_stamped_by_their_producer_are_landed_by_create_time(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    topic = fresh_topic(message_timestamp_type="CreateTime")
+    send(kafka, topic, events(20), timestamp=1_000_000_000_000)
+    run.catch_up(kafka, topic, "--window_by=create_time")
+    assert_each_once(run, kafka, topic)
+    assert {path.parent.parent.name for path in run.output_dir.glob("dt=*/hour=*/*")} == {
+        "dt=2001-09-09"
+    }
+
+
+def _records(kafka: KafkaConnection, topic: str) -> dict[bytes, object]:
+    """The records of a dead-letter topic by their `dlq.id`."""
+    consumer = Consumer(
+        {**kafka.for_librdkafka(), "group.id": "test", "fetch.max.bytes": 50_000_000}
+    )
+    found = {}
+    for partition, (low, high) in watermarks(kafka, topic).items():
+        consumer.assign([TopicPartition(topic, partition, low)])
+        for _ in range(high - low):
+            record = consumer.poll(20)
+            assert record is not None
+            assert record.error() is None
+            found[dict(record.headers())["dlq.id"]] = record
+    consumer.close()
+    return found
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text)
+
+
+def _kill(pid: int) -> None:
+    import os
+
+    os.kill(pid, signal.SIGKILL)

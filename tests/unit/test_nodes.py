@@ -1,0 +1,216 @@
+"""Which Arrow type each part of a JSON Schema gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from sample_records import commerce_contract, contract_of
+
+from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS, file_schema
+from beam_pipeline.schemas.nodes import (
+    EXTRA,
+    JSON_TEXT,
+    TIMESTAMP_TYPE,
+    Encoding,
+    Leaf,
+    ListOf,
+    Node,
+    Struct,
+    derive_node,
+    resolve_pointer,
+)
+
+STRING, INTEGER, NUMBER = Leaf(pa.string()), Leaf(pa.int64()), Leaf(pa.float64())
+BOOLEAN = Leaf(pa.bool_())
+TIMESTAMP = Leaf(TIMESTAMP_TYPE, Encoding.TIMESTAMP)
+DATE = Leaf(pa.date32(), Encoding.DATE)
+
+DEFINITIONS: dict[str, Any] = {
+    "id": {"type": "integer"},
+    "when": {"type": "string", "format": "date-time"},
+    "alias": {"$ref": "#/$defs/when"},
+    "a/b~c": {"type": "boolean"},
+    "address": {
+        "$anchor": "address",
+        "type": "object",
+        "properties": {"zip": {"type": "string"}, "city": {"type": "string"}},
+        "additionalProperties": False,
+    },
+    "tree": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "children": {"type": "array", "items": {"$ref": "#/$defs/tree"}},
+        },
+        "additionalProperties": False,
+    },
+}
+ADDRESS = Struct((("zip", STRING), ("city", STRING)), None)
+
+
+@pytest.mark.parametrize(
+    ("schema", "node"),
+    [
+        ({"type": "string"}, STRING),
+        ({"type": "integer"}, INTEGER),
+        ({"type": "number"}, NUMBER),
+        ({"type": "boolean"}, BOOLEAN),
+        ({"type": "string", "format": "date-time"}, TIMESTAMP),
+        ({"type": "string", "format": "date"}, DATE),
+        ({"type": "string", "format": "uuid"}, STRING),
+        ({"type": "string", "format": "email"}, STRING),
+        ({"format": "date-time"}, JSON_TEXT),
+        ({"type": "null"}, JSON_TEXT),
+        ({"type": ["string", "null"]}, STRING),
+        ({"type": ["null", "string"], "format": "date-time"}, TIMESTAMP),
+        ({"type": ["integer", "null"]}, INTEGER),
+        ({"type": ["integer", "number"]}, NUMBER),
+        ({"type": ["string", "integer"]}, JSON_TEXT),
+        ({"enum": ["a", "b"]}, STRING),
+        ({"enum": ["a", None]}, STRING),
+        ({"enum": [1, 2]}, INTEGER),
+        ({"enum": [1, 2.5]}, NUMBER),
+        ({"enum": [True]}, BOOLEAN),
+        ({"enum": [True, 1]}, JSON_TEXT),
+        ({"enum": ["a", 1]}, JSON_TEXT),
+        ({"enum": [None]}, JSON_TEXT),
+        ({"enum": [{"a": 1}]}, JSON_TEXT),
+        ({"const": "a"}, STRING),
+        ({"const": 1.5}, NUMBER),
+        ({"const": None}, JSON_TEXT),
+        ({"const": [1]}, JSON_TEXT),
+        (True, JSON_TEXT),
+        ({}, JSON_TEXT),
+        ({"type": "object"}, JSON_TEXT),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, JSON_TEXT),
+        ({"type": "array"}, JSON_TEXT),
+        ({"items": {"type": "integer"}}, JSON_TEXT),
+        ({"type": "array", "items": True}, JSON_TEXT),
+        ({"type": "array", "items": {"type": "integer"}}, ListOf(INTEGER)),
+        ({"type": ["array", "null"], "items": {"type": "string"}}, ListOf(STRING)),
+        ({"type": "array", "items": {"type": ["string", "null"]}}, ListOf(STRING)),
+        ({"type": "array", "items": {"type": "array", "items": {}}}, ListOf(ListOf(JSON_TEXT))),
+        ({"type": "array", "prefixItems": [{}], "items": {"type": "integer"}}, JSON_TEXT),
+        ({"type": "array", "items": {"$ref": "#/$defs/address"}}, ListOf(ADDRESS)),
+        (
+            {"type": "object", "properties": {"a": {"type": "integer"}}},
+            Struct((("a", INTEGER),), "extra"),
+        ),
+        (
+            {"properties": {"a": {"type": "integer"}}, "additionalProperties": False},
+            Struct((("a", INTEGER),), None),
+        ),
+        (
+            {"type": ["object", "null"], "properties": {"a": {}}, "additionalProperties": False},
+            Struct((("a", JSON_TEXT),), None),
+        ),
+        (
+            {
+                "properties": {"a": {"type": "integer"}},
+                "patternProperties": {"^x-": {}},
+                "additionalProperties": False,
+            },
+            Struct((("a", INTEGER),), "extra"),
+        ),
+        ({"properties": {"extra": {}}}, Struct((("extra", JSON_TEXT),), "_extra")),
+        (
+            {"properties": {"extra": {}, "_extra": {}}},
+            Struct((("extra", JSON_TEXT), ("_extra", JSON_TEXT)), "__extra"),
+        ),
+        ({"$ref": "#/$defs/id"}, INTEGER),
+        ({"$ref": "#/$defs/alias"}, TIMESTAMP),
+        ({"$ref": "#/$defs/alias", "description": "when"}, TIMESTAMP),
+        ({"$ref": "#/$defs/a~1b~0c"}, BOOLEAN),
+        ({"$ref": "#/$defs/address"}, ADDRESS),
+        (
+            {"$ref": "#/$defs/address", "properties": {"zip": {"pattern": "^[0-9]+$"}}},
+            ADDRESS,
+        ),
+        ({"$ref": "#address"}, JSON_TEXT),
+        ({"$ref": "#/$defs/nothing"}, JSON_TEXT),
+        (
+            {"$ref": "#/$defs/tree"},
+            Struct((("name", STRING), ("children", ListOf(JSON_TEXT))), None),
+        ),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, STRING),
+        ({"oneOf": [{"type": "null"}, {"$ref": "#/$defs/when"}]}, TIMESTAMP),
+        ({"anyOf": [{"$ref": "#/$defs/address"}, {"type": "null"}]}, ADDRESS),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, JSON_TEXT),
+        ({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string"}]}, JSON_TEXT),
+        ({"anyOf": [{"type": "string"}, True]}, JSON_TEXT),
+        ({"anyOf": [{"type": "null"}]}, JSON_TEXT),
+        ({"anyOf": [{"minLength": 1}, {"pattern": "x"}], "type": "string"}, STRING),
+        ({"allOf": [{"type": "string"}]}, JSON_TEXT),
+    ],
+    ids=str,
+)
+def test_a_schema_has_a_node(schema: Any, node: Node) -> None:
+    assert derive_node(schema, {"$defs": DEFINITIONS}) == node
+
+
+def test_a_recursive_document_ends() -> None:
+    document = {
+        "type": "object",
+        "properties": {name: {"$ref": "#"} for name in ("left", "right")},
+        "additionalProperties": False,
+    }
+    inner = Struct((("left", JSON_TEXT), ("right", JSON_TEXT)), None)
+    assert derive_node(document, document) == Struct((("left", inner), ("right", inner)), None)
+
+
+@pytest.mark.parametrize(
+    ("reference", "target"),
+    [
+        ("#", {"$defs": DEFINITIONS}),
+        ("#/$defs/id", {"type": "integer"}),
+        ("#/$defs/a~1b~0c", {"type": "boolean"}),
+        ("#/$defs/nothing", None),
+        ("#/$defs/id/type/0", None),
+        ("#address", None),
+        ("other.json#/$defs/id", None),
+        ("urn:other", None),
+    ],
+)
+def test_pointers_are_resolved_within_the_document(reference: str, target: Any) -> None:
+    assert resolve_pointer({"$defs": DEFINITIONS}, reference) == target
+
+
+def test_columns_of_the_commerce_event() -> None:
+    schema = commerce_contract().event_schema
+    item = pa.struct([("sku", pa.string()), ("quantity", pa.int64()), ("unit_price", pa.float64())])
+    assert schema.field("event_time").type == pa.timestamp("us", tz="UTC")
+    assert schema.field("referrer").type == pa.string()
+    assert schema.field("consent").type == pa.bool_()
+    assert schema.field("purchase").type == pa.struct(
+        [
+            ("order_id", pa.string()),
+            ("amount", pa.float64()),
+            ("currency", pa.string()),
+            ("items", pa.list_(item)),
+        ]
+    )
+    assert schema.names[-1] == EXTRA
+    assert schema.field(EXTRA).type == pa.string()
+
+
+def test_a_batch_has_event_kafka_and_ride_along_columns() -> None:
+    contract = contract_of({"properties": {"a": {"type": "integer"}}})
+    event = [pa.field("a", pa.int64()), pa.field("extra", pa.string())]
+    assert contract.batch_schema == pa.schema([*event, *KAFKA_FIELDS, *RIDE_ALONG_FIELDS])
+    assert file_schema(contract.batch_schema) == pa.schema([*event, *KAFKA_FIELDS])
+
+
+@pytest.mark.parametrize(
+    ("document", "column_type"),
+    [
+        ({"type": "integer"}, pa.int64()),
+        ({"type": "array", "items": {"type": "string"}}, pa.list_(pa.string())),
+        ({}, pa.string()),
+    ],
+)
+def test_an_event_that_is_no_object_is_one_column(document: Any, column_type: Any) -> None:
+    contract = contract_of(document)
+    assert contract.event_schema == pa.schema([("value", column_type)])
+    assert contract.extra_column is None
