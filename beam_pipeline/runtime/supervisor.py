@@ -155,6 +155,7 @@ class Supervisor:
                     f"--status_file={status_file}",
                 ],
                 self._log_file("pipeline"),
+                env={"TMPDIR": str(scratch)},
             )
             return self._watch(job, status_file, stop, on_tick)
         finally:
