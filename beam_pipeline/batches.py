@@ -144,20 +144,22 @@ LIST_STEP = "[]"
 
 
 def map_leaf(array: pa.Array, steps: tuple[str, ...], change: Callable[[Any], Any]) -> pa.Array:
-    """`array` with `change` applied to the leaf at `steps` (struct fields and `LIST_STEP`)."""
+    """`array` with `change` applied to the leaf at `steps` (struct fields and `LIST_STEP`).
+
+    Of a slice, `change` sees only what is in it: a value at fault elsewhere is none of its own.
+    """
     if not steps:
         return change(array)
-    if array.offset:
-        array = array.take(pa.array(range(len(array)), pa.int64()))
     step, rest = steps[0], steps[1:]
     if step == LIST_STEP:
-        return pa.ListArray.from_arrays(
-            array.offsets, map_leaf(array.values, rest, change), mask=array.is_null()
-        )
+        first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        items = map_leaf(array.values.slice(first, last - first), rest, change)
+        offsets = pa.compute.subtract(array.offsets, pa.scalar(first, pa.int32()))
+        return pa.ListArray.from_arrays(offsets, items, mask=array.is_null())
     names = [child.name for child in array.type]
     children = [
-        map_leaf(array.field(name), rest, change) if name == step else array.field(name)
-        for name in names
+        map_leaf(child, rest, change) if name == step else child
+        for name, child in zip(names, array.flatten(), strict=True)
     ]
     return pa.StructArray.from_arrays(children, names=names, mask=array.is_null())
 

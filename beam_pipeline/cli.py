@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print(f"beam-pipeline: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         return 1
 
@@ -50,11 +52,23 @@ def direct_words(words: list[str]) -> list[str]:
     return ["run" if names_own else "demo", *words]
 
 
-def _dispatch(words: list[str]) -> int:
+def command_parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each subcommand."""
+    return _parsers()[1]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(prog="beam-pipeline", description=_DESCRIPTION)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = {}
     for name, (module, summary) in _COMMANDS.items():
-        module.add_flags(subparsers.add_parser(name, help=summary, allow_abbrev=False))
+        commands[name] = subparsers.add_parser(name, help=summary, allow_abbrev=False)
+        module.add_flags(commands[name])
+    return parser, commands
+
+
+def _dispatch(words: list[str]) -> int:
+    parser, _ = _parsers()
     words, beam_flags = _split_at_dashes(words)
     args = parser.parse_args(words)
     module = _COMMANDS[args.command][0]

@@ -21,6 +21,12 @@ def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
 
     Paths stay text: Beam sends its options to the runner as JSON.
     """
+    add_source_flags(parser)
+    add_landing_flags(parser)
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where records come from."""
     source = parser.add_argument_group("source")
     source.add_argument(
         "--kafka_bootstrap_servers",
@@ -45,6 +51,9 @@ def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
         "(default: beam-pipeline- and a hash of --output_dir)",
     )
 
+
+def add_landing_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say what becomes of records: contract, windows, sink."""
     contract = parser.add_argument_group("contract")
     contract.add_argument(
         "--schema",

@@ -19,7 +19,8 @@ class CoveredOffsets:
 
     def add_range(self, topic: str, partition: int, first: int, last: int) -> None:
         """Adds the offsets from `first` to `last`, both inclusive."""
-        self._bitmaps.setdefault((topic, partition), BitMap64()).add_range(first, last + 1)
+        if first <= last:
+            self._bitmaps.setdefault((topic, partition), BitMap64()).add_range(first, last + 1)
 
     def add(self, topic: str, partition: int, offsets: BitMap64) -> None:
         """Adds all of `offsets`."""

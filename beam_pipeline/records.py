@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 
 Header = tuple[str, "bytes | None"]
 
+MIN_TIME_MS = -62_104_060_800_000
+MAX_TIME_MS = 253_370_764_799_999
+"""0002-01-01 and the last millisecond of 9998: times outside are no event times, for the window's
+start and end are four-digit years in a file's name, and a window may be shifted by a delay."""
+
 
 class KafkaRecord(NamedTuple):
     """One Kafka record with its provenance.
@@ -107,6 +112,14 @@ ATTEMPT_HEADER = "dlq.attempt"
 REDRIVE_HEADER = "dlq.redrive.of"
 
 TIMESTAMP_TYPES = {-1: "NO_TIMESTAMP_TYPE", 0: "CREATE_TIME", 1: "LOG_APPEND_TIME"}
+
+
+def nearest_time_ms(timestamp_ms: int) -> int:
+    """`timestamp_ms`, or the end of the range of times that is nearest to it.
+
+    A producer may stamp a record with any 64-bit number; Beam's timestamps end long before.
+    """
+    return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
 
 
 def headers_of(record: Any) -> tuple[Header, ...]:

@@ -1,10 +1,16 @@
-"""What all tests share: how hypothesis searches."""
+"""What all tests share: how hypothesis searches, the flags of the fault suite, Java."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from beam_pipeline.resources import java_lock_path
+from beam_pipeline.runtime.java import fetch_jars, find_java
+from beam_pipeline.runtime.progress import SetupProgress
 
 # No deadline and no complaint about slowness: the machine may be busy with a broker meanwhile.
 _local = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -12,3 +18,47 @@ _local = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("local", _local)
 settings.register_profile("ci", _local, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the fault suite, tests/faults")
+    group.addoption(
+        "--faults",
+        choices=("ci", "all"),
+        default="ci",
+        help="a selection of about two minutes, or every scenario (default: ci)",
+    )
+    group.addoption(
+        "--faults_seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="decides on every random moment and choice (default: 1)",
+    )
+    group.addoption(
+        "--faults_report",
+        type=Path,
+        metavar="FILE",
+        help="where the table of results goes, as Markdown (default: the terminal alone)",
+    )
+    group.addoption(
+        "--faults_broker_away_seconds",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="how long the broker is away in the scenario of that name (default: 20)",
+    )
+
+
+@pytest.fixture(scope="session")
+def java() -> Path:
+    """The `java` program."""
+    with SetupProgress() as progress:
+        return find_java(progress)
+
+
+@pytest.fixture(scope="session")
+def kafka_jars() -> list[Path]:
+    """The broker's class path."""
+    with SetupProgress() as progress:
+        return fetch_jars(java_lock_path("kafka"), progress)

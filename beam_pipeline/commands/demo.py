@@ -19,7 +19,7 @@ from beam_pipeline.commands.logs import RunLogs, logs_of
 from beam_pipeline.commands.run import add_supervision_flags, hold_leases, plan_of, stop_on_signals
 from beam_pipeline.commands.view import RunView
 from beam_pipeline.errors import UsageError
-from beam_pipeline.flags import add_pipeline_flags
+from beam_pipeline.flags import add_landing_flags
 from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
@@ -99,8 +99,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="leave the broker up at the end, and say how to look around and how to end it",
     )
     add_supervision_flags(group)
-    add_pipeline_flags(parser)
-    parser.set_defaults(window_seconds=10)
+    add_landing_flags(parser)
+    parser.set_defaults(window_seconds=10, kafka_config=None, consumer_group=None)
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         broker.start()
         broker.wait_ready()
         create_topics(broker.connection, [TopicSpec(topic, PARTITIONS, LOG_APPEND_TIME)])
-        args.kafka_bootstrap_servers, args.kafka_config = broker.bootstrap, None
+        args.kafka_bootstrap_servers = broker.bootstrap
         args.input_topics = topic
         connection = preflight.check(args)
         leases = hold_leases(stack, args)
@@ -165,12 +165,6 @@ def _check_flags(args: argparse.Namespace) -> None:
     for name in ("invalid_ratio", "late_ratio"):
         if not 0 <= getattr(args, name) <= 1:
             raise UsageError(f"--{name}={getattr(args, name):g}: must be from 0 to 1")
-    for name in ("kafka_bootstrap_servers", "kafka_config", "input_topics"):
-        if getattr(args, name):
-            raise UsageError(
-                f"--{name}: the demo has a broker and a topic of its own; "
-                "use `run` for your own (both --kafka_bootstrap_servers and --input_topics)"
-            )
 
 
 def _run_pipeline(

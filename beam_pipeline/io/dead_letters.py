@@ -8,7 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class JsonLinesFormat:
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[DeadLetter]) -> PartRef:
         offsets: dict[int, list[int]] = defaultdict(list)
-        with Path(path).open("w", encoding="utf-8") as sink:
+        # Replaced, where a text holds half a surrogate pair, which no JSON reader takes.
+        with Path(path).open("w", encoding="utf-8", errors="replace") as sink:
             for letter in pieces:
                 sink.write(json.dumps(to_json(letter, self.epoch), ensure_ascii=False))
                 sink.write("\n")
@@ -139,11 +140,22 @@ def to_headers(letter: DeadLetter, epoch: str) -> list[tuple[str, bytes]]:
         "dlq.attempt": letter.attempt,
         "dlq.redrive.of": letter.redrive_of,
     }
-    return [(name, str(value).encode()) for name, value in values.items() if value is not None]
+    return [
+        (name, str(value).encode(errors="replace"))
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
-def _rfc3339(timestamp_ms: int) -> str:
-    moment = datetime.fromtimestamp(timestamp_ms / 1000, timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _rfc3339(timestamp_ms: int) -> str | None:
+    """The time as text, or None outside the years 1 to 9999, which RFC 3339 can't write."""
+    try:
+        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
+    except OverflowError:
+        return None
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

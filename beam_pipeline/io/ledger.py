@@ -95,7 +95,7 @@ def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
             ledger.covered = CoveredOffsets.from_json(found["covered"])
             ledger.files = set(found["files"])
             ledger.topic_ids = dict(found["topic_ids"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise EnvironmentFailure(
                 f"ledger snapshot {path} can't be read ({error}); remove it to have the ledger "
                 "made anew from the files that are there"
@@ -132,7 +132,7 @@ def add_coverage(covered: CoveredOffsets, path: Path) -> None:
         ranges = _parquet_ranges(path) if path.suffix == PARQUET_SUFFIX else _letter_ranges(path)
         for topic, partition, first, last in ranges:
             covered.add_range(topic, partition, first, last)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise EnvironmentFailure(
             f"{path}: what it covers can't be read ({error}); a damaged file must be moved away, "
             "its records are then read again"

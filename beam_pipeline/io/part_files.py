@@ -64,10 +64,10 @@ def retire_parts(parts: Iterable[PartRef]) -> None:
         done = _done_path(part.path)
         done.parent.mkdir(parents=True, exist_ok=True)
         try:
+            os.utime(part.path)  # before it moves: the sweeper takes the time of writing otherwise
             Path(part.path).rename(done)
         except FileNotFoundError:  # retired before, by a pane that a restore fires again
             continue
-        os.utime(done)
 
 
 def sweep_parts(root: str | Path, epoch: str, retention_seconds: float) -> int:

@@ -219,7 +219,7 @@ def publish(root: str | Path, target: OutputFile, temporary: str | Path) -> Path
     from a timeline that the runner rolled back; their records come again, so they go first.
     """
     path = Path(root, target.relative_path())
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_directory(path.parent)
     for other in path.parent.iterdir():
         found = OutputFile.parse(other)
         if found is not None and _supersedes(target, found):
@@ -228,6 +228,14 @@ def publish(root: str | Path, target: OutputFile, temporary: str | Path) -> Path
     Path(temporary).replace(path)
     sync(path.parent)
     return path
+
+
+def _make_directory(path: Path) -> None:
+    """Makes a directory with those above it, each entry synced."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def _supersedes(target: OutputFile, found: OutputFile) -> bool:

@@ -11,8 +11,8 @@ from beam_pipeline.runtime.processes import LOOPBACK, Service, free_port
 _LOGGING = Path(__file__).with_name("java_logging.properties")
 
 LOCAL_ARGUMENTS = ("--alsoStartLoopbackWorker", f"--filesToStage={_LOGGING}")
-"""The Java harness runs inside the service's own JVM: no Docker. It has its classes already; without
-a list of files to stage Beam copies the whole class path, 138 MB, twice at each start."""
+"""The Java harness runs inside the service's own JVM: no Docker. It has its classes already; with
+no list of files to stage Beam copies the whole class path, 138 MB, twice at each start."""
 
 FLINK_ARGUMENTS = ("--defaultEnvironmentType=EMBEDDED", "--experiments=use_deprecated_read")
 """KafkaIO runs as a native source inside the TaskManager's JVM."""

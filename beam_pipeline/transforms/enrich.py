@@ -105,16 +105,16 @@ class DateOf:
 
 @dataclass(frozen=True)
 class DelayOf:
-    """Milliseconds from a time column to the record's Kafka timestamp; negative when ahead."""
+    """Whole milliseconds, rounded down, from a time column to the record's Kafka timestamp;
+    negative when ahead."""
 
     name: str
     time: str
 
     def values(self, batch: pa.RecordBatch) -> pa.Array:
-        microseconds = pa.timestamp("us", tz="UTC")
-        appended = pc.cast(batch.column("kafka_timestamp"), microseconds)
-        delay = pc.cast(pc.subtract(appended, leaf_at(batch, self.time)), pa.int64())
-        return pc.cast(pc.floor(pc.divide(pc.cast(delay, pa.float64()), 1000.0)), pa.int64())
+        appended = batch.column("kafka_timestamp")
+        happened = pc.ceil_temporal(leaf_at(batch, self.time), unit="millisecond")
+        return pc.cast(pc.subtract_checked(appended, pc.cast(happened, appended.type)), pa.int64())
 
 
 def additions_of(contract: Contract, reference_dir: Path) -> tuple[Addition, ...]:
@@ -126,7 +126,10 @@ def additions_of(contract: Contract, reference_dir: Path) -> tuple[Addition, ...
     """
     additions: list[Addition] = []
     batch = pa.RecordBatch.from_pylist([], schema=contract.batch_schema)
-    for entry in contract.document.get("x-enrich", ()):
+    entries = contract.document.get("x-enrich", [])
+    if not isinstance(entries, list):
+        raise UsageError(f"--schema={contract.source}: x-enrich must be a list, not {entries!r}")
+    for entry in entries:
         where = f"--schema={contract.source}: x-enrich {entry!r}"
         try:
             addition = _addition(entry, reference_dir)

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from beam_pipeline.batches import LIST_STEP, BatchTransform, map_leaf
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
-from beam_pipeline.schemas.nodes import resolve_pointer
+from beam_pipeline.schemas.contract import VALUE_COLUMN
+from beam_pipeline.schemas.nodes import Encoding, Leaf, ListOf, Node, Struct, merge_reference
 
 TEXT_RULES: Mapping[str, Callable[[pa.Array], pa.Array]] = {
     "trim": pc.utf8_trim_whitespace,
@@ -52,6 +53,8 @@ class Rule:
         if self.default is not None:
             array = pc.fill_null(array, pa.scalar(self.default, array.type))
         if self.decimal:
+            if pa.types.is_integer(array.type):  # cast directly, they need room for all 64 bits
+                array = pc.cast(array, pa.decimal128(19))
             array = pc.cast(array, pa.decimal128(*self.decimal))
         return array
 
@@ -76,37 +79,56 @@ def rules_of(contract: Contract) -> tuple[Rule, ...]:
     Raises:
       UsageError: an annotation names an unknown rule, or stands where it can't be followed.
     """
-    return tuple(_rules_below(contract, contract.document, ()))
+    top = () if isinstance(contract.node, Struct) else (VALUE_COLUMN,)
+    return tuple(_rules_below(contract, contract.document, top))
 
 
-def _rules_below(contract: Contract, part: Any, path: tuple[str, ...]) -> Iterator[Rule]:
+def _rules_below(
+    contract: Contract, part: Any, path: tuple[str, ...], seen: tuple[str, ...] = ()
+) -> Iterator[Rule]:
+    """`seen` holds the `$ref`s being followed: what is below a recursive one is JSON text."""
     if not isinstance(part, Mapping):
         return
     if "$ref" in part:
-        part = {**(resolve_pointer(contract.document, part["$ref"]) or {}), **part}
-    asked = part.get("x-normalize", ())
-    decimal = part.get("x-decimal")
-    if path and (asked or decimal):
-        yield _rule(contract, part, path, asked, decimal)
-    if len(path) > 32:  # a recursive schema: what is below is JSON text
+        merged = merge_reference(part, contract.document)
+        if merged is not None and part["$ref"] not in seen:
+            yield from _rules_below(contract, merged, path, (*seen, part["$ref"]))
         return
+    asked = part.get("x-normalize", [])
+    decimal = part.get("x-decimal")
+    if asked or decimal:
+        yield _rule(contract, part, path, asked, decimal)
+    for branch in (*part.get("anyOf", ()), *part.get("oneOf", ())):
+        yield from _rules_below(contract, branch, path, seen)
     for name, child in (part.get("properties") or {}).items():
-        yield from _rules_below(contract, child, (*path, name))
-    if "items" in part and path:
-        yield from _rules_below(contract, part["items"], (*path, LIST_STEP))
+        yield from _rules_below(contract, child, (*path, name), seen)
+    if "items" in part:
+        yield from _rules_below(contract, part["items"], (*path, LIST_STEP), seen)
 
 
 def _rule(
     contract: Contract, part: Mapping[str, Any], path: tuple[str, ...], asked: Any, decimal: Any
 ) -> Rule:
-    where = f"--schema={contract.source}: {'.'.join(path)}"
-    unknown = sorted(set(asked) - {*TEXT_RULES, "default"})
+    where = f"--schema={contract.source}: {'.'.join(path) or 'the whole event'}"
+    if not isinstance(asked, list):
+        raise UsageError(f"{where}: x-normalize must be a list, not {asked!r}")
+    unknown = [name for name in asked if name not in (*TEXT_RULES, "default")]
     if unknown:
         raise UsageError(
             f"{where}: x-normalize has {unknown[0]!r}; known are trim, upper, lower, default"
         )
     if "default" in asked and "default" not in part:
         raise UsageError(f"{where}: x-normalize asks for a default, and the field has none")
+    if decimal and not _is_decimal(decimal):
+        raise UsageError(
+            f"{where}: x-decimal must be {{'precision': P, 'scale': S}}, not {decimal!r}"
+        )
+    node = _node_at(contract, path)
+    if not isinstance(node, Leaf) or node.encoding is not Encoding.PLAIN:
+        raise UsageError(
+            f"{where}: its annotation does not fit its type; x-normalize and x-decimal are for "
+            "single texts, numbers and booleans"
+        )
     rule = Rule(
         column=path[0],
         steps=path[1:],
@@ -114,9 +136,27 @@ def _rule(
         default=part["default"] if "default" in asked else None,
         decimal=(decimal["precision"], decimal["scale"]) if decimal else None,
     )
-    empty = pa.RecordBatch.from_pylist([], schema=contract.batch_schema)
     try:
-        NormalizeBatch((rule,))(empty)
-    except (pa.ArrowException, KeyError, AttributeError, TypeError, ValueError) as error:
+        rule.apply(pa.array([], node.arrow_type))
+    except (pa.ArrowException, TypeError, ValueError) as error:
         raise UsageError(f"{where}: its annotation does not fit its type ({error})") from None
     return rule
+
+
+def _is_decimal(annotation: Any) -> bool:
+    return isinstance(annotation, Mapping) and all(
+        type(annotation.get(name)) is int for name in ("precision", "scale")
+    )
+
+
+def _node_at(contract: Contract, path: tuple[str, ...]) -> Node | None:
+    """The node of what is at `path`; None where that is inside JSON text, or the whole event."""
+    if not path:
+        return None
+    node: Node | None = dict(contract.columns).get(path[0])
+    for step in path[1:]:
+        if isinstance(node, Struct):
+            node = dict(node.fields).get(step)
+        else:
+            node = node.items if isinstance(node, ListOf) and step == LIST_STEP else None
+    return node

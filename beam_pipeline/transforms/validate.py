@@ -24,8 +24,11 @@ from beam_pipeline.batches import (
     failure_of,
     leaf_at,
 )
+from beam_pipeline.errors import UsageError
 from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.records import (
+    MAX_TIME_MS,
+    MIN_TIME_MS,
     TIMESTAMP_TYPES,
     DeadLetter,
     ErrorCode,
@@ -33,10 +36,12 @@ from beam_pipeline.records import (
     KafkaRecord,
     headers_of,
     make_dead_letter,
+    nearest_time_ms,
 )
 from beam_pipeline.schemas import ColumnBuilder, Contract, Judge
 from beam_pipeline.schemas.columns import ARROW_REFUSALS, parse_timestamps
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
+from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE
 
 STAGE = "validate"
 
@@ -71,6 +76,9 @@ class Validate(beam.PTransform[Any, Any]):
     the ride-along columns a later dead letter needs. The records are in the global window, as
     `ReadFromKafka` gives them. Records in `covered` are in files of earlier epochs and are
     skipped.
+
+    Raises:
+      UsageError: no times can be made of the event time field.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Validate(beam.PTransform[Any, Any]):
         covered: CoveredOffsets | None = None,
     ) -> None:
         super().__init__()
+        _refuse_timeless_field(contract, rules.event_time_field)
         self._validate = _ValidateRecords(
             contract, rules, limits or BatchLimits(), covered or CoveredOffsets()
         )
@@ -136,7 +145,10 @@ class RecordValidator:
             return
         try:
             columns = [*self._columns.build(events), *_record_columns(records)]
-            columns.insert(-_AFTER_EVENT_TIME, self._event_times(columns))
+            names = [name for name in self._schema.names if name != "_event_time"]
+            rows = pa.RecordBatch.from_arrays(columns, names=names)
+            times = event_times(rows, self._rules.event_time_field)
+            columns.insert(-_AFTER_EVENT_TIME, times)
             yield pa.RecordBatch.from_arrays(columns, schema=self._schema)
         except ARROW_REFUSALS as error:
             if len(events) == 1:
@@ -147,34 +159,19 @@ class RecordValidator:
                 yield from self._encode(events[:middle], records[:middle], dead)
                 yield from self._encode(events[middle:], records[middle:], dead)
 
-    def _event_times(self, columns: Sequence[pa.Array]) -> pa.Array:
-        """Event times of the rows, null where the field holds none."""
-        names = [name for name in self._schema.names if name != "_event_time"]
-        rows = pa.RecordBatch.from_arrays(list(columns), names=names)
-        field_path = self._rules.event_time_field
-        if field_path is None:
-            return pc.cast(rows.column("kafka_timestamp"), pa.timestamp("us", tz="UTC"))
-        values = leaf_at(rows, field_path)
-        if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-            return pc.cast(values, pa.timestamp("us", tz="UTC"))
-        if pa.types.is_integer(values.type):
-            return pc.cast(pc.cast(values, pa.timestamp("ms", tz="UTC")), pa.timestamp("us", "UTC"))
-        try:
-            return parse_timestamps(values)
-        except pa.ArrowInvalid:
-            return pa.array(map(_parse_or_none, values.to_pylist()), pa.timestamp("us", tz="UTC"))
-
     def _check_event_times(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[DeadLetter]]:
         event_us = batch.column("_event_time").cast(pa.int64())
-        append_us = pc.multiply(batch.column("kafka_timestamp").cast(pa.int64()), 1000)
-        age_us = pc.subtract(append_us, event_us)
-        field_path = self._rules.event_time_field
+        append_ms = batch.column("kafka_timestamp").cast(pa.int64())
+        append_ms = pc.max_element_wise(pc.min_element_wise(append_ms, MAX_TIME_MS), MIN_TIME_MS)
+        age_us = pc.subtract(pc.multiply(append_ms, 1000), event_us)
+        field_path = self._rules.event_time_field or "the Kafka timestamp"
         max_age, max_skew = self._rules.max_event_age_seconds, self._rules.max_event_skew_seconds
         checks = [
             (
                 pc.is_null(event_us),
                 ErrorCode.BAD_EVENT_TIME,
-                f"{field_path} holds no RFC 3339 time",
+                f"{field_path} holds no time of the years 2 to 9998 (as RFC 3339 text, or as "
+                "milliseconds since 1970)",
             )
         ]
         if max_age:
@@ -224,6 +221,49 @@ class RecordValidator:
         )
 
 
+def _refuse_timeless_field(contract: Contract, field_path: str | None) -> None:
+    no_rows = pa.RecordBatch.from_pylist([], schema=contract.batch_schema)
+    try:
+        event_times(no_rows, field_path)
+    except (KeyError, pa.ArrowException) as error:
+        raise UsageError(
+            f"--event_time_field={field_path}: {error}; name a field of texts (RFC 3339) or of "
+            "numbers (milliseconds since 1970)"
+        ) from None
+
+
+def event_times(rows: pa.RecordBatch, field_path: str | None) -> pa.Array:
+    """Event times of `rows` in microseconds, null where the field holds none in the range of times.
+
+    Raises:
+      KeyError, pa.ArrowException: there is no such field, or no time can be made of its type.
+    """
+    if field_path is None:
+        return _times_of(rows.column("kafka_timestamp").cast(pa.int64()), 1_000)
+    values = leaf_at(rows, field_path)
+    if pa.types.is_floating(values.type):
+        values = pc.floor(values)
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        return _times_of(values, 1_000)
+    if pa.types.is_string(values.type):
+        try:
+            values = parse_timestamps(values)
+        except pa.ArrowInvalid:
+            values = pa.array(map(_parse_or_none, values.to_pylist()), TIMESTAMP_TYPE)
+    return _times_of(pc.cast(values, TIMESTAMP_TYPE).cast(pa.int64()), 1_000_000)
+
+
+def _times_of(values: pa.Array, units_per_second: int) -> pa.Array:
+    """Numbers of units since 1970 as times; null where they are out of range."""
+    units_per_ms = units_per_second // 1_000
+    in_range = pc.and_(
+        pc.greater_equal(values, MIN_TIME_MS * units_per_ms),
+        pc.less(values, (MAX_TIME_MS + 1) * units_per_ms),
+    )
+    kept = pc.cast(pc.if_else(in_range, values, pa.scalar(None, values.type)), pa.int64())
+    return pc.multiply(kept, 1_000_000 // units_per_second).cast(TIMESTAMP_TYPE)
+
+
 _AFTER_EVENT_TIME = len(RIDE_ALONG_FIELDS) - 1
 
 
@@ -258,9 +298,10 @@ def _record_columns(records: Sequence[KafkaRecord]) -> list[pa.Array]:
 
 
 def _parse_or_none(text: Any) -> Any:
+    """Microseconds since 1970, or None where `text` is no time."""
     try:
-        return parse_timestamps([text])[0].as_py()
-    except ARROW_REFUSALS:
+        return parse_timestamps([text])[0].value
+    except pa.ArrowInvalid:
         return None
 
 
@@ -305,7 +346,8 @@ class _ValidateRecords(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[Any]:
         for tag, element, timestamp_ms in self._flush():
-            windowed = WindowedValue(element, Timestamp(micros=timestamp_ms * 1000), _GLOBAL)
+            timestamp = Timestamp(micros=nearest_time_ms(timestamp_ms) * 1000)
+            windowed = WindowedValue(element, timestamp, _GLOBAL)
             yield beam.pvalue.TaggedOutput(DEAD, windowed) if tag else windowed
 
     def _flush(self) -> Iterator[tuple[str | None, Any, int]]:

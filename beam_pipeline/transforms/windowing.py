@@ -13,7 +13,7 @@ from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from beam_pipeline.records import DeadLetter
+from beam_pipeline.records import DeadLetter, nearest_time_ms
 
 
 @dataclass(frozen=True)
@@ -122,4 +122,5 @@ class _StampLetter(beam.DoFn):
         self._delay_us = windowing.watermark_delay_seconds * 1_000_000
 
     def process(self, letter: DeadLetter) -> Iterator[TimestampedValue[Any]]:
-        yield TimestampedValue(letter, Timestamp(micros=letter.timestamp * 1000 + self._delay_us))
+        append_us = nearest_time_ms(letter.timestamp) * 1000
+        yield TimestampedValue(letter, Timestamp(micros=append_us + self._delay_us))

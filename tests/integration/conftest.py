@@ -10,24 +10,7 @@ import pytest
 
 from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
 from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.resources import java_lock_path
 from beam_pipeline.runtime.broker import EmbeddedBroker
-from beam_pipeline.runtime.java import fetch_jars, find_java
-from beam_pipeline.runtime.progress import SetupProgress
-
-
-@pytest.fixture(scope="session")
-def java() -> Path:
-    """The `java` program."""
-    with SetupProgress() as progress:
-        return find_java(progress)
-
-
-@pytest.fixture(scope="session")
-def kafka_jars() -> list[Path]:
-    """The broker's class path."""
-    with SetupProgress() as progress:
-        return fetch_jars(java_lock_path("kafka"), progress)
 
 
 @pytest.fixture(scope="session")

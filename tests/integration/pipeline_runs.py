@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.parquet as pq
 from confluent_kafka import Producer
@@ -60,11 +60,12 @@ class PipelineRun:
             *flags,
         ]
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, output: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Starts a command; `output` takes what it prints."""
         self.directory.mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(
             self.command(*words),
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.directory,

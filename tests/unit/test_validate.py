@@ -182,8 +182,9 @@ def test_every_code_with_its_neighbours_kept(value: bytes | None, code: ErrorCod
 
 
 def test_a_row_may_have_anything_in_its_texts() -> None:
+    big = b'{"id": 1, "at": "2026-11-23T12:00:00Z", "other": {"a": 10000000000000000000000000}}'
     text = "\0" + "\u2028\x1b[31m" + "😀" * 100
-    rows, dead = validated(VALIDATOR, [good(0, name=text), good(1, other={"a": 10**25})])
+    rows, dead = validated(VALIDATOR, [good(0, name=text), kafka_record(big, offset=1)])
     assert dead == []
     assert rows[0]["name"] == text
     assert rows[1]["extra"] == '{"other":{"a":10000000000000000000000000}}'
@@ -457,7 +458,7 @@ def test_attempt_and_redrive_come_from_the_headers(
 
 
 HEADER_KEYS = st.one_of(
-    st.text(max_size=20),
+    st.text(st.characters(exclude_categories=[]), max_size=20),
     st.sampled_from(
         ["", "\0", "\n", '"', "\u2028", "\ud800", "dlq.attempt", "key", "_value", "x" * 70_000]
     ),

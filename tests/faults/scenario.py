@@ -1,0 +1,258 @@
+"""A pipeline under load on a topic of its own, what is done to it, and the verdict at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from faults.load import Load
+from faults.results import Result
+from integration.pipeline_runs import Finished, PipelineRun, Placed, wait_for
+
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.runtime.broker import EmbeddedBroker
+
+SUPERVISOR, BROKER = "supervisor", "broker"
+COMMAND_OF = {
+    "job and Python worker": "beam_pipeline.job",
+    "Prism": "--serve_http=false",
+    "expansion service and Java worker": "expansion.service.ExpansionService",
+}
+"""What the command line of each process below the supervisor holds."""
+
+VICTIMS = (SUPERVISOR, *COMMAND_OF, BROKER)
+PROGRESS_TIMEOUT_SECONDS = 150.0
+RESTART_NOTICE = "starting again after: "
+
+
+@dataclass
+class Scenario:
+    """Everything random in it comes from `random`, and so from its seed and its name."""
+
+    name: str
+    seed: int
+    run: PipelineRun
+    broker: EmbeddedBroker
+    topic: str
+    record: Callable[[Result], None]
+    flags: tuple[str, ...] = ("--num_shards=2",)
+    random: Random = field(init=False)
+    load: Load = field(init=False)
+    kills: Counter[str] = field(default_factory=Counter)
+    _supervisor: subprocess.Popen[str] | None = None
+    _starts: int = 0
+    _broker_was_away: bool = False
+    _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.random = Random(f"{self.seed} {self.name}")
+        self.load = Load(self.run, self.kafka, self.topic, self.random)
+
+    @property
+    def kafka(self) -> KafkaConnection:
+        return self.broker.connection
+
+    @property
+    def supervisor(self) -> subprocess.Popen[str]:
+        assert self._supervisor is not None, "not started"
+        return self._supervisor
+
+    def start(self) -> None:
+        """Starts `beam-pipeline run`; its output goes to a file of its own."""
+        self._starts += 1
+        self._broker_was_away = not self.broker.process.alive
+        self.run.directory.mkdir(parents=True, exist_ok=True)
+        with self.run_log(self._starts).open("w", encoding="utf-8") as output:
+            words = self.run.run_words(self.kafka, self.topic, *self.flags)
+            self._supervisor = self.run.start(*words, output=output)
+
+    def terminate(self) -> None:
+        """SIGTERM to the supervisor; fails when it does not end well and soon."""
+        self.supervisor.send_signal(signal.SIGTERM)
+        code = self.supervisor.wait(30)
+        assert code == 0, f"exit code {code} after SIGTERM\n{self.told()}"
+
+    def run_log(self, start: int) -> Path:
+        return self.run.directory / f"run-{start}.out"
+
+    def told(self, starts: range | None = None) -> str:
+        """What the runs printed; by default the newest one."""
+        if starts is None:
+            starts = range(self._starts, self._starts + 1)
+        return "".join(self.run_log(start).read_text(encoding="utf-8") for start in starts)
+
+    def told_by_all(self) -> str:
+        return self.told(range(1, self._starts + 1))
+
+    def files(self) -> set[Path]:
+        """Parquet files in place."""
+        return set(self.run.output_dir.glob("dt=*/hour=*/*.parquet"))
+
+    def await_progress(self) -> None:
+        """Waits until a Parquet file appears that is not there now."""
+        before = self.files()
+
+        def moved() -> bool:
+            self.keep_running()
+            return bool(self.files() - before)
+
+        wait_for(moved, f"a new file\n{self.told()}", PROGRESS_TIMEOUT_SECONDS)
+
+    def require_running(self) -> None:
+        code = self.supervisor.poll()
+        assert code is None, f"the run ended by itself, exit code {code}\n{self.told()}"
+
+    def keep_running(self) -> None:
+        """Starts a run again that ended because the broker was away; nothing else may end it."""
+        if self._broker_was_away and self.supervisor.poll() is not None:
+            self.ended_clearly()
+            self.start()
+        self.require_running()
+
+    def ended_clearly(self) -> str:
+        """The last line of a run that ended by itself; fails unless it is a clear one."""
+        code, told = self.supervisor.returncode, self.told()
+        assert code == 1, f"exit code {code}\n{told}"
+        assert "Traceback" not in told, told
+        last = told.splitlines()[-1]
+        assert last.startswith("beam-pipeline: "), told
+        return last
+
+    def pid_of(self, victim: str) -> int:
+        """The process id of what runs below the supervisor; waits until it does."""
+
+        def find() -> int | None:
+            self.keep_running()
+            processes = self.run.processes().items()
+            return next((pid for pid, command in processes if COMMAND_OF[victim] in command), None)
+
+        pid: int = wait_for(find, f"{victim}\n{self.told()}", PROGRESS_TIMEOUT_SECONDS)
+        return pid
+
+    def kill(self, victim: str) -> None:
+        """`kill -9`; what nobody starts again by itself is started again some seconds later."""
+        self.kills[victim] += 1
+        if victim == SUPERVISOR:
+            self.supervisor.kill()
+            self.supervisor.wait(10)
+            wait_for(lambda: not self.children(), "the end of every process", 20)
+            time.sleep(self.random.uniform(0, 2))
+            self.start()
+        elif victim == BROKER:
+            self.kill_broker()
+            time.sleep(self.random.uniform(1, 6))
+            self.start_broker()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid_of(victim), signal.SIGKILL)
+
+    def children(self) -> dict[int, str]:
+        """Processes of the pipeline, without the producers."""
+        return {
+            pid: command
+            for pid, command in self.run.processes().items()
+            if "beam_pipeline produce" not in command
+        }
+
+    def kill_broker(self) -> None:
+        self._broker_was_away = True
+        os.kill(self.broker.process.pid, signal.SIGKILL)
+        self.broker.process.wait(10)
+
+    def start_broker(self) -> None:
+        self.broker.start()
+        self.broker.wait_ready()
+
+    @contextlib.contextmanager
+    def stopped(self, pid: int) -> Iterator[None]:
+        """The process is stopped by SIGSTOP for the time of the block."""
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def reconcile(self) -> Finished:
+        return self.run.finish(
+            "reconcile",
+            f"--kafka_bootstrap_servers={self.kafka.bootstrap_servers}",
+            f"--input_topics={self.topic}",
+            f"--output_dir={self.run.output_dir}",
+            f"--dead_letter_dir={self.run.dead_letter_dir}",
+            "--json",
+        )
+
+    def settle(self) -> None:
+        """Ends the load, starts again what is down, catches up, and holds files against the log.
+
+        The verdict is `reconcile`'s and that of a count over the files' content alone.
+        """
+        self.load.end()
+        if not self.broker.process.alive:
+            self.start_broker()
+        if self.supervisor.poll() is None:
+            self.terminate()
+        self.run.catch_up(self.kafka, self.topic, *self.flags)
+        assert self.run.processes() == {}
+        expected, placed = self.log(), self.run.placed()
+        missing = expected - placed
+        doubled = placed - expected
+        result = Result(
+            scenario=self.name,
+            seed=self.seed,
+            kills=self.kills.total(),
+            records=expected.total(),
+            restarts=self.restarts(),
+            missing=missing.total(),
+            doubled=doubled.total(),
+            seconds=round(time.monotonic() - self._began),
+        )
+        self.record(result)
+        reconciled = self.reconcile()
+        verdict = f"seed {self.seed}, {dict(self.kills)}\n{reconciled.output[:2000]}"
+        assert not missing, f"missing {sorted(missing)[:20]}, {verdict}"
+        assert not doubled, f"doubled {sorted(doubled)[:20]}, {verdict}"
+        assert reconciled.code == 0, verdict
+        report = json.loads(reconciled.output)
+        assert (report["missing"], report["doubled"]) == (0, 0), verdict
+        assert report["records"] == expected.total() > 0, verdict
+
+    def restarts(self) -> int:
+        """Of the supervisor, and by it."""
+        return self._starts - 1 + self.told_by_all().count(RESTART_NOTICE)
+
+    def log(self) -> Counter[Placed]:
+        """Every offset that the log holds, once."""
+        consumer = Consumer({**self.kafka.for_librdkafka(), "group.id": "fault-suite"})
+        metadata = consumer.list_topics(self.topic, timeout=20)
+        offsets: Counter[Placed] = Counter()
+        for partition in metadata.topics[self.topic].partitions:
+            low, high = consumer.get_watermark_offsets(
+                TopicPartition(self.topic, partition), timeout=20
+            )
+            offsets.update((self.topic, partition, offset) for offset in range(low, high))
+        consumer.close()
+        return offsets
+
+    def admin(self) -> AdminClient:
+        return AdminClient(self.kafka.for_librdkafka())
+
+    def end(self) -> None:
+        """Ends whatever still runs, after a failure too."""
+        for pid in self.run.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+        if self._supervisor is not None:
+            self._supervisor.wait(10)

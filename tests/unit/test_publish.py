@@ -1,0 +1,163 @@
+"""A file appears whole and at once, and takes the place of a rolled-back timeline only."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beam_pipeline.io.file_names import OutputFile
+from beam_pipeline.io.part_files import new_part_path
+from beam_pipeline.io.windowed_files import publish
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
+TARGET = OutputFile(
+    topic="orders",
+    window_start=NOON,
+    window_end=NOON + timedelta(seconds=10),
+    shard=1,
+    epoch="epoch1",
+    pane=1,
+    suffix=".parquet",
+)
+
+
+def published(root: Path, target: OutputFile, content: str = "rows") -> Path:
+    temporary = Path(new_part_path(str(root), target.epoch, ".assembling"))
+    temporary.write_text(content)
+    path = publish(root, target, temporary)
+    assert not temporary.exists()
+    return path
+
+
+def visible(root: Path) -> dict[str, str]:
+    """Name and content of every file that a reader of `dt=*` sees."""
+    return {path.name: path.read_text() for path in root.glob("dt=*/**/*") if path.is_file()}
+
+
+def test_a_file_is_where_its_name_says(tmp_path: Path) -> None:
+    path = published(tmp_path, TARGET)
+    assert path == tmp_path / "dt=2026-11-23" / "hour=12" / TARGET.name
+    assert visible(tmp_path) == {TARGET.name: "rows"}
+
+
+def test_a_pane_that_fires_again_replaces_its_file(tmp_path: Path) -> None:
+    published(tmp_path, TARGET, "first")
+    published(tmp_path, TARGET, "second")
+    assert visible(tmp_path) == {TARGET.name: "second"}
+
+
+def test_later_panes_of_a_rolled_back_timeline_go(tmp_path: Path) -> None:
+    panes = [dataclasses.replace(TARGET, pane=pane) for pane in range(12)]
+    for pane in panes:
+        published(tmp_path, pane, str(pane.pane))
+    published(tmp_path, panes[2], "again")
+    assert visible(tmp_path) == {panes[0].name: "0", panes[1].name: "1", panes[2].name: "again"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"topic": "clicks"},
+        {"topic": "orders-20261123T120000Z"},
+        {"window_end": NOON + timedelta(seconds=20)},
+        {"window_start": NOON + timedelta(seconds=5)},
+        {
+            "window_start": NOON + timedelta(seconds=10),
+            "window_end": NOON + timedelta(seconds=20),
+        },
+        {"shard": 0},
+        {"shard": 11},
+        {"epoch": "epoch2"},
+        {"epoch": "epoch"},
+        {"suffix": ".jsonl"},
+        {"pane": 0},
+    ],
+    ids=str,
+)
+def test_every_other_file_stays(tmp_path: Path, changes: dict[str, Any]) -> None:
+    other = dataclasses.replace(TARGET, **{"pane": 9, **changes})
+    published(tmp_path, other, "other")
+    published(tmp_path, TARGET)
+    assert visible(tmp_path) == {other.name: "other", TARGET.name: "rows"}
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    directory = tmp_path / "dt=2026-11-23" / "hour=12"
+    directory.mkdir(parents=True)
+    (directory / "_SUCCESS").write_text("")
+    (directory / "orders.parquet").write_text("by hand")
+    published(tmp_path, TARGET)
+    assert set(visible(tmp_path)) == {"_SUCCESS", "orders.parquet", TARGET.name}
+
+
+@pytest.mark.parametrize(("owner", "step"), [(Path, "replace"), (os, "fsync")])
+def test_a_crash_leaves_nothing_to_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
+) -> None:
+    def die(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "dt=2026-11-23" / "hour=12").mkdir(parents=True)
+    monkeypatch.setattr(owner, step, die)
+    with pytest.raises(KeyboardInterrupt):
+        published(tmp_path, TARGET)
+    monkeypatch.undo()
+    assert visible(tmp_path) == {}
+    published(tmp_path, TARGET, "again")
+    assert visible(tmp_path) == {TARGET.name: "again"}
+
+
+def test_a_file_that_can_not_be_renamed_leaves_the_earlier_panes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    earlier = dataclasses.replace(TARGET, pane=0)
+    published(tmp_path, earlier)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        published(tmp_path, TARGET)
+    assert visible(tmp_path) == {earlier.name: "rows"}
+
+
+def test_the_file_is_synced_before_and_its_directories_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the second a power cut takes the file, whatever a ledger says of it."""
+    steps: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        steps.append(("fsync", os.fstat(descriptor).st_ino))
+
+    def watched_replace(self: Path, target: Path) -> Path:
+        moved = replace(self, target)
+        steps.append(("replace", target.stat().st_ino))
+        return moved
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    path = published(tmp_path, TARGET)
+    file, hour, day, root = (
+        place.stat().st_ino for place in (path, path.parent, path.parent.parent, tmp_path)
+    )
+    assert steps[-3:] == [("fsync", file), ("replace", file), ("fsync", hour)]
+    assert steps[:-3] == [("fsync", root), ("fsync", day)]
+    steps.clear()
+    published(tmp_path, dataclasses.replace(TARGET, pane=2))
+    assert [step for step, _ in steps] == ["fsync", "replace", "fsync"]
+
+
+def test_several_shards_at_once_in_a_new_directory(tmp_path: Path) -> None:
+    targets = [dataclasses.replace(TARGET, shard=shard) for shard in range(16)]
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        list(pool.map(lambda target: published(tmp_path, target, str(target.shard)), targets))
+    assert visible(tmp_path) == {target.name: str(target.shard) for target in targets}
