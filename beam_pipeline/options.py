@@ -20,6 +20,7 @@ from beam_pipeline.flags import (
     event_time_field,
     topics_of,
 )
+from beam_pipeline.io.windowed_files import PaneTiming
 from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.schemas import Contract, load_contract
 from beam_pipeline.transforms.validate import ValidationRules
@@ -45,6 +46,7 @@ class IngestConfig:
     rules: ValidationRules
     reference_dir: Path
     windowing: Windowing
+    timing: PaneTiming
     output_dir: str
     dead_letter_dir: str
     dead_letter_topic_suffix: str
@@ -85,6 +87,8 @@ class IngestConfig:
             windowing=Windowing(
                 window_seconds=flags.window_seconds,
                 watermark_delay_seconds=flags.watermark_delay_seconds,
+            ),
+            timing=PaneTiming(
                 late_pane_seconds=flags.late_pane_seconds,
                 early_pane_seconds=flags.early_pane_seconds or 0,
             ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindows
 
 from beam_pipeline.io.dead_letters import WriteDeadLetterFiles
 from beam_pipeline.io.kafka import ReadRecords, WriteDeadLetterTopic
@@ -51,16 +50,18 @@ def build_from_records(records: beam.PCollection[Any], config: IngestConfig) -> 
         epoch=config.epoch,
         watermark_delay_seconds=windowing.watermark_delay_seconds,
         schema_ref=contract.ref,
+        timing=config.timing,
     )
 
-    unwritten = written.dead | "OutOfWindows" >> beam.WindowInto(GlobalWindows())
     dead = (
-        (validated.dead, normalized.dead, enriched.dead, unwritten)
+        (validated.dead, normalized.dead, enriched.dead, written.dead)
         | "FlattenDead" >> beam.Flatten()
         | "WindowDeadLetters" >> WindowDeadLetters(windowing)
     )
     layout = FileLayout(config.dead_letter_dir, config.epoch, windowing.watermark_delay_seconds)
-    _ = dead | "WriteDeadLetterFiles" >> WriteDeadLetterFiles(layout, config.num_shards)
+    _ = dead | "WriteDeadLetterFiles" >> WriteDeadLetterFiles(
+        layout, config.num_shards, config.timing
+    )
     _ = dead | "WriteDeadLetterTopic" >> WriteDeadLetterTopic(
         config.client_properties,
         config.dead_letter_topic_suffix,

@@ -51,7 +51,7 @@ class RunView:
             facts.append(("produced", f"{produced:,}"))
         facts += [(name, f"{counters[name]:,}") for name in ("read", "valid", "dead")]
         facts += [("files", f"{status.files:,}"), ("rate", f"{max(rate, 0):,.1f}/s")]
-        late = counters["parquet.late_rows"]
+        late = counters["late"]
         if late:
             facts.append(("late", f"{late:,}"))
         if status.remaining is not None:

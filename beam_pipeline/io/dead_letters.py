@@ -18,7 +18,7 @@ from beam_pipeline.batches import Outputs
 from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.io.footer import ranges_of
 from beam_pipeline.io.part_files import PartRef
-from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
+from beam_pipeline.io.windowed_files import FileLayout, PaneTiming, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter
 
 MAX_TEXT_CHARACTERS = 4_000
@@ -32,14 +32,17 @@ class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
     a line, as `schema/dead_letter.schema.json` describes it.
     """
 
-    def __init__(self, layout: FileLayout, num_shards: int) -> None:
+    def __init__(
+        self, layout: FileLayout, num_shards: int, timing: PaneTiming | None = None
+    ) -> None:
         super().__init__()
+        self._timing = timing
         self._layout = layout
         self._format = JsonLinesFormat(layout.epoch, max(1, num_shards))
 
     def expand(self, letters: beam.PCollection[Any]) -> Outputs:
         outputs: Outputs = letters | "WriteWindows" >> WriteWindowedFiles(
-            self._layout, self._format, counter_prefix="dead_letters"
+            self._layout, self._format, "dead_letters", self._timing
         )
         return outputs
 

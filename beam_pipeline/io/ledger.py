@@ -48,10 +48,14 @@ class Ledger:
         for root in (self.output_dir, self.dead_letter_dir):
             for path in output_files(root):
                 name = path.name
-                if name not in self.files:
+                if name in self.files:
+                    continue
+                try:
                     add_coverage(self.covered, path)
-                    self.files.add(name)
-                    new.append(name)
+                except FileNotFoundError:  # superseded or deleted since it was listed
+                    continue
+                self.files.add(name)
+                new.append(name)
         return new
 
     def save(self) -> None:
@@ -126,12 +130,15 @@ def add_coverage(covered: CoveredOffsets, path: Path) -> None:
     """Adds the offsets that one file covers.
 
     Raises:
+      FileNotFoundError: it is gone.
       EnvironmentFailure: the file can't be read.
     """
     try:
         ranges = _parquet_ranges(path) if path.suffix == PARQUET_SUFFIX else _letter_ranges(path)
         for topic, partition, first, last in ranges:
             covered.add_range(topic, partition, first, last)
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise EnvironmentFailure(
             f"{path}: what it covers can't be read ({error}); a damaged file must be moved away, "

@@ -21,7 +21,7 @@ from beam_pipeline.batches import (
 from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.io.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
 from beam_pipeline.io.part_files import PartRef
-from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
+from beam_pipeline.io.windowed_files import FileLayout, PaneTiming, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 
 STAGE = "write"
@@ -46,6 +46,7 @@ class WriteToParquet(beam.io.WriteToParquet):
       watermark_delay_seconds: how far the windows are shifted (see `Windowing`).
       schema_ref: the JSON Schema that the rows were judged by, for the footer.
       default_topic: first part of the file name for rows without a `kafka_topic`.
+      timing: when panes fire beside the one at the window's end.
 
     Raises:
       ValueError: the input is in the global window, or an argument has no meaning here.
@@ -70,11 +71,12 @@ class WriteToParquet(beam.io.WriteToParquet):
         watermark_delay_seconds: int = 0,
         schema_ref: SchemaRef | None = None,
         default_topic: str = "rows",
+        timing: PaneTiming | None = None,
     ) -> None:
         if shard_name_template or triggering_frequency:
             raise ValueError(
                 "shard_name_template and triggering_frequency have no meaning here: names are "
-                "fixed, and the windowing of the input says when panes fire"
+                "fixed, and `timing` says when panes fire"
             )
         super().__init__(  # type: ignore[no-untyped-call]
             file_path_prefix,
@@ -90,6 +92,7 @@ class WriteToParquet(beam.io.WriteToParquet):
             mime_type,
             triggering_frequency,
         )
+        self._timing = timing
         self._layout = FileLayout(file_path_prefix, epoch, watermark_delay_seconds)
         self._format = ParquetFormat(
             schema=schema,
@@ -107,7 +110,7 @@ class WriteToParquet(beam.io.WriteToParquet):
 
     def expand(self, batches: beam.PCollection[Any]) -> Outputs:
         outputs: Outputs = batches | "WriteWindows" >> WriteWindowedFiles(
-            self._layout, self._format, counter_prefix="parquet"
+            self._layout, self._format, "parquet", self._timing
         )
         return outputs
 

@@ -23,13 +23,18 @@ _DONE_DIR = "done"
 
 
 class PartRef(NamedTuple):
-    """One part: where it is, and what it holds. `offsets` is partition to inclusive ranges."""
+    """One part: where it is, and what it holds.
+
+    `offsets` is partition to inclusive ranges; `window` start and end of the (shifted) window, in
+    seconds since the epoch.
+    """
 
     path: str
     topic: str
     shard: int
     rows: int
     offsets: Mapping[int, list[OffsetRange]]
+    window: tuple[int, int] = (0, 0)
 
 
 class PartMissingError(RuntimeError):

@@ -1,23 +1,39 @@
 """Windowed elements to one file per window, shard and pane, whatever the format.
 
-The path is the same for Parquet and for dead letters: elements of a bundle go to part files, the
-parts' names are grouped by topic and shard, and each pane becomes one file by an atomic rename.
+The path is the same for Parquet and for dead letters: elements of a bundle go to part files, only
+the parts' names go through the shuffle, keyed by window, topic and shard, and each pane becomes one
+file by an atomic rename.
+
+Panes are fired by a stateful DoFn, not by the triggers of a GroupByKey. On Prism 2.73 a late
+element that arrives while another one holds the stage's input watermark gets no timer, and then
+holds the watermark itself for good: no window closes any more. State and timers are the same on
+every runner, and in the global window nothing is ever dropped for being late.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
+from apache_beam.coders import BooleanCoder, FloatCoder, PickleCoder, VarIntCoder
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows, IntervalWindow
-from apache_beam.utils.windowed_value import PaneInfoTiming, WindowedValue
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import (
+    BagStateSpec,
+    ReadModifyWriteStateSpec,
+    TimerSpec,
+    on_timer,
+)
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.batches import DEAD, METRICS_NAMESPACE, Outputs, count_dead
 from beam_pipeline.io.file_names import OutputFile
@@ -42,12 +58,11 @@ class Shard(NamedTuple):
 
 
 class WrittenFile(NamedTuple):
-    """A file that is in place. `late` when its pane fired after the window's on-time one."""
+    """A file that is in place."""
 
     path: str
     rows: int
     size_bytes: int
-    late: bool
 
 
 class FileFormat(Protocol):
@@ -81,19 +96,41 @@ class FileLayout:
     watermark_delay_seconds: int = 0
 
 
+@dataclass(frozen=True)
+class PaneTiming:
+    """When the panes of a window fire, beside the one at its end; all in seconds.
+
+    Rows that come after the window has closed are collected for `late_pane_seconds`. With
+    `early_pane_seconds` above 0 an open window gives what it has that long after its first row. A
+    window whose first row is younger than `settle_seconds` when the watermark passes its end, as
+    in a backlog, waits that long for its other rows.
+    """
+
+    late_pane_seconds: float = 5.0
+    early_pane_seconds: float = 0.0
+    settle_seconds: float = 1.0
+
+
 class WriteWindowedFiles(beam.PTransform[Any, Any]):
     """PCollection of elements in fixed windows to `Outputs` of WrittenFile and DeadLetter.
 
     Every pane of every (window, topic, shard) becomes a file of its own; nothing is overwritten
     but a file of the same epoch, window, shard and pane, or one of a later pane, which belongs to
-    a timeline that was rolled back.
+    a timeline that was rolled back. The outputs are in the global window.
     """
 
-    def __init__(self, layout: FileLayout, file_format: FileFormat, counter_prefix: str) -> None:
+    def __init__(
+        self,
+        layout: FileLayout,
+        file_format: FileFormat,
+        counter_prefix: str,
+        timing: PaneTiming | None = None,
+    ) -> None:
         super().__init__()
         self._layout = layout
         self._format = file_format
         self._counter_prefix = counter_prefix
+        self._timing = timing or PaneTiming()
 
     def expand(self, elements: beam.PCollection[Any]) -> Outputs:
         if isinstance(elements.windowing.windowfn, GlobalWindows):
@@ -106,19 +143,18 @@ class WriteWindowedFiles(beam.PTransform[Any, Any]):
         ).with_output_types(tuple[str, PartRef]).with_outputs(DEAD, main="parts")
         files = (
             parts["parts"]
-            | "GroupPartsByShard" >> beam.GroupByKey()
+            | "LeaveWindows" >> beam.WindowInto(GlobalWindows())
             | "AssembleFiles"
-            >> beam.ParDo(_AssembleFiles(self._layout, self._format, self._counter_prefix))
+            >> beam.ParDo(
+                _AssembleFiles(self._layout, self._format, self._counter_prefix, self._timing)
+            )
         )
-        return Outputs(files, parts[DEAD])
+        dead = parts[DEAD] | "LeaveWindowsDead" >> beam.WindowInto(GlobalWindows())
+        return Outputs(files, dead)
 
 
 class _WriteParts(beam.DoFn):
-    """Elements to (shard key, PartRef), each part stamped with the smallest of its timestamps.
-
-    The window's own maximum loses rows on Prism 2.73, whose watermark may pass it before the part
-    arrives; the smallest timestamp never makes a part later than its rows were.
-    """
+    """Elements to (key of window and shard, PartRef), stamped with the smallest timestamp."""
 
     def __init__(self, layout: FileLayout, file_format: FileFormat) -> None:
         self._layout = layout
@@ -147,8 +183,11 @@ class _WriteParts(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for (window, shard), part in self._open.items():
             path = new_part_path(self._layout.root, self._layout.epoch, self._format.part_suffix)
-            ref = self._format.write_part(path, shard, part.pieces)
-            yield WindowedValue((f"{ref.topic}/{ref.shard}", ref), part.timestamp, (window,))
+            ref = self._format.write_part(path, shard, part.pieces)._replace(
+                window=(window.start.micros // 1_000_000, window.end.micros // 1_000_000)
+            )
+            key = f"{ref.topic}/{ref.shard}/{ref.window[0]}/{ref.window[1]}"
+            yield WindowedValue((key, ref), part.timestamp, (window,))
         self.start_bundle()
 
 
@@ -166,28 +205,99 @@ class _OpenPart:
 
 
 class _AssembleFiles(beam.DoFn):
-    """(shard key, PartRefs of one pane) to WrittenFile."""
+    """(key of window and shard, PartRef) to WrittenFile, one for each pane.
 
-    def __init__(self, layout: FileLayout, file_format: FileFormat, counter_prefix: str) -> None:
+    The state of a key: the parts that wait for the next pane, the index of that pane, since when
+    the first of them waits, and whether the window has closed. The index outlives the pane, since
+    it is part of the next file's name.
+    """
+
+    PARTS = BagStateSpec("parts", PickleCoder())
+    PANE = ReadModifyWriteStateSpec("pane", VarIntCoder())
+    WAITING_SINCE = ReadModifyWriteStateSpec("waiting_since", FloatCoder())
+    CLOSED = ReadModifyWriteStateSpec("closed", BooleanCoder())
+    CLOSE = TimerSpec("close", TimeDomain.WATERMARK)
+    DUE = TimerSpec("due", TimeDomain.REAL_TIME)
+
+    def __init__(
+        self,
+        layout: FileLayout,
+        file_format: FileFormat,
+        counter_prefix: str,
+        timing: PaneTiming,
+    ) -> None:
         self._layout = layout
         self._format = file_format
         self._counter_prefix = counter_prefix
+        self._timing = timing
 
     def process(
         self,
-        keyed_parts: tuple[str, Iterable[PartRef]],
-        window: Any = beam.DoFn.WindowParam,
-        pane: Any = beam.DoFn.PaneInfoParam,
+        keyed_part: tuple[str, PartRef],
+        parts: Any = beam.DoFn.StateParam(PARTS),
+        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+        closed: Any = beam.DoFn.StateParam(CLOSED),
+        close: Any = beam.DoFn.TimerParam(CLOSE),
+        due: Any = beam.DoFn.TimerParam(DUE),
+    ) -> None:
+        part = keyed_part[1]
+        parts.add(part)
+        if waiting_since.read() is not None:
+            return
+        now = time.time()
+        waiting_since.write(now)
+        if closed.read():
+            due.set(Timestamp.of(now + self._timing.late_pane_seconds))
+        else:
+            close.set(Timestamp(seconds=part.window[1]))
+            if self._timing.early_pane_seconds:
+                due.set(Timestamp.of(now + self._timing.early_pane_seconds))
+
+    @on_timer(CLOSE)
+    def close_window(
+        self,
+        parts: Any = beam.DoFn.StateParam(PARTS),
+        pane: Any = beam.DoFn.StateParam(PANE),
+        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+        closed: Any = beam.DoFn.StateParam(CLOSED),
+        due: Any = beam.DoFn.TimerParam(DUE),
     ) -> Iterator[WrittenFile]:
-        parts = sorted(keyed_parts[1], key=lambda part: part.path)
-        start, end = unshifted(window, self._layout.watermark_delay_seconds)
+        closed.write(True)
+        since = waiting_since.read()
+        settled_at = (since or 0.0) + self._timing.settle_seconds
+        if since is not None and settled_at > time.time():
+            due.set(Timestamp.of(settled_at))
+        else:
+            yield from self._fire(parts, pane, waiting_since)
+
+    @on_timer(DUE)
+    def fire_pane(
+        self,
+        parts: Any = beam.DoFn.StateParam(PARTS),
+        pane: Any = beam.DoFn.StateParam(PANE),
+        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+    ) -> Iterator[WrittenFile]:
+        yield from self._fire(parts, pane, waiting_since)
+
+    def _fire(self, parts: Any, pane: Any, waiting_since: Any) -> Iterator[WrittenFile]:
+        waiting = sorted(parts.read(), key=lambda part: part.path)
+        if not waiting:
+            return
+        index = pane.read() or 0
+        yield self._write(waiting, index)
+        parts.clear()
+        waiting_since.clear()
+        pane.write(index + 1)
+
+    def _write(self, parts: Sequence[PartRef], pane: int) -> WrittenFile:
+        start, end = unshifted(parts[0].window, self._layout.watermark_delay_seconds)
         target = OutputFile(
             topic=parts[0].topic,
             window_start=start,
             window_end=end,
             shard=parts[0].shard,
             epoch=self._layout.epoch,
-            pane=pane.index,
+            pane=pane,
             suffix=self._format.suffix,
         )
         temporary = new_part_path(self._layout.root, self._layout.epoch, ".assembling")
@@ -196,18 +306,12 @@ class _AssembleFiles(beam.DoFn):
         )
         path = publish(self._layout.root, target, temporary)
         retire_parts(parts)
-        late = pane.timing == PaneInfoTiming.LATE
-        written = WrittenFile(str(path), rows, path.stat().st_size, late)
+        written = WrittenFile(str(path), rows, path.stat().st_size)
         self._count(written)
-        yield written
+        return written
 
     def _count(self, written: WrittenFile) -> None:
-        counts = {
-            "files": 1,
-            "rows": written.rows,
-            "bytes": written.size_bytes,
-            "late_rows": written.rows if written.late else 0,
-        }
+        counts = {"files": 1, "rows": written.rows, "bytes": written.size_bytes}
         for name, amount in counts.items():
             Metrics.counter(METRICS_NAMESPACE, f"{self._counter_prefix}.{name}").inc(amount)
 
@@ -254,11 +358,7 @@ def sync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def unshifted(window: IntervalWindow, delay_seconds: int) -> tuple[datetime, datetime]:
-    """Start and end of the event-time window behind a shifted one."""
-    delay = timedelta(seconds=delay_seconds)
-    start, end = (
-        datetime.fromtimestamp(bound.micros // 1_000_000, timezone.utc) - delay
-        for bound in (window.start, window.end)
-    )
+def unshifted(window: tuple[int, int], delay_seconds: int) -> tuple[datetime, datetime]:
+    """Start and end of the event-time window behind a shifted one, given in epoch seconds."""
+    start, end = (datetime.fromtimestamp(bound - delay_seconds, timezone.utc) for bound in window)
     return start, end

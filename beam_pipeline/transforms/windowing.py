@@ -9,47 +9,30 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.transforms import trigger
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
+from beam_pipeline.batches import METRICS_NAMESPACE
 from beam_pipeline.records import DeadLetter, nearest_time_ms
 
 
 @dataclass(frozen=True)
 class Windowing:
-    """How long windows are and when their panes fire; all in seconds.
+    """How long windows are, and how far the watermark trails; both in seconds.
 
     Elements are stamped with their time + `watermark_delay_seconds` and the windows shifted by as
     much, so that the watermark, which follows Kafka's append time, trails the events and every
     event up to that late is still on time; files carry the unshifted window.
-
-    A late pane fires `late_pane_seconds` after its first element. With `early_pane_seconds` above
-    0 an open window gives what it has that long after the first element. `allowed_lateness_seconds`
-    is longer than any backlog: after a restore KafkaIO may take an idle-looking partition's
-    watermark to now before the backlog is read, and Beam drops what is later than this in silence.
     """
 
     window_seconds: int
     watermark_delay_seconds: int = 2
-    late_pane_seconds: int = 5
-    early_pane_seconds: int = 0
-    allowed_lateness_seconds: int = 100 * 366 * 24 * 3600
 
     def window_into(self) -> beam.WindowInto:
         """The WindowInto for elements that are stamped with their time + delay."""
-        early = (
-            trigger.AfterProcessingTime(self.early_pane_seconds)
-            if self.early_pane_seconds
-            else None
-        )
         return beam.WindowInto(
-            FixedWindows(self.window_seconds, offset=self.watermark_delay_seconds),
-            trigger=trigger.AfterWatermark(
-                early=early, late=trigger.AfterProcessingTime(self.late_pane_seconds)
-            ),
-            accumulation_mode=trigger.AccumulationMode.DISCARDING,
-            allowed_lateness=self.allowed_lateness_seconds,
+            FixedWindows(self.window_seconds, offset=self.watermark_delay_seconds)
         )
 
 
@@ -107,12 +90,23 @@ def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int,
     ]
 
 
+def late_rows(batch: pa.RecordBatch, windowing: Windowing) -> int:
+    """How many rows Kafka got after their window had closed: a property of the record alone."""
+    size_us = windowing.window_seconds * 1_000_000
+    event_us = batch.column("_event_time").cast(pa.int64()).to_numpy()
+    append_us = batch.column("kafka_timestamp").cast(pa.int64()).to_numpy() * 1000
+    closed_us = (event_us // size_us + 1) * size_us + windowing.watermark_delay_seconds * 1_000_000
+    return int((append_us >= closed_us).sum())
+
+
 class _CutByWindow(beam.DoFn):
     def __init__(self, windowing: Windowing) -> None:
+        self._windowing = windowing
         self._window_seconds = windowing.window_seconds
         self._delay_us = windowing.watermark_delay_seconds * 1_000_000
 
     def process(self, batch: pa.RecordBatch) -> Iterator[TimestampedValue[Any]]:
+        Metrics.counter(METRICS_NAMESPACE, "late").inc(late_rows(batch, self._windowing))
         for event_us, piece in cut_by_window(batch, self._window_seconds):
             yield TimestampedValue(piece, Timestamp(micros=event_us + self._delay_us))
 

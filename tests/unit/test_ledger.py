@@ -251,6 +251,21 @@ def test_a_damaged_file_is_one_line_that_names_it(tree: OutputTree, damage: Any)
     assert offsets(load(tree).covered) == {("orders", 0, 7)}
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_file_that_goes_while_it_is_looked_for_is_no_damage(
+    tree: OutputTree, suffix: str
+) -> None:
+    """As a pane that is superseded does; a link to nowhere is listed and can't be opened too."""
+    path = tree.parquet(sources("orders", 0, [0]))
+    gone = path.with_name(path.name.replace("-p0", "-p1")).with_suffix(suffix)
+    gone.symlink_to(tree.root / "nowhere")
+    ledger = load(tree)
+    assert ledger.files == {path.name}
+    gone.unlink()
+    shutil.copy(path, gone.with_suffix(".parquet"))
+    assert ledger.refresh() == [gone.with_suffix(".parquet").name]
+
+
 def test_a_directory_that_can_not_be_listed_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "output").write_text("a file")
     with pytest.raises(EnvironmentFailure, match=r"output can't be listed: Not a directory"):

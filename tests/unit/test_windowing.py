@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from apache_beam.transforms.window import FixedWindows, IntervalWindow
+from apache_beam.transforms.window import IntervalWindow
 from apache_beam.utils.timestamp import Duration, Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,20 +24,28 @@ from beam_pipeline.records import (
     make_dead_letter,
     nearest_time_ms,
 )
-from beam_pipeline.transforms.windowing import Windowing, _CutByWindow, _StampLetter, cut_by_window
+from beam_pipeline.transforms.windowing import (
+    Windowing,
+    _CutByWindow,
+    _StampLetter,
+    cut_by_window,
+    late_rows,
+)
 
 UTC = timezone.utc
 MIN_US, MAX_US = MIN_TIME_MS * 1000, MAX_TIME_MS * 1000 + 999
 TIMES_US = st.integers(MIN_US, MAX_US) | st.integers(-30_000_000, 30_000_000)
 
 
-def batch_of(times_us: list[int]) -> pa.RecordBatch:
+def batch_of(times_us: list[int], append_times_ms: list[int] | None = None) -> pa.RecordBatch:
+    appended = [0] * len(times_us) if append_times_ms is None else append_times_ms
     return pa.RecordBatch.from_arrays(
         [
             pa.array(range(len(times_us)), pa.int64()),
             pa.array(times_us, pa.timestamp("us", tz="UTC")),
+            pa.array(appended, pa.timestamp("ms", tz="UTC")),
         ],
-        names=["row", "_event_time"],
+        names=["row", "_event_time", "kafka_timestamp"],
     )
 
 
@@ -112,11 +120,15 @@ def test_a_file_has_the_window_of_its_rows(
     for stamped in _CutByWindow(windowing).process(batch_of(times_us)):
         window = window_of(stamped, windowing)
         assert window.end - window.start == Duration(window_seconds)
-        start, end = unshifted(window, delay_seconds)
+        start, end = unshifted(bounds_of(window), delay_seconds)
         for time_us in times_of(stamped.value):
             number = time_us // (window_seconds * 1_000_000)
             assert seconds_of(start) == number * window_seconds
             assert seconds_of(end) == (number + 1) * window_seconds
+
+
+def bounds_of(window: IntervalWindow) -> tuple[int, int]:
+    return window.start.micros // 1_000_000, window.end.micros // 1_000_000
 
 
 def seconds_of(moment: datetime) -> int:
@@ -146,7 +158,8 @@ def test_a_letter_is_in_the_window_of_its_record(timestamp_ms: int, window_secon
     windowing = Windowing(window_seconds)
     (stamped,) = _StampLetter(windowing).process(letter_at(timestamp_ms))
     assert stamped.value == letter_at(timestamp_ms)
-    start, end = unshifted(window_of(stamped, windowing), windowing.watermark_delay_seconds)
+    bounds = bounds_of(window_of(stamped, windowing))
+    start, end = unshifted(bounds, windowing.watermark_delay_seconds)
     nearest = nearest_time_ms(timestamp_ms)
     assert seconds_of(start) * 1000 <= nearest < seconds_of(end) * 1000
     if MIN_TIME_MS <= timestamp_ms <= MAX_TIME_MS:
@@ -160,14 +173,25 @@ def test_the_range_of_times_is_that_of_whole_years() -> None:
     assert datetime.fromtimestamp((MAX_TIME_MS + 1) / 1000, UTC) == datetime(9999, 1, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("early_pane_seconds", [0, 5])
-def test_nothing_is_ever_dropped_as_late(early_pane_seconds: int) -> None:
-    windowing = Windowing(10, early_pane_seconds=early_pane_seconds).window_into().windowing
-    assert windowing.allowed_lateness >= Duration(100 * 365 * 86_400)
-    assert windowing.windowfn == FixedWindows(10, offset=2)
-    trigger: Any = windowing.triggerfn
-    assert (trigger.early is not None) == bool(early_pane_seconds)
-    assert trigger.late is not None
+@pytest.mark.parametrize(
+    ("event_us", "append_ms", "late"),
+    [
+        (0, 11_999, False),
+        (0, 12_000, True),
+        (9_999_999, 11_999, False),
+        (9_999_999, 12_000, True),
+        (10_000_000, 21_999, False),
+        (-1, 1_999, False),
+        (-1, 2_000, True),
+        (0, 0, False),
+        (50_000_000, 0, False),
+    ],
+)
+def test_a_row_is_late_when_its_window_had_closed(
+    event_us: int, append_ms: int, late: bool
+) -> None:
+    batch = batch_of([event_us, 0], [append_ms, 0])
+    assert late_rows(batch, Windowing(10, watermark_delay_seconds=2)) == late
 
 
 def test_a_stamp_keeps_the_delay() -> None:

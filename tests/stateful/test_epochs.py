@@ -1,0 +1,380 @@
+"""Any interleaving of reads, panes, crashes, restores and restarts lands every record once.
+
+No runner: the steps that a runner takes are the rules of a state machine, over the pipeline's own
+code and a real directory. A runner's bundle is all or nothing, so a step that crashes keeps its
+files and loses its state; a restore takes the state back to an earlier checkpoint, and the files
+stay; a new epoch has nothing but the files.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import orjson
+import pyarrow.parquet
+from apache_beam.transforms.window import IntervalWindow
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sample_records import NOON_MS, contract_of, kafka_record, rfc3339
+
+from beam_pipeline.io import windowed_files
+from beam_pipeline.io.dead_letters import JsonLinesFormat
+from beam_pipeline.io.file_names import PARQUET_SUFFIX
+from beam_pipeline.io.ledger import load_ledger, output_files
+from beam_pipeline.io.parquet import ParquetFormat
+from beam_pipeline.io.part_files import sweep_dead_epochs, sweep_parts
+from beam_pipeline.io.windowed_files import (
+    FileLayout,
+    PaneTiming,
+    _AssembleFiles,
+    _WriteParts,
+)
+from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.records import KafkaRecord
+from beam_pipeline.schemas.contract import file_schema
+from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.windowing import cut_by_window
+
+TOPIC = "orders"
+PARTITIONS = range(3)
+NUM_SHARDS = 2
+WINDOW_SECONDS = 10
+WINDOWS = 3
+
+CONTRACT = contract_of(
+    {
+        "type": "object",
+        "properties": {"at": {"type": "string", "format": "date-time"}},
+        "required": ["at"],
+        "additionalProperties": False,
+    }
+)
+VALIDATOR = RecordValidator(CONTRACT, ValidationRules("at"))
+ROWS = file_schema(CONTRACT.batch_schema)
+
+Offset = tuple[int, int]
+"""Partition and offset."""
+
+KINDS = ("rows", "letters")
+
+
+class Crash(BaseException):
+    """The process dies here; nothing catches it."""
+
+
+class Cell:
+    """A value state of one key."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def read(self) -> Any:
+        return self.value
+
+    def write(self, value: Any) -> None:
+        self.value = value
+
+    def clear(self) -> None:
+        self.value = None
+
+
+class Bag:
+    """A bag state of one key."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    def add(self, item: Any) -> None:
+        self.items.append(item)
+
+    def read(self) -> list[Any]:
+        return list(self.items)
+
+    def clear(self) -> None:
+        self.items = []
+
+
+class Timer:
+    """A timer; the rules fire it whenever they like."""
+
+    def set(self, _time: Any) -> None: ...
+
+
+@dataclass
+class KeyState:
+    """What a runner keeps for one window and shard."""
+
+    parts: Bag = field(default_factory=Bag)
+    pane: Cell = field(default_factory=Cell)
+    waiting_since: Cell = field(default_factory=Cell)
+    closed: Cell = field(default_factory=Cell)
+
+
+@dataclass
+class JobState:
+    """What a checkpoint holds: how far each partition is read, and the state of every key."""
+
+    positions: dict[int, int]
+    keys: dict[tuple[str, str], KeyState] = field(
+        default_factory=lambda: collections.defaultdict(KeyState)
+    )
+
+
+class Sink:
+    """The DoFns of one output directory in one epoch."""
+
+    def __init__(self, root: Path, epoch: str, file_format: Any) -> None:
+        layout = FileLayout(str(root), epoch)
+        self.write_parts = _WriteParts(layout, file_format)
+        self.assemble = _AssembleFiles(layout, file_format, "test", PaneTiming())
+
+    def parts_of(self, elements: list[tuple[Any, int]]) -> list[tuple[str, Any]]:
+        """The keyed parts of a bundle of (element, its time in seconds)."""
+        self.write_parts.start_bundle()
+        for element, seconds in elements:
+            start = seconds // WINDOW_SECONDS * WINDOW_SECONDS
+            window = IntervalWindow(start, start + WINDOW_SECONDS)
+            assert list(self.write_parts.process(element, window, seconds)) == []
+        return [windowed.value for windowed in self.write_parts.finish_bundle()]
+
+
+class Epochs(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.roots = {kind: Path(self.directory.name, kind) for kind in KINDS}
+        self.log: dict[int, list[KafkaRecord]] = {partition: [] for partition in PARTITIONS}
+        self.deleted: set[Offset] = set()
+        self.epoch_number = 0
+
+    def teardown(self) -> None:
+        self.catch_up()
+        self.directory.cleanup()
+
+    # Starting
+
+    @initialize()
+    def first_epoch(self) -> None:
+        self.new_epoch()
+
+    @rule()
+    def new_epoch(self) -> None:
+        """The process was killed, and is started again."""
+        self.epoch_number += 1
+        epoch = f"epoch{self.epoch_number}"
+        for root in self.roots.values():
+            sweep_dead_epochs(root, epoch)
+        ledger = load_ledger(self.roots["rows"], self.roots["letters"])
+        ledger.save()
+        self.snapshot_files = set(ledger.files)
+        starts = {(TOPIC, p): ledger.covered.prefix_end(TOPIC, p, 0) for p in PARTITIONS}
+        self.covered = CoveredOffsets.from_json(ledger.covered.beyond(starts).to_json())
+        self.state = JobState({partition: starts[TOPIC, partition] for partition in PARTITIONS})
+        self.checkpoints = [copy.deepcopy(self.state)]
+        self.sinks = {
+            "rows": Sink(self.roots["rows"], epoch, ParquetFormat(ROWS, NUM_SHARDS, CONTRACT.ref)),
+            "letters": Sink(self.roots["letters"], epoch, JsonLinesFormat(epoch, NUM_SHARDS)),
+        }
+        self.epoch = epoch
+
+    # What a topic and a runner do
+
+    @rule(
+        partition=st.sampled_from(PARTITIONS),
+        records=st.lists(
+            st.tuples(st.integers(0, WINDOWS * WINDOW_SECONDS - 1), st.booleans()), max_size=6
+        ),
+    )
+    def append(self, partition: int, records: list[tuple[int, bool]]) -> None:
+        """Records arrive: (event time, whether it becomes a row)."""
+        for seconds, is_row in records:
+            value = {"at": rfc3339(NOON_MS + seconds * 1000)} if is_row else b"{"
+            self.log[partition].append(
+                kafka_record(
+                    value,
+                    topic=TOPIC,
+                    partition=partition,
+                    offset=len(self.log[partition]),
+                    timestamp=NOON_MS + seconds * 1000,
+                )
+            )
+
+    @rule(counts=st.tuples(*[st.integers(0, 5) for _ in PARTITIONS]), crashes=st.booleans())
+    def read_bundle(self, counts: tuple[int, ...], crashes: bool = False) -> None:
+        """A bundle is read and goes to parts; where it crashes, the parts are orphans."""
+        state = copy.deepcopy(self.state)
+        records: list[KafkaRecord] = []
+        for partition, count in zip(PARTITIONS, counts, strict=True):
+            start = state.positions[partition]
+            records += self.log[partition][start : start + count]
+            state.positions[partition] = min(start + count, len(self.log[partition]))
+        batches, letters = VALIDATOR.validate(list(self.covered.without_covered(records)))
+        pieces = [
+            (piece, event_us // 1_000_000)
+            for batch in batches
+            for event_us, piece in cut_by_window(batch, WINDOW_SECONDS)
+        ]
+        stamped = [(letter, letter.timestamp // 1000) for letter in letters]
+        for kind, elements in (("rows", pieces), ("letters", stamped)):
+            for key, part in self.sinks[kind].parts_of(elements):
+                of_key = state.keys[kind, key]
+                self.sinks[kind].assemble.process(
+                    (key, part),
+                    parts=of_key.parts,
+                    waiting_since=of_key.waiting_since,
+                    closed=of_key.closed,
+                    close=Timer(),
+                    due=Timer(),
+                )
+        if not crashes:
+            self.state = state
+
+    @rule(
+        data=st.data(),
+        crash=st.sampled_from(
+            [None, None, "in assemble", "in publish", "behind publish", "in retire"]
+        ),
+    )
+    def fire_pane(self, data: st.DataObject, crash: str | None) -> None:
+        """A window and shard gives what waits; where it crashes, it will be fired again."""
+        waiting = sorted(key for key, state in self.state.keys.items() if state.parts.items)
+        if waiting:
+            self.fire(data.draw(st.sampled_from(waiting)), crash)
+
+    def fire(self, key: tuple[str, str], crash: str | None = None) -> None:
+        before = copy.deepcopy(self.state)
+        of_key = self.state.keys[key]
+        sink = self.sinks[key[0]]
+        try:
+            with crashing(crash):
+                list(
+                    sink.assemble.fire_pane(
+                        parts=of_key.parts,
+                        pane=of_key.pane,
+                        waiting_since=of_key.waiting_since,
+                    )
+                )
+        except Crash:
+            self.state = before
+        else:
+            assert crash is None
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.checkpoints.append(copy.deepcopy(self.state))
+
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        """The runner is set back; later checkpoints are of a timeline that is no more."""
+        number = data.draw(st.integers(0, len(self.checkpoints) - 1))
+        del self.checkpoints[number + 1 :]
+        self.state = copy.deepcopy(self.checkpoints[number])
+
+    # What time does
+
+    @precondition(lambda self: all(self.is_in_place(part) for part in self.waiting_parts()))
+    @rule()
+    def retention_passes(self) -> None:
+        """No checkpoint is older than the parts' retention."""
+        self.checkpoints = [copy.deepcopy(self.state)]
+        for root in self.roots.values():
+            sweep_parts(root, self.epoch, retention_seconds=-1)
+
+    def waiting_parts(self) -> Iterator[Any]:
+        for state in self.state.keys.values():
+            yield from state.parts.items
+
+    def is_in_place(self, part: Any) -> bool:
+        """Whether the part was never retired, not even by a pane that crashed."""
+        return Path(part.path).exists()
+
+    @rule(data=st.data())
+    def delete_old_files(self, data: st.DataObject) -> None:
+        """The user deletes files of epochs that are over."""
+        old = [path for path in self.visible() if path.name in self.snapshot_files]
+        if old:
+            for path in data.draw(st.lists(st.sampled_from(old), unique=True)):
+                self.deleted.update(offsets_in(path))
+                path.unlink()
+
+    # What must hold
+
+    def visible(self) -> list[Path]:
+        return sorted(path for root in self.roots.values() for path in output_files(root))
+
+    def landed(self) -> collections.Counter[Offset]:
+        """How often each record is in the files."""
+        return collections.Counter(offset for path in self.visible() for offset in offsets_in(path))
+
+    @invariant()
+    def no_record_is_ever_doubled(self) -> None:
+        landed = self.landed()
+        assert {offset for offset, times in landed.items() if times > 1} == set()
+        assert not self.deleted & set(landed)
+
+    @invariant()
+    def files_say_what_they_hold(self) -> None:
+        ledger = load_ledger(self.roots["rows"], self.roots["letters"])
+        for partition in PARTITIONS:
+            held = {o for p, o in {*self.landed(), *self.deleted} if p == partition}
+            end = len(self.log[partition])
+            assert set(range(end)) - held == set(ledger.covered.gaps(TOPIC, partition, 0, end))
+
+    @rule()
+    def catch_up(self) -> None:
+        """Everything is read and every pane fires: then every record is there, and once."""
+        while any(self.state.positions[p] < len(self.log[p]) for p in PARTITIONS):
+            self.read_bundle((4,) * len(PARTITIONS))
+        for key in sorted(self.state.keys):
+            self.fire(key)
+        expected = {(p, record.offset) for p in PARTITIONS for record in self.log[p]}
+        assert self.landed() == collections.Counter(expected - self.deleted)
+
+
+def offsets_in(path: Path) -> list[Offset]:
+    """What is in a file by its rows or lines, and not by its footer."""
+    if path.suffix == PARQUET_SUFFIX:
+        columns = ["kafka_partition", "kafka_offset"]
+        rows = pyarrow.parquet.read_table(path, columns=columns, partitioning=None).to_pydict()
+        return list(zip(*(rows[name] for name in columns), strict=True))
+    sources = [orjson.loads(line)["source"] for line in path.read_bytes().splitlines()]
+    return [(source["partition"], source["offset"]) for source in sources]
+
+
+@contextmanager
+def crashing(where: str | None) -> Iterator[None]:
+    """Lets the process die at a point of a pane's firing."""
+    publish, retire = windowed_files.publish, windowed_files.retire_parts
+
+    def die(*_arguments: Any) -> Any:
+        raise Crash
+
+    def publish_and_die(*arguments: Any) -> Any:
+        publish(*arguments)
+        raise Crash
+
+    def retire_one_and_die(parts: Any) -> None:
+        retire(list(parts)[:1])
+        raise Crash
+
+    points: dict[str | None, tuple[Any, str, Any]] = {
+        "in assemble": (windowed_files, "publish", die),
+        "in publish": (Path, "replace", die),
+        "behind publish": (windowed_files, "publish", publish_and_die),
+        "in retire": (windowed_files, "retire_parts", retire_one_and_die),
+    }
+    with mock.patch.object(*points[where]) if where else nullcontext():
+        yield
+
+
+Epochs.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+TestEpochs = Epochs.TestCase
