@@ -22,7 +22,8 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.io.kafka_connection import KafkaConnection
 
 REQUEST_TIMEOUT_SECONDS = 15.0
-SETTLING_TIMEOUT_SECONDS = 30.0
+COORDINATOR_TIMEOUT_SECONDS = 5.0
+SETTLING_TIMEOUT_SECONDS = 60.0
 _RETRY_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 
@@ -202,14 +203,18 @@ def alter_group_offsets(
         TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()
     ]
     what = f"offsets of consumer group {group}"
+    _retried(lambda: _alter_offsets(connection, group, partitions), what)
+
+
+def _alter_offsets(
+    connection: KafkaConnection, group: str, partitions: list[TopicPartition]
+) -> None:
+    # A client of its own for each try: one that asked before a new broker had made its internal
+    # topic was seen to wait for the coordinator until it timed out, again and again.
     admin = _admin(connection)
-    _retried(lambda: _alter_offsets(admin, group, partitions), what)
-
-
-def _alter_offsets(admin: AdminClient, group: str, partitions: list[TopicPartition]) -> None:
     futures = admin.alter_consumer_group_offsets(
         [ConsumerGroupTopicPartitions(group, partitions)],
-        request_timeout=REQUEST_TIMEOUT_SECONDS,
+        request_timeout=COORDINATOR_TIMEOUT_SECONDS,
     )
     for future in futures.values():
         for partition in future.result().topic_partitions:

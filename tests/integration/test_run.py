@@ -16,6 +16,7 @@ import jsonschema
 import pyarrow.dataset
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from integration.pipeline_runs import PipelineRun, running, send, wait_for
 
 from beam_pipeline.io.kafka_admin import TopicSpec, create_topics, watermarks
 from beam_pipeline.io.kafka_connection import KafkaConnection
@@ -23,7 +24,6 @@ from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
 from beam_pipeline.resources import dead_letter_schema_path
-from integration.pipeline_runs import PipelineRun, running, send, wait_for
 
 
 @pytest.fixture
@@ -264,3 +264,24 @@ def _kill(pid: int) -> None:
     import os
 
     os.kill(pid, signal.SIGKILL)
+
+
+def test_late_events_never_stop_the_windows(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    """Prism 2.73 stalls the triggers of a GroupByKey for good on late data; ours is not to."""
+    topic = fresh_topic(partitions=4)
+    produce = [
+        "produce",
+        f"--kafka_bootstrap_servers={kafka.bootstrap_servers}",
+        f"--topic={topic}",
+        "--events=900",
+        "--events_per_second=45",
+        "--late_ratio=0.5",
+        "--late_seconds=12",
+        "--quiet",
+    ]
+    with running(run, run.run_words(kafka, topic, "--window_seconds=2", "--late_pane_seconds=1")):
+        assert run.finish(*produce).code == 0
+        wait_for(lambda: run.placed().total() == 900, "every record in a file", 60)
+    assert_each_once(run, kafka, topic)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from integration.pipeline_runs import Finished, PipelineRun
 
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.runtime.processes import free_port
-from integration.pipeline_runs import Finished, PipelineRun
 
 
 @pytest.fixture
