@@ -15,7 +15,8 @@ from beam_pipeline.ops.summary import Summary
 from beam_pipeline.ops.terminal import printable
 
 _FILES_SHOWN = 12
-_COLUMNS_SHOWN = 8
+_SAMPLE_WIDTH = 78
+_COLUMN_FRAME = 3
 _CELL_WIDTH = 24
 _EXAMPLE_WIDTH = 100
 
@@ -56,15 +57,23 @@ def _files(summary: Summary) -> Table:
 
 
 def _sample(rows: list[dict[str, Any]]) -> Table:
-    columns = list(rows[0])
-    shown = columns[:_COLUMNS_SHOWN]
+    """Some rows, the columns that fit side by side; those with something in them first."""
+    columns = sorted(rows[0], key=lambda column: all(row[column] is None for row in rows))
+    cells = {column: [_cell(row[column]) for row in rows] for column in columns}
+    shown: list[str] = []
+    room = _SAMPLE_WIDTH
+    for column in columns:
+        room -= max(map(len, [printable(column), *cells[column]])) + _COLUMN_FRAME
+        if room < 0:
+            break
+        shown.append(column)
     table = Table(title="Some rows", title_justify="left")
     for column in shown:
-        table.add_column(Text(printable(column)), max_width=_CELL_WIDTH, no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(_cell(row[column])) for column in shown))
+        table.add_column(Text(printable(column)), no_wrap=True)
+    for row in range(len(rows)):
+        table.add_row(*(Text(cells[column][row]) for column in shown))
     if len(columns) > len(shown):
-        left_out = ", ".join(printable(column) for column in columns[_COLUMNS_SHOWN:])
+        left_out = ", ".join(printable(column) for column in columns[len(shown) :])
         table.caption = Text(f"and the columns {left_out}")
     return table
 
