@@ -28,11 +28,17 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
         config.expansion_service,
         config.follow_append_time,
     )
-    build_from_records(records, config)
+    dead = land_records(records, config)
+    _ = dead | "WriteDeadLetterTopic" >> WriteDeadLetterTopic(
+        config.client_properties,
+        config.dead_letter_topic_suffix,
+        config.epoch,
+        config.expansion_service,
+    )
 
 
-def build_from_records(records: beam.PCollection[Any], config: IngestConfig) -> None:
-    """The graph behind the source, for records from anywhere."""
+def land_records(records: beam.PCollection[Any], config: IngestConfig) -> beam.PCollection[Any]:
+    """Records from anywhere to files; the dead letters, which are in files too."""
     contract, windowing = config.contract, config.windowing
     normalize = Normalize(contract)
     enrich = Enrich(contract, config.reference_dir)
@@ -53,7 +59,7 @@ def build_from_records(records: beam.PCollection[Any], config: IngestConfig) -> 
         timing=config.timing,
     )
 
-    dead = (
+    dead: beam.PCollection[Any] = (
         (validated.dead, normalized.dead, enriched.dead, written.dead)
         | "FlattenDead" >> beam.Flatten()
         | "WindowDeadLetters" >> WindowDeadLetters(windowing)
@@ -62,9 +68,4 @@ def build_from_records(records: beam.PCollection[Any], config: IngestConfig) -> 
     _ = dead | "WriteDeadLetterFiles" >> WriteDeadLetterFiles(
         layout, config.num_shards, config.timing
     )
-    _ = dead | "WriteDeadLetterTopic" >> WriteDeadLetterTopic(
-        config.client_properties,
-        config.dead_letter_topic_suffix,
-        config.epoch,
-        config.expansion_service,
-    )
+    return dead

@@ -56,7 +56,8 @@ def test_a_topic_is_landed_once_over_two_runs_and_reads_as_one_dataset(
     topic = fresh_topic(partitions=3)
     for partition in range(3):
         send(kafka, topic, events(40, seed=partition), partition)
-    run.catch_up(kafka, topic, "--num_shards=2")
+    finished = run.catch_up(kafka, topic, "--num_shards=2")
+    assert "read 120, valid 120, dead 0, files" in finished.output
     assert_each_once(run, kafka, topic)
     first_files = {path.name for path in run.output_dir.glob("dt=*/hour=*/*")}
 

@@ -49,14 +49,14 @@ TOPIC = "orders"
 PARTITIONS = range(2)
 NUM_SHARDS = 2
 WINDOW_SECONDS = 10
-WINDOWS = 2
 
-# (event time in seconds, whether it becomes a row); most do.
+# (event time in seconds, whether it becomes a row); most are rows of one window.
 RECORDS = st.lists(
-    st.tuples(st.integers(0, WINDOWS * WINDOW_SECONDS - 1), st.sampled_from([True, True, False])),
+    st.tuples(st.sampled_from([0, 1, 2, 3, 11]), st.sampled_from([True, True, True, False])),
     min_size=1,
     max_size=8,
 )
+COUNTS = st.tuples(*[st.integers(0, 2) for _ in PARTITIONS])
 
 CONTRACT = contract_of(
     {
@@ -177,9 +177,16 @@ class Epochs(RuleBasedStateMachine):
             self.append(partition, records)
         self.new_epoch()
 
-    @rule()
+    @precondition(lambda self: len(self.checkpoints) > 2)
+    @rule(data=st.data(), counts=COUNTS)
+    def restart(self, data: st.DataObject, counts: tuple[int, ...]) -> None:
+        """The process is killed in the middle of its work, and is started again."""
+        self.read_bundle(counts)
+        self.fire_panes(data)
+        self.assert_files_say_what_they_hold()
+        self.new_epoch()
+
     def new_epoch(self) -> None:
-        """The process was killed, and is started again."""
         self.epoch_number += 1
         epoch = f"epoch{self.epoch_number}"
         for root in self.roots.values():
@@ -213,10 +220,7 @@ class Epochs(RuleBasedStateMachine):
                 )
             )
 
-    @rule(
-        counts=st.tuples(*[st.integers(0, 4) for _ in PARTITIONS]),
-        crashes=st.sampled_from([False, False, True]),
-    )
+    @rule(counts=COUNTS, crashes=st.sampled_from([False, False, True]))
     def read_bundle(self, counts: tuple[int, ...], crashes: bool = False) -> None:
         """A bundle is read and goes to parts; where it crashes, the parts are orphans."""
         state = copy.deepcopy(self.state)
@@ -258,6 +262,13 @@ class Epochs(RuleBasedStateMachine):
             if data.draw(st.booleans()):
                 self.fire(key, data.draw(st.sampled_from([None, None, None, *CRASHES])))
 
+    @rule(counts=COUNTS)
+    def land(self, counts: tuple[int, ...]) -> None:
+        """A bundle is read and all that waits fires, as in quiet times."""
+        self.read_bundle(counts)
+        for key in self.waiting():
+            self.fire(key)
+
     def waiting(self) -> list[tuple[str, str]]:
         return sorted(key for key, of_key in self.state.keys.items() if of_key.parts.items)
 
@@ -279,9 +290,10 @@ class Epochs(RuleBasedStateMachine):
         assert crash is None
         self.commit(state)
 
-    @rule(data=st.data())
-    def restore(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), counts=COUNTS)
+    def restore(self, data: st.DataObject, counts: tuple[int, ...]) -> None:
         """The runner is set back; later checkpoints are of a timeline that is no more."""
+        self.land(counts)
         number = data.draw(st.integers(0, len(self.checkpoints) - 1))
         restored = self.checkpoints[number]
         del self.checkpoints[number:]
@@ -329,11 +341,11 @@ class Epochs(RuleBasedStateMachine):
         assert {offset for offset, times in landed.items() if times > 1} == set()
         assert not self.deleted & set(landed)
 
-    @invariant()
-    def files_say_what_they_hold(self) -> None:
+    def assert_files_say_what_they_hold(self) -> None:
         ledger = load_ledger(self.roots["rows"], self.roots["letters"])
+        landed = {*self.landed(), *self.deleted}
         for partition in PARTITIONS:
-            held = {o for p, o in {*self.landed(), *self.deleted} if p == partition}
+            held = {offset for p, offset in landed if p == partition}
             end = len(self.log[partition])
             assert set(range(end)) - held == set(ledger.covered.gaps(TOPIC, partition, 0, end))
 
@@ -346,6 +358,7 @@ class Epochs(RuleBasedStateMachine):
             self.fire(key)
         expected = {(p, record.offset) for p in PARTITIONS for record in self.log[p]}
         assert self.landed() == collections.Counter(expected - self.deleted)
+        self.assert_files_say_what_they_hold()
 
 
 def offsets_in(path: Path) -> list[Offset]:
@@ -383,5 +396,5 @@ def crashing(where: str | None) -> Iterator[None]:
         yield
 
 
-Epochs.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+Epochs.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
 TestEpochs = Epochs.TestCase
