@@ -43,10 +43,12 @@ class Lease:
                 f"{self._directory} has vanished, or its lease with it; nothing more is written. "
                 "Bring it back and start again: what is in its files is not read twice"
             )
-        self._handle.seek(0)
-        self._handle.truncate()
-        json.dump({**self._owner, "heartbeat": time.time()}, self._handle)
-        self._handle.flush()
+        # On a full disk the flock still holds here; elsewhere the lease expires.
+        with contextlib.suppress(OSError):
+            self._handle.seek(0)
+            self._handle.truncate()
+            json.dump({**self._owner, "heartbeat": time.time()}, self._handle)
+            self._handle.flush()
 
 
 @contextlib.contextmanager

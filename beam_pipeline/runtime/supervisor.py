@@ -142,6 +142,8 @@ class Supervisor:
                 if cluster_reachable(self._plan.connection, 2.0):
                     raise
                 return str(error)
+            except OSError as error:  # a full disk may have room again at the next try
+                return f"{error.filename or self._plan.output_dir}: {error.strerror}"
             status_file = scratch / "status.json"
             job = ManagedProcess(
                 "pipeline",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import AdminClient, NewPartitions
 from faults.scenario import Scenario
 from integration.pipeline_runs import send, wait_for
 
@@ -68,8 +68,9 @@ def test_new_partitions_are_no_silent_gap(scenario: Callable[..., Scenario]) -> 
 
 
 def widen(growing: Scenario, partitions: int) -> None:
+    admin = AdminClient(growing.kafka.for_librdkafka())
     new = NewPartitions(growing.topic, partitions)
-    growing.admin().create_partitions([new])[growing.topic].result()
+    admin.create_partitions([new])[growing.topic].result()
     wait_for(
         lambda: partition_counts(growing.kafka, [growing.topic])[growing.topic] == partitions,
         "the new partitions",
