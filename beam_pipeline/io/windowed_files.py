@@ -31,7 +31,7 @@ from apache_beam.transforms.userstate import (
     TimerSpec,
     on_timer,
 )
-from apache_beam.transforms.window import GlobalWindows
+from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -218,6 +218,7 @@ class _AssembleFiles(beam.DoFn):
     CLOSED = ReadModifyWriteStateSpec("closed", BooleanCoder())
     CLOSE = TimerSpec("close", TimeDomain.WATERMARK)
     DUE = TimerSpec("due", TimeDomain.REAL_TIME)
+    END = TimerSpec("end", TimeDomain.WATERMARK)
 
     def __init__(
         self,
@@ -239,6 +240,7 @@ class _AssembleFiles(beam.DoFn):
         closed: Any = beam.DoFn.StateParam(CLOSED),
         close: Any = beam.DoFn.TimerParam(CLOSE),
         due: Any = beam.DoFn.TimerParam(DUE),
+        end: Any = beam.DoFn.TimerParam(END),
     ) -> None:
         part = keyed_part[1]
         parts.add(part)
@@ -246,6 +248,7 @@ class _AssembleFiles(beam.DoFn):
             return
         now = time.time()
         waiting_since.write(now)
+        end.set(GlobalWindow().max_timestamp())
         if closed.read():
             due.set(Timestamp.of(now + self._timing.late_pane_seconds))
         else:
@@ -277,6 +280,16 @@ class _AssembleFiles(beam.DoFn):
         pane: Any = beam.DoFn.StateParam(PANE),
         waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
     ) -> Iterator[WrittenFile]:
+        yield from self._fire(parts, pane, waiting_since)
+
+    @on_timer(END)
+    def end_of_input(
+        self,
+        parts: Any = beam.DoFn.StateParam(PARTS),
+        pane: Any = beam.DoFn.StateParam(PANE),
+        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+    ) -> Iterator[WrittenFile]:
+        """Bounded input has ended, or the job is drained: no clock moves any more."""
         yield from self._fire(parts, pane, waiting_since)
 
     def _fire(self, parts: Any, pane: Any, waiting_since: Any) -> Iterator[WrittenFile]:

@@ -28,8 +28,8 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: P
         by_partition.setdefault(partition, []).append(offset)
     for offsets in by_partition.values():
         assert sorted(offsets) == list(range(len(offsets)))
-    assert len(run.letters()) == 40
-    assert "holds" in finished.output
+    assert 20 <= len(run.letters()) <= 60  # a tenth of 400, by chance
+    assert f"= valid {len(run.rows())} + dead {len(run.letters())}: holds" in finished.output
     assert run.processes() == {}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,6 +21,7 @@ from unittest import mock
 
 import orjson
 import pyarrow.parquet
+import pytest
 from apache_beam.transforms.window import IntervalWindow
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -56,7 +58,6 @@ RECORDS = st.lists(
     min_size=2,
     max_size=8,
 )
-COUNTS = st.tuples(*[st.integers(0, 3) for _ in PARTITIONS])
 
 CONTRACT = contract_of(
     {
@@ -160,19 +161,23 @@ class Epochs(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
+        # Slow, and without effect on what a killed process leaves; it is tested with `publish`.
+        self.no_fsync = mock.patch.object(os, "fsync")
+        self.no_fsync.start()
         self.roots = {kind: Path(self.directory.name, kind) for kind in KINDS}
         self.log: dict[int, list[KafkaRecord]] = {partition: [] for partition in PARTITIONS}
         self.deleted: set[Offset] = set()
         self.epoch_number = 0
 
     def teardown(self) -> None:
-        self.catch_up()
-        self.directory.cleanup()
+        try:
+            self.catch_up()
+        finally:
+            self.no_fsync.stop()
+            self.directory.cleanup()
 
-    @initialize(logs=st.tuples(*[RECORDS for _ in PARTITIONS]))
-    def first_epoch(self, logs: tuple[list[tuple[int, bool]], ...]) -> None:
-        for partition, records in zip(PARTITIONS, logs, strict=True):
-            self.append(partition, records)
+    @initialize()
+    def first_epoch(self) -> None:
         self.new_epoch()
 
     def new_epoch(self) -> None:
@@ -195,7 +200,6 @@ class Epochs(RuleBasedStateMachine):
         }
         self.epoch = epoch
 
-    @rule(partition=st.sampled_from(PARTITIONS), records=RECORDS)
     def append(self, partition: int, records: list[tuple[int, bool]]) -> None:
         for seconds, is_row in records:
             value = {"at": rfc3339(NOON_MS + seconds * 1000)} if is_row else b"{"
@@ -209,17 +213,30 @@ class Epochs(RuleBasedStateMachine):
                 )
             )
 
+    # One rule for all: hypothesis leaves out whole rules at random, and what has to come together
+    # here, a part that waits behind one that fired and then a restart, would hardly ever do so.
     @rule(
-        counts=COUNTS,
+        arrivals=st.tuples(*[st.just([]) | RECORDS for _ in PARTITIONS]),
+        counts=st.tuples(*[st.integers(0, 3) for _ in PARTITIONS]),
         crashes=st.sampled_from([False, False, False, True]),
-        fires=st.sampled_from(["none", "some", "some", "all"]),
-        then=st.sampled_from(["on", "on", "restart", "restore"]),
+        fires=st.sampled_from(["some", "none", "all"]),
+        then=st.sampled_from(
+            ["go on", "restart", "restore", "retention passes", "old files go", "catch up"]
+        ),
         data=st.data(),
     )
-    def work(
-        self, counts: tuple[int, ...], crashes: bool, fires: str, then: str, data: st.DataObject
+    def step(
+        self,
+        arrivals: tuple[list[tuple[int, bool]], ...],
+        counts: tuple[int, ...],
+        crashes: bool,
+        fires: str,
+        then: str,
+        data: st.DataObject,
     ) -> None:
-        """A bundle is read, some of what waits fires, and then the runner or all may be killed."""
+        """Records arrive, a bundle is read, some of what waits fires; then something happens."""
+        for partition, records in zip(PARTITIONS, arrivals, strict=True):
+            self.append(partition, records)
         self.read_bundle(counts, crashes)
         for key in self.waiting():
             if fires == "all":
@@ -230,15 +247,14 @@ class Epochs(RuleBasedStateMachine):
             self.new_epoch()
         elif then == "restore":
             self.restore(data.draw(st.integers(0, len(self.checkpoints) - 1)))
-
-    @rule(data=st.data())
-    def delete_old_files(self, data: st.DataObject) -> None:
-        """The user deletes files of epochs that are over."""
-        old = [path for path in self.visible() if path.name in self.snapshot_files]
-        if old:
-            for path in data.draw(st.lists(st.sampled_from(old), unique=True)):
-                self.deleted.update(offsets_in(path))
-                path.unlink()
+        elif then == "retention passes":
+            self.retention_passes()
+        elif then == "old files go":
+            old = [path for path in self.visible() if path.name in self.snapshot_files]
+            if old:
+                self.delete(data.draw(st.lists(st.sampled_from(old), unique=True)))
+        elif then == "catch up":
+            self.catch_up()
 
     def read_bundle(self, counts: tuple[int, ...], crashes: bool = False) -> None:
         """A bundle is read and goes to parts; where it crashes, the parts are orphans."""
@@ -301,7 +317,6 @@ class Epochs(RuleBasedStateMachine):
         del self.checkpoints[number:]
         self.commit(restored)
 
-    @rule()
     def retention_passes(self) -> None:
         """So long that no checkpoint is from before; what was cut short was done again by then."""
         for key in self.waiting():
@@ -310,6 +325,12 @@ class Epochs(RuleBasedStateMachine):
         del self.checkpoints[:-1]
         for root in self.roots.values():
             sweep_parts(root, self.epoch, retention_seconds=-1)
+
+    def delete(self, paths: list[Path]) -> None:
+        """The user deletes files of epochs that are over."""
+        for path in paths:
+            self.deleted.update(offsets_in(path))
+            path.unlink()
 
     def visible(self) -> list[Path]:
         return sorted(path for root in self.roots.values() for path in output_files(root))
@@ -332,7 +353,6 @@ class Epochs(RuleBasedStateMachine):
             end = len(self.log[partition])
             assert set(range(end)) - held == set(ledger.covered.gaps(TOPIC, partition, 0, end))
 
-    @rule()
     def catch_up(self) -> None:
         """Everything is read and every pane fires: then every record is there, and once."""
         while any(self.state.positions[p] < len(self.log[p]) for p in PARTITIONS):
@@ -379,5 +399,51 @@ def crashing(where: str | None) -> Iterator[None]:
         yield
 
 
-Epochs.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
+Epochs.TestCase.settings = settings(max_examples=30, stateful_step_count=20)
 TestEpochs = Epochs.TestCase
+
+
+@pytest.fixture
+def epochs() -> Iterator[Epochs]:
+    """The machine, for the interleavings that matter most."""
+    machine = Epochs()
+    machine.new_epoch()
+    yield machine
+    machine.no_record_is_ever_doubled()
+    machine.teardown()
+
+
+def test_panes_that_fire_again_with_other_records(epochs: Epochs) -> None:
+    """Two panes of one record each, then, after a restore, one of both: the second must go."""
+    epochs.append(0, [(0, True), (1, True)])
+    for _ in range(2):
+        epochs.read_bundle((1, 0))
+        (key,) = epochs.waiting()
+        epochs.fire(key)
+    assert len(epochs.visible()) == 2
+    epochs.restore(0)
+    epochs.read_bundle((2, 0))
+    epochs.fire(key)
+    assert len(epochs.visible()) == 1
+
+
+def test_a_restart_behind_a_window_that_fired_before_an_earlier_offset(epochs: Epochs) -> None:
+    """The prefix ends at the one that waited, and the one behind it must be skipped."""
+    epochs.append(0, [(0, True), (11, True), (0, True)])
+    epochs.read_bundle((3, 0))
+    _, later_window = epochs.waiting()
+    epochs.fire(later_window)
+    epochs.new_epoch()
+    assert epochs.state.positions[0] == 0
+    assert [*epochs.covered.partitions()] == [(TOPIC, 0)]
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_pane_that_crashed_fires_again(epochs: Epochs, crash: str) -> None:
+    epochs.append(0, [(0, True), (1, True)])
+    for _ in range(2):
+        epochs.read_bundle((1, 0))
+    (key,) = epochs.waiting()
+    epochs.fire(key, crash)
+    assert epochs.waiting() == [key]
+    epochs.no_record_is_ever_doubled()
