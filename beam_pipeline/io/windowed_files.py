@@ -101,9 +101,9 @@ class PaneTiming:
     """When the panes of a window fire, beside the one at its end; all in seconds.
 
     Rows that come after the window has closed are collected for `late_pane_seconds`. With
-    `early_pane_seconds` above 0 an open window gives what it has that long after its first row. A
-    window whose first row is younger than `settle_seconds` when the watermark passes its end, as
-    in a backlog, waits that long for its other rows.
+    `early_pane_seconds` above 0 an open window gives what it has that long after its first row.
+    When the watermark passes a window's end, its pane waits `settle_seconds` more: Prism's
+    watermark may follow the partition read last, and the rows of another come just behind it.
     """
 
     late_pane_seconds: float = 5.0
@@ -264,14 +264,15 @@ class _AssembleFiles(beam.DoFn):
         waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
         closed: Any = beam.DoFn.StateParam(CLOSED),
         due: Any = beam.DoFn.TimerParam(DUE),
+        end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
         closed.write(True)
-        since = waiting_since.read()
-        settled_at = (since or 0.0) + self._timing.settle_seconds
-        if since is not None and settled_at > time.time():
-            due.set(Timestamp.of(settled_at))
+        if waiting_since.read() is None:
+            return
+        if self._timing.settle_seconds:
+            due.set(Timestamp.of(time.time() + self._timing.settle_seconds))
         else:
-            yield from self._fire(parts, pane, waiting_since)
+            yield from self._fire(parts, pane, waiting_since, end)
 
     @on_timer(DUE)
     def fire_pane(
@@ -279,20 +280,22 @@ class _AssembleFiles(beam.DoFn):
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
         waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+        end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
-        yield from self._fire(parts, pane, waiting_since)
+        yield from self._fire(parts, pane, waiting_since, end)
 
     @on_timer(END)
-    def end_of_input(
+    def end_input(
         self,
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
         waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+        end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
-        """Bounded input has ended, or the job is drained: no clock moves any more."""
-        yield from self._fire(parts, pane, waiting_since)
+        """The input is at its end: a runner need not fire timers of the clock any more."""
+        yield from self._fire(parts, pane, waiting_since, end)
 
-    def _fire(self, parts: Any, pane: Any, waiting_since: Any) -> Iterator[WrittenFile]:
+    def _fire(self, parts: Any, pane: Any, waiting_since: Any, end: Any) -> Iterator[WrittenFile]:
         waiting = sorted(parts.read(), key=lambda part: part.path)
         if not waiting:
             return
@@ -300,6 +303,7 @@ class _AssembleFiles(beam.DoFn):
         yield self._write(waiting, index)
         parts.clear()
         waiting_since.clear()
+        end.clear()  # Prism 2.73 goes through every key that has a timer, again and again
         pane.write(index + 1)
 
     def _write(self, parts: Sequence[PartRef], pane: int) -> WrittenFile:

@@ -50,12 +50,6 @@ def pytest_terminal_summary(
 
 
 @pytest.fixture(scope="session")
-def all_faults(pytestconfig: pytest.Config) -> bool:
-    """Whether the long form of each scenario is asked for."""
-    return bool(pytestconfig.getoption("faults") == "all")
-
-
-@pytest.fixture(scope="session")
 def mortal_broker(
     java: Path, kafka_jars: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedBroker]:

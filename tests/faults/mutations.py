@@ -107,7 +107,10 @@ def outcome_of(test: str, mutation: Mutation | None) -> Outcome:
         if mutation:
             mutation.apply(checkout)
         tested = subprocess.run(
-            [sys.executable, "-m", "pytest", test, "-x", "-q", f"--basetemp={scratch}/tests"],
+            [
+                *(sys.executable, "-m", "pytest", test, "-x", "-q"),
+                *("--faults=all", f"--basetemp={scratch}/tests"),
+            ],
             cwd=checkout,
             env={**os.environ, "PYTHONPATH": str(checkout), "CI": "1"},
             capture_output=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -110,6 +111,14 @@ class Scenario:
 
         wait_for(moved, f"a new file\n{self.told()}", PROGRESS_TIMEOUT_SECONDS)
 
+    def await_moment(self, amid_writing: bool) -> None:
+        """Waits for a random moment: one with files being written, or any, in a start as well."""
+        if amid_writing:
+            self.await_progress()
+            time.sleep(self.random.uniform(0, 4))
+        else:
+            time.sleep(self.random.uniform(0, 10))
+
     def require_running(self) -> None:
         code = self.supervisor.poll()
         assert code is None, f"the run ended by itself, exit code {code}\n{self.told()}"
@@ -174,6 +183,17 @@ class Scenario:
     def start_broker(self) -> None:
         self.broker.start()
         self.broker.wait_ready()
+
+    def vanish(self, directory: Path) -> None:
+        """Renames an output directory away; the run ends, saying so, and starts when it is back."""
+        away = directory.with_name(f"{directory.name}-away")
+        directory.rename(away)
+        wait_for(lambda: self.supervisor.poll() is not None, f"the end\n{self.told()}", 60)
+        assert f"{directory} has vanished" in self.ended_clearly()
+        if directory.exists():  # a part or a file was being written
+            shutil.rmtree(directory)
+        away.rename(directory)
+        self.start()
 
     @contextlib.contextmanager
     def stopped(self, pid: int) -> Iterator[None]:

@@ -11,18 +11,17 @@ from faults.scenario import Scenario
 STOPPED_SECONDS = 30
 
 
-@pytest.mark.faults(ci=True)
-def test_sigterm(scenario: Callable[..., Scenario], all_faults: bool) -> None:
+@pytest.mark.faults
+def test_sigterm(scenario: Callable[..., Scenario]) -> None:
     ending = scenario("SIGTERM")
     ending.start()
     ending.load.start()
-    for number in range(6 if all_faults else 2):
-        if number % 2 == 0:
-            ending.await_progress()
-        time.sleep(ending.random.uniform(0, 8))
+    for number in range(5):
+        ending.await_moment(amid_writing=number % 2 == 0)
         ending.terminate()
         time.sleep(ending.random.uniform(0, 3))
         ending.start()
+    ending.await_progress()
     ending.settle()
 
 

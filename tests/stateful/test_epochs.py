@@ -118,6 +118,8 @@ class Timer:
 
     def set(self, _time: Any) -> None: ...
 
+    def clear(self) -> None: ...
+
 
 @dataclass
 class KeyState:
@@ -281,6 +283,7 @@ class Epochs(RuleBasedStateMachine):
                     closed=of_key.closed,
                     close=Timer(),
                     due=Timer(),
+                    end=Timer(),
                 )
         if not crashes:
             self.commit(state)
@@ -304,6 +307,7 @@ class Epochs(RuleBasedStateMachine):
                         parts=of_key.parts,
                         pane=of_key.pane,
                         waiting_since=of_key.waiting_since,
+                        end=Timer(),
                     )
                 )
         except Crash:
