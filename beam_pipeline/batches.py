@@ -76,15 +76,40 @@ def apply_or_split(
     batch: pa.RecordBatch, function: BatchFunction
 ) -> Iterator[tuple[pa.RecordBatch, Exception | None]]:
     """Applies `function`, on halves where it raises; gives (result, None) or (one row, error)."""
+    result, error = _attempt(batch, function)
+    if error is None:
+        yield result, None
+    else:
+        yield from _split(_only(batch, 0, batch.num_rows), function)
+
+
+def _split(
+    batch: pa.RecordBatch, function: BatchFunction
+) -> Iterator[tuple[pa.RecordBatch, Exception | None]]:
+    result, error = _attempt(batch, function)
+    if error is None:
+        yield result, None
+    elif batch.num_rows <= 1:
+        yield batch, error
+    else:
+        middle = batch.num_rows // 2
+        yield from _split(_only(batch, 0, middle), function)
+        yield from _split(_only(batch, middle, batch.num_rows), function)
+
+
+def _attempt(
+    batch: pa.RecordBatch, function: BatchFunction
+) -> tuple[pa.RecordBatch | None, Exception | None]:
     try:
-        yield function(batch), None
+        return function(batch), None
     except Exception as error:  # the one seam where anything a transform raises is a dead letter
-        if batch.num_rows <= 1:
-            yield batch, error
-        else:
-            middle = batch.num_rows // 2
-            yield from apply_or_split(batch.slice(0, middle), function)
-            yield from apply_or_split(batch.slice(middle), function)
+        return None, error
+
+
+def _only(batch: pa.RecordBatch, start: int, end: int) -> pa.RecordBatch:
+    """A copy of some rows. In a slice, a cast of lists fails on the values of its neighbours too
+    (pyarrow 23)."""
+    return batch.take(pa.array(range(start, end), pa.int64()))
 
 
 def failure_of(code: ErrorCode, error: BaseException) -> Failure:

@@ -204,9 +204,12 @@ class ParquetFormat:
 
     def _cut(self, batch: pa.RecordBatch) -> Iterator[tuple[Shard, pa.RecordBatch, int]]:
         names = batch.schema.names
-        topics = batch.column("kafka_topic") if "kafka_topic" in names else None
-        partitions = batch.column("kafka_partition").to_numpy() if "kafka_partition" in names else 0
-        shards = np.broadcast_to(partitions % self.num_shards, batch.num_rows)
+        topics, partitions = None, np.zeros(batch.num_rows, np.int64)
+        if "kafka_topic" in names:
+            topics = pc.fill_null(batch.column("kafka_topic"), self.default_topic)
+        if "kafka_partition" in names:
+            partitions = pc.fill_null(batch.column("kafka_partition"), 0).to_numpy()
+        shards = partitions % self.num_shards
         for topic in pc.unique(topics).to_pylist() if topics is not None else [None]:
             of_topic = np.ones(batch.num_rows, bool)
             if topics is not None:
@@ -221,6 +224,7 @@ def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:
     """Per partition the ranges of offsets that the rows came from; empty without the columns."""
     if not {"kafka_partition", "kafka_offset"} <= set(rows.schema.names):
         return {}
+    rows = rows.select(["kafka_partition", "kafka_offset"]).drop_null()
     partitions = rows.column("kafka_partition").to_numpy()
     offsets = rows.column("kafka_offset").to_numpy()
     return {

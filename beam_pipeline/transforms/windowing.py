@@ -51,7 +51,7 @@ class WindowBatches(beam.PTransform[Any, Any]):
         windowed: beam.PCollection[Any] = (
             batches
             | "CutByWindow" >> beam.ParDo(_CutByWindow(self._windowing))
-            | "IntoFixedWindows" >> self._windowing.window_into()
+            | "AssignFixedWindows" >> self._windowing.window_into()
         )
         return windowed
 
@@ -67,7 +67,7 @@ class WindowDeadLetters(beam.PTransform[Any, Any]):
         windowed: beam.PCollection[Any] = (
             letters
             | "StampWithAppendTime" >> beam.ParDo(_StampLetter(self._windowing))
-            | "IntoFixedWindows" >> self._windowing.window_into()
+            | "AssignFixedWindows" >> self._windowing.window_into()
         )
         return windowed
 
