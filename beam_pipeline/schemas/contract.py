@@ -30,6 +30,10 @@ KAFKA_FIELDS = (
 )
 """Provenance, kept in every row of the output."""
 
+PARTITION_COLUMNS = frozenset({"dt", "hour"})
+"""Columns that readers take from the directories' names. With one of the same name in the files
+pyarrow can't read them as a dataset, and DuckDB, where case is no difference, hides the event's."""
+
 RIDE_ALONG_FIELDS = (
     pa.field("_event_time", pa.timestamp("us", tz="UTC")),
     pa.field("_timestamp_type", pa.string()),
@@ -161,7 +165,11 @@ def _refuse_remote_references(part: Any, path: str | Path, at_top: bool = True) 
 
 def _refuse_reserved_names(contract: Contract) -> None:
     reserved = {column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS)}
-    taken = sorted(reserved.intersection(contract.event_schema.names))
+    taken = sorted(
+        name
+        for name in contract.event_schema.names
+        if name in reserved or name.lower() in PARTITION_COLUMNS
+    )
     if taken:
         raise UsageError(
             f"--schema={contract.source}: property {taken[0]!r} is a column that the pipeline "

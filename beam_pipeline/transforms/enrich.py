@@ -14,6 +14,7 @@ import pyarrow.csv
 from beam_pipeline.batches import BatchTransform, leaf_at
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
+from beam_pipeline.schemas.contract import PARTITION_COLUMNS
 
 
 class Enrich(BatchTransform):
@@ -133,6 +134,8 @@ def additions_of(contract: Contract, reference_dir: Path) -> tuple[Addition, ...
         where = f"--schema={contract.source}: x-enrich {entry!r}"
         try:
             addition = _addition(entry, reference_dir)
+            if addition.name.lower() in PARTITION_COLUMNS:
+                raise UsageError(f"{where}: {addition.name!r} is a column that the pipeline adds")
             if addition.name in batch.schema.names:
                 raise UsageError(f"{where}: the event has a column {addition.name!r} already")
             batch = EnrichBatch((addition,))(batch)

@@ -35,7 +35,7 @@ def row(second: int) -> TimestampedValue[Any]:
     return TimestampedValue({"x": second}, second)
 
 
-def two_windows() -> TestStream:
+def two_windows() -> Any:
     """Rows of the windows 0-10 and 10-20, in turn, in one bundle."""
     return (
         TestStream()
@@ -45,7 +45,7 @@ def two_windows() -> TestStream:
     )
 
 
-def late_row() -> TestStream:
+def late_row() -> Any:
     """A row that comes after the watermark has passed its window."""
     later = int(time.time()) + 1000
     return (
@@ -110,16 +110,15 @@ def test_ours_keeps_two_windows_of_one_bundle_apart(tmp_path: Path) -> None:
     assert files_of(tmp_path) == {(0, 0): [1, 2], (10, 0): [11, 12]}
 
 
-class ToTable(beam.DoFn):
-    def process(self, element: dict[str, int]) -> Any:
-        yield pa.Table.from_pylist([element], schema=SCHEMA)
+def to_table(element: dict[str, int]) -> pa.Table:
+    return pa.Table.from_pylist([element], schema=SCHEMA)
 
 
 def test_stock_batched_loses_rows_of_a_bundle_with_two_windows(tmp_path: Path) -> None:
     """Beam 2.73, `_ParquetSink`: one file handle, taken over by the window opened last."""
     stock = beam.io.WriteToParquetBatched(str(tmp_path / "o"), SCHEMA, num_shards=1)
     try:
-        run(lambda p: p | two_windows() | in_windows() | beam.ParDo(ToTable()) | stock)
+        run(lambda p: p | two_windows() | in_windows() | beam.Map(to_table) | stock)
         written = sorted(x for rows in stock_files(tmp_path).values() for x in rows)
     except (OSError, ValueError, RuntimeError):
         written = []
@@ -153,7 +152,7 @@ def test_ours_keeps_the_late_pane_beside_the_one_on_time(tmp_path: Path) -> None
     assert files_of(tmp_path) == {(0, 0): [1, 2], (0, 1): [3]}
 
 
-def bounded(pipeline: beam.Pipeline) -> beam.PCollection[Any]:
+def bounded(pipeline: beam.Pipeline) -> Any:
     return pipeline | beam.Create([1, 11]) | beam.Map(row) | in_windows()
 
 
@@ -168,6 +167,50 @@ def test_ours_keeps_the_windows_of_bounded_input(tmp_path: Path) -> None:
     with TestPipeline() as pipeline:
         bounded(pipeline) | ours(tmp_path)
     assert files_of(tmp_path) == {(0, 0): [1], (10, 0): [11]}
+
+
+@pytest.mark.parametrize("timing", [None, PaneTiming(60, 60, 60)])
+def test_when_the_input_ends_everything_is_in_files(
+    tmp_path: Path, timing: PaneTiming | None
+) -> None:
+    """However long panes wait: no clock moves on behind the end, and a row that waited was lost."""
+    stream = (
+        TestStream()
+        .advance_watermark_to(0)
+        .add_elements([row(1), row(11)])
+        .advance_watermark_to(25)
+        .add_elements([row(2), row(31)])
+        .advance_watermark_to_infinity()
+    )
+    run(lambda p: p | stream | in_windows() | ours(tmp_path / "stream", timing=timing))
+    assert rows_by_window(tmp_path / "stream") == {0: [1, 2], 10: [11], 30: [31]}
+    with TestPipeline() as pipeline:
+        bounded(pipeline) | ours(tmp_path / "bounded", timing=timing)
+    assert rows_by_window(tmp_path / "bounded") == {0: [1], 10: [11]}
+
+
+def rows_by_window(directory: Path) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for (window_start, _), rows in sorted(files_of(directory).items()):
+        found[window_start] = sorted([*found.get(window_start, []), *rows])
+    return found
+
+
+def test_nothing_that_waited_is_left_behind(tmp_path: Path) -> None:
+    """Every part is retired, so that the sweeper takes it, and no half-made file is left."""
+    run(lambda p: p | late_row() | in_windows() | ours(tmp_path))
+    left = [path for path in (tmp_path / "_tmp").rglob("*") if path.is_file()]
+    assert len(left) == 2
+    assert {path.parent.name for path in left} == {"done"}
+
+
+def test_late_panes_are_part_of_the_dataset(tmp_path: Path) -> None:
+    run(lambda p: p | late_row() | in_windows() | ours(tmp_path))
+    dataset = pyarrow.dataset.dataset(tmp_path, partitioning="hive")
+    assert len(dataset.files) == 2
+    assert sorted(dataset.to_table().column("x").to_pylist()) == [1, 2, 3]
+    query = f"SELECT sum(x) FROM read_parquet('{tmp_path}/**/*.parquet', hive_partitioning = true)"
+    assert duckdb.execute(query).fetchall() == [(6,)]
 
 
 def test_input_in_the_global_window_is_refused(tmp_path: Path) -> None:
@@ -311,7 +354,7 @@ def test_the_tree_is_one_hive_partitioned_dataset(tmp_path: Path) -> None:
     dataset = pyarrow.dataset.dataset(tmp_path, partitioning="hive")
     assert dataset.count_rows() == 100
     assert all("_tmp" not in file for file in dataset.files)
-    found = duckdb.sql(
+    found = duckdb.execute(
         f"SELECT count(*), min(dt)::VARCHAR FROM read_parquet('{tmp_path}/dt=*/hour=*/*.parquet', "
         "hive_partitioning = true)"
     ).fetchall()

@@ -249,6 +249,7 @@ def test_a_remote_reference_is_refused_and_never_fetched(
         ('{"pattern": "("}', "pattern"),
         ('{"$ref": "#/$defs/nothing"}', "'/$defs/nothing' does not exist"),
         ('{"properties": {"a": {"$id": "urn:a"}}}', "$id 'urn:a' stands below the top"),
+        ('{"properties": {"Hour": {}}}', "'Hour' is a column that the pipeline adds"),
         ('{"properties": {"kafka_offset": {}}}', "'kafka_offset' is a column that the pipeline"),
         (
             '{"$ref": "#/$defs/e", "$defs": {"e": {"properties": {"_value": {}}}}}',
