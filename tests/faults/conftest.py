@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,15 @@ def pytest_terminal_summary(
     if results:
         terminalreporter.section("faults")
         terminalreporter.write(markdown(results))
-        report: Path | None = config.getoption("faults_report")
-        if report:
-            report.write_text(markdown(results), encoding="utf-8")
+
+
+def record(config: pytest.Config, result: Result) -> None:
+    """Adds a row to the table; the file has what there is, should the suite be cut short."""
+    results = config.stash[_RESULTS]
+    results.append(result)
+    report: Path | None = config.getoption("faults_report")
+    if report:
+        report.write_text(markdown(results), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +88,7 @@ def scenario(
             run=PipelineRun(tmp_path / "run"),
             broker=mortal_broker,
             topic=topic,
-            record=request.config.stash[_RESULTS].append,
+            record=partial(record, request.config),
         )
         scenario.flags += flags
         made.append(scenario)

@@ -32,10 +32,6 @@ class Load:
     _producers: list[subprocess.Popen[str]] = field(default_factory=list)
     _started: int = 0
 
-    @property
-    def running(self) -> bool:
-        return bool(self._producers)
-
     def start(self, seconds: float = 600) -> None:
         """Starts the producers; `seconds` is how long the lines last, at most."""
         self._started += 1
@@ -70,7 +66,7 @@ class Load:
         for producer in producers:
             producer.send_signal(signal.SIGINT)
         for producer in producers:
-            assert producer.wait(60) == 0, f"{producer.args}: exit code {producer.returncode}"
+            assert producer.wait(60) == 0, f"exit code {producer.returncode}: {producer.args!r}"
 
 
 def write_lines(path: Path, random: Random, count: int, skewed_clocks: bool) -> None:

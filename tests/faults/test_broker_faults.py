@@ -68,7 +68,7 @@ def test_new_partitions_are_no_silent_gap(scenario: Callable[..., Scenario]) -> 
 
 
 def widen(growing: Scenario, partitions: int) -> None:
-    admin = AdminClient(growing.kafka.for_librdkafka())
+    admin = AdminClient({**growing.kafka.for_librdkafka()})
     new = NewPartitions(growing.topic, partitions)
     admin.create_partitions([new])[growing.topic].result()
     wait_for(
@@ -79,5 +79,5 @@ def widen(growing: Scenario, partitions: int) -> None:
 
 def send_to(growing: Scenario, partition: int) -> None:
     factory = EventFactory(growing.random.randrange(2**31))
-    events = [json.dumps(factory.make(wall_clock_ms())).encode() for _ in range(50)]
-    send(growing.kafka, growing.topic, events, partition)
+    events = (json.dumps(factory.make(wall_clock_ms())).encode() for _ in range(50))
+    send(growing.kafka, growing.topic, [*events], partition)
