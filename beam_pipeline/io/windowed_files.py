@@ -43,6 +43,7 @@ from beam_pipeline.io.part_files import (
     new_part_path,
     retire_parts,
 )
+from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import DeadLetter
 
 MAX_OPEN_BYTES = 128 * 1024 * 1024
@@ -231,6 +232,9 @@ class _AssembleFiles(beam.DoFn):
         self._format = file_format
         self._counter_prefix = counter_prefix
         self._timing = timing
+
+    def setup(self) -> None:
+        keep_stateful_bundles_whole()
 
     def process(
         self,
