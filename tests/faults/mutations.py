@@ -53,6 +53,13 @@ MUTATIONS = (
         test=EPOCHS,
     ),
     Mutation(
+        name="whole bundles",
+        file="beam_pipeline/io/whole_bundles.py",
+        original="if self.timers_info:",
+        mutated="if False:",
+        test="tests/integration/test_whole_bundles.py",
+    ),
+    Mutation(
         name="skip filter",
         file="beam_pipeline/offsets.py",
         original="if not self._bitmaps:\n            return records",
