@@ -8,6 +8,7 @@ from pathlib import Path
 
 from beam_pipeline import resources
 from beam_pipeline.errors import UsageError
+from beam_pipeline.io.file_names import MAX_TOPIC_LENGTH
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.schemas import Contract
 
@@ -239,11 +240,17 @@ def topics_of(flag: str | None) -> tuple[str, ...]:
     """The topics that `--input_topics` names.
 
     Raises:
-      UsageError: it names none.
+      UsageError: it names none, or one whose file names would be too long.
     """
     topics = tuple(topic for part in (flag or "").split(",") if (topic := part.strip()))
     if not topics:
         raise UsageError("--input_topics is missing: name the topic to land, or several by commas")
+    for topic in topics:
+        if len(topic) > MAX_TOPIC_LENGTH:
+            raise UsageError(
+                f"--input_topics={topic}: {len(topic)} characters; files bear the topic's name, "
+                f"which may have {MAX_TOPIC_LENGTH} at most"
+            )
     return topics
 
 

@@ -24,6 +24,9 @@ _VISIBLE_MARK = "@"
 # NAME_MAX of ext4, XFS, APFS and NTFS.
 _MAX_NAME_LENGTH = 255
 
+MAX_TOPIC_LENGTH = 160
+"""The file names of such a topic fit, with room for a shard and a pane of seven digits."""
+
 # org.apache.kafka.common.internals.Topic: legal characters, at most 249 of them, not "." or "..".
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _EPOCH = re.compile(r"[A-Za-z0-9]+")

@@ -114,8 +114,12 @@ class ManagedProcess:
     def failure(self, what: str) -> EnvironmentFailure:
         """An error that says `what` happened to the process, with its last word and its log."""
         lines = [line.strip() for line in self.tail(100)]
-        # The frames of a Java stack trace come after what it is about.
-        told = [line for line in lines if line and not line.startswith(("at ", "... "))]
+        # The frames of a Java stack trace come after what it is about; gRPC's errors end in a brace.
+        told = [
+            line
+            for line in lines
+            if any(map(str.isalnum, line)) and not line.startswith(("at ", "... "))
+        ]
         last = told[-1][:300] if told else "no output"
         return EnvironmentFailure(f"{self.name} {what}: {last} (log: {self.log_file})")
 

@@ -153,7 +153,7 @@ def test_a_service_is_ready_when_its_port_is(tmp_path: Path) -> None:
 
 def test_a_process_that_ends_before_it_is_ready_says_why(tmp_path: Path) -> None:
     with (
-        shell("echo no such thing >&2; echo; exit 3", tmp_path / "log") as process,
+        shell("echo no such thing >&2; echo '  }'; echo; exit 3", tmp_path / "log") as process,
         pytest.raises(EnvironmentFailure) as caught,
     ):
         process.wait_for_port(free_port(), timeout_seconds=5)
