@@ -114,7 +114,7 @@ class ManagedProcess:
     def failure(self, what: str) -> EnvironmentFailure:
         """An error that says `what` happened to the process, with its last word and its log."""
         lines = [line.strip() for line in self.tail(100)]
-        # The frames of a Java stack trace come after what it is about; gRPC's errors end in a brace.
+        # A Java stack trace comes after what it is about, and a gRPC error ends in a brace.
         told = [
             line
             for line in lines
