@@ -9,7 +9,9 @@ from types import ModuleType
 
 from beam_pipeline.commands import broker, demo, run
 from beam_pipeline.errors import PipelineError
+from beam_pipeline.ops import compact_command as compact
 from beam_pipeline.ops import dlq_command as dlq
+from beam_pipeline.ops import inspect_command as inspect
 from beam_pipeline.ops import reconcile_command as reconcile
 from beam_pipeline.producer import cli as produce
 
@@ -22,6 +24,8 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "broker": (broker, "an embedded Kafka in the foreground"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
     "dlq": (dlq, "look into dead letters, and send them again"),
+    "inspect": (inspect, "what a file or a directory says of itself"),
+    "compact": (compact, "put small Parquet files together"),
 }
 _TAKES_BEAM_FLAGS = ("run", "demo")
 

@@ -12,7 +12,6 @@ every runner, and in the global window nothing is ever dropped for being late.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -36,6 +35,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.batches import DEAD, METRICS_NAMESPACE, Outputs, count_dead
+from beam_pipeline.io.durable import sync
 from beam_pipeline.io.file_names import OutputFile
 from beam_pipeline.io.part_files import (
     PartRef,
@@ -368,15 +368,6 @@ def _supersedes(target: OutputFile, found: OutputFile) -> bool:
         return file.topic, file.window_start, file.window_end, file.shard, file.epoch, file.suffix
 
     return found.pane > target.pane and identity(found) == identity(target)
-
-
-def sync(path: str | Path) -> None:
-    """Makes a file, or the names in a directory, outlast a power cut (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def unshifted(window: tuple[int, int], delay_seconds: int) -> tuple[datetime, datetime]:

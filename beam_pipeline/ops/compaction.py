@@ -1,0 +1,208 @@
+"""Which small files of an output directory become one: the plan, made from footers alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyroaring import BitMap64
+
+from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.io.footer import FOOTER_KEY, FileFooter, FooterError, footer_of
+from beam_pipeline.ops.offsets import TopicPartition, from_ranges, ranges
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFile:
+    """A Parquet file that may be put together with others."""
+
+    path: Path
+    name: OutputFile
+    footer: FileFooter
+    schema: pa.Schema
+    size_bytes: int
+
+    @property
+    def offsets(self) -> dict[TopicPartition, BitMap64]:
+        """The offsets that the footer says the file covers."""
+        return {
+            TopicPartition(topic, partition): from_ranges(listed)
+            for topic, partitions in self.footer.offsets.items()
+            for partition, listed in partitions.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Small files of one directory that become the file `target` beside them."""
+
+    sources: tuple[SmallFile, ...]
+    target: OutputFile
+
+    @property
+    def rows(self) -> int:
+        """How many rows the files hold by their footers."""
+        return sum(source.footer.rows for source in self.sources)
+
+    def footer(self) -> FileFooter:
+        """What the target's footer says: all that those of the sources say."""
+        first = self.sources[0].footer
+        offsets: dict[str, dict[int, list[tuple[int, int]]]] = {}
+        for (topic, partition), covered in sorted(self.offsets().items()):
+            offsets.setdefault(topic, {})[partition] = list(ranges(covered))
+        return FileFooter(
+            topic=self.target.topic,
+            window_start=self.target.window_start,
+            window_end=self.target.window_end,
+            shard=self.target.shard,
+            epoch=self.target.epoch,
+            pane=self.target.pane,
+            rows=self.rows,
+            schema_id=first.schema_id,
+            schema_sha256=first.schema_sha256,
+            offsets=offsets,
+        )
+
+    def offsets(self) -> dict[TopicPartition, BitMap64]:
+        """The offsets that the sources cover together."""
+        together: dict[TopicPartition, BitMap64] = {}
+        for source in self.sources:
+            for partition, offsets in source.offsets.items():
+                together.setdefault(partition, BitMap64()).update(offsets)
+        return together
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """A file or directory that is not touched, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(slots=True)
+class DirectoryPlan:
+    """What becomes of one directory's files: `groups` are merged, all others stay."""
+
+    directory: Path
+    groups: list[Group] = field(default_factory=list)
+    left_alone: list[LeftAlone] = field(default_factory=list)
+
+
+def plan_directory(
+    directory: Path,
+    *,
+    target_bytes: int,
+    epoch: str,
+    live_epochs: Iterable[str] = (),
+    now: datetime,
+) -> DirectoryPlan:
+    """Plans one directory of Parquet files, all of the same `dt` and `hour`.
+
+    Files below half of `target_bytes` are packed, in the order of their windows, as long as
+    together they are not above it. Put together are files of one topic, one JSON Schema and the
+    same columns, whose windows have closed. `live_epochs` may still replace their files.
+
+    Raises:
+      OSError: the directory can't be listed.
+    """
+    plan = DirectoryPlan(directory)
+    live = frozenset(live_epochs)
+    entries = sorted(directory.iterdir())
+    strange = [entry for entry in entries if entry.is_symlink() or not entry.is_file()]
+    if strange:
+        plan.left_alone.append(LeftAlone(directory, f"holds {strange[0].name}, which is no file"))
+        return plan
+    alike: dict[tuple[object, ...], list[SmallFile]] = defaultdict(list)
+    for path in entries:
+        name = OutputFile.parse(path)
+        if name is None or name.suffix != PARQUET_SUFFIX or name.window_end > now:
+            continue
+        size_bytes = path.stat().st_size
+        if size_bytes * 2 > target_bytes:
+            continue
+        if name.epoch in live:
+            plan.left_alone.append(
+                LeftAlone(path, "its run did not end cleanly; start the pipeline once")
+            )
+            continue
+        found = _read(path, name, size_bytes)
+        if isinstance(found, LeftAlone):
+            plan.left_alone.append(found)
+        else:
+            columns = found.schema.serialize().to_pybytes()
+            key = (name.topic, found.footer.schema_id, found.footer.schema_sha256, columns)
+            alike[key].append(found)
+    for files in alike.values():
+        for packed in _pack(files, target_bytes):
+            repeated = _repeated(packed)
+            if repeated:
+                plan.left_alone.append(repeated)
+            else:
+                target = _target(packed, epoch, len(plan.groups))
+                plan.groups.append(Group(tuple(packed), target))
+    return plan
+
+
+def _read(path: Path, name: OutputFile, size_bytes: int) -> SmallFile | LeftAlone:
+    try:
+        metadata = pq.read_metadata(path)
+        footer = footer_of(metadata.metadata or {})
+        schema = metadata.schema.to_arrow_schema()
+    except (OSError, pa.ArrowException, FooterError) as error:
+        return LeftAlone(path, " ".join(str(error).split()))
+    if footer.rows != metadata.num_rows:
+        reason = f"footer says {footer.rows} rows, the file has {metadata.num_rows}"
+        return LeftAlone(path, reason)
+    if (footer.topic, footer.window_start) != (name.topic, name.window_start):
+        return LeftAlone(path, "the file's name does not agree with its footer")
+    others = {
+        key: value for key, value in (schema.metadata or {}).items() if key != FOOTER_KEY
+    } or None
+    return SmallFile(path, name, footer, schema.with_metadata(others), size_bytes)
+
+
+def _pack(files: Sequence[SmallFile], target_bytes: int) -> Iterator[list[SmallFile]]:
+    packed: list[SmallFile] = []
+    packed_bytes = 0
+    for file in sorted(files, key=lambda file: file.name):
+        if packed and packed_bytes + file.size_bytes > target_bytes:
+            if len(packed) > 1:
+                yield packed
+            packed, packed_bytes = [], 0
+        packed.append(file)
+        packed_bytes += file.size_bytes
+    if len(packed) > 1:
+        yield packed
+
+
+def _repeated(files: Sequence[SmallFile]) -> LeftAlone | None:
+    """The first file that holds an offset which one before it holds too."""
+    seen: dict[TopicPartition, BitMap64] = {}
+    for file in files:
+        for partition, offsets in file.offsets.items():
+            known = seen.setdefault(partition, BitMap64())
+            if known & offsets:
+                return LeftAlone(
+                    file.path,
+                    f"holds offsets of {partition} that another file holds too; see reconcile",
+                )
+            known.update(offsets)
+    return None
+
+
+def _target(files: Sequence[SmallFile], epoch: str, index: int) -> OutputFile:
+    return OutputFile(
+        topic=files[0].name.topic,
+        window_start=min(file.name.window_start for file in files),
+        window_end=max(file.name.window_end for file in files),
+        shard=0,
+        epoch=epoch,
+        pane=index,
+        suffix=PARQUET_SUFFIX,
+    )
