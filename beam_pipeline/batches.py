@@ -190,9 +190,14 @@ def map_leaf(array: pa.Array, steps: tuple[str, ...], change: Callable[[Any], An
 
 
 def leaf_at(batch: pa.RecordBatch, path: str) -> pa.Array:
-    """The column at a dotted `path`; a name that holds dots itself is found first."""
-    if path in batch.schema.names:
-        return batch.column(path)
-    first, *rest = path.split(".")
+    """The column at a dotted `path`, a dictionary decoded; a name that holds dots itself is found
+    first."""
+    first, *rest = [path] if path in batch.schema.names else path.split(".")
     column = batch.column(first)
-    return pa.compute.struct_field(column, rest) if rest else column
+    return decoded(pa.compute.struct_field(column, rest) if rest else column)
+
+
+def decoded(array: pa.Array) -> pa.Array:
+    """`array`, or where it is a dictionary the texts that its codes stand for."""
+    is_dictionary = pa.types.is_dictionary(array.type)
+    return array.cast(array.type.value_type) if is_dictionary else array

@@ -11,11 +11,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipeline.schemas.contract import Contract
-from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Encoding, Leaf, ListOf, Node, Struct
+from beam_pipeline.schemas.nodes import (
+    TIMESTAMP_TYPE,
+    Encoding,
+    Leaf,
+    ListOf,
+    MapOf,
+    Node,
+    Struct,
+)
 
 _encode_json = msgspec.json.Encoder().encode
 
-ARROW_REFUSALS = (pa.ArrowException, OverflowError, TypeError, ValueError)
+ARROW_REFUSALS = (
+    pa.ArrowException,
+    AttributeError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
 """What pyarrow raises for a value that does not fit its type."""
 
 
@@ -48,6 +63,8 @@ def build_column(values: Sequence[Any], node: Node) -> pa.Array:
         return _struct_column(values, node)
     if isinstance(node, ListOf):
         return _list_column(values, node)
+    if isinstance(node, MapOf):
+        return _map_column(values, node)
     return _LEAVES[node.encoding](values, node)
 
 
@@ -95,6 +112,24 @@ def _date_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
     return pc.cast(pa.array(values, pa.string()), node.arrow_type)
 
 
+def _dictionary_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
+    codes = {category: code for code, category in enumerate(node.categories)}
+    indices = [None if value is None else codes[value] for value in values]
+    return pa.DictionaryArray.from_arrays(
+        pa.array(indices, node.arrow_type.index_type), pa.array(node.categories, pa.string())
+    )
+
+
+def _decimal_text_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
+    return pc.cast(pa.array(values, pa.string()), node.arrow_type)
+
+
+def _big_integer_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
+    """JSON Schema counts 1e19 as an integer, and so it comes as a float."""
+    whole = [int(value) if type(value) is float else value for value in values]
+    return pa.array(whole, node.arrow_type)
+
+
 def _json_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
     texts = [None if value is None else _encode_json(value).decode() for value in values]
     return pa.array(texts, node.arrow_type)
@@ -104,6 +139,9 @@ _LEAVES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
     Encoding.PLAIN: _plain_leaf,
     Encoding.TIMESTAMP: _timestamp_leaf,
     Encoding.DATE: _date_leaf,
+    Encoding.DICTIONARY: _dictionary_leaf,
+    Encoding.DECIMAL_TEXT: _decimal_text_leaf,
+    Encoding.BIG_INTEGER: _big_integer_leaf,
     Encoding.JSON_TEXT: _json_leaf,
 }
 
@@ -138,6 +176,24 @@ def _list_column(values: Sequence[Any], node: ListOf) -> pa.Array:
     offsets.append(len(items))
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), build_column(items, node.items), type=node.arrow_type
+    )
+
+
+def _map_column(values: Sequence[Any], node: MapOf) -> pa.Array:
+    offsets: list[int | None] = []
+    names: list[str] = []
+    items: list[Any] = []
+    for value in values:
+        offsets.append(None if value is None else len(names))
+        if value is not None:
+            names.extend(value.keys())
+            items.extend(value.values())
+    offsets.append(len(names))
+    return pa.MapArray.from_arrays(
+        pa.array(offsets, pa.int32()),
+        pa.array(names, pa.string()),
+        build_column(items, node.values),
+        type=node.arrow_type,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
 from beam_pipeline.schemas.judge import compile_validator
 from beam_pipeline.schemas.nodes import Node, Struct, derive_node
+from beam_pipeline.schemas.source import read_schema
 
 VALUE_COLUMN = "value"
 """The one column of events whose schema is not an object with properties."""
@@ -99,71 +98,33 @@ def file_schema(batch_schema: pa.Schema) -> pa.Schema:
     return pa.schema([column for column in batch_schema if column.name not in dropped])
 
 
-def load_contract(path: str | Path) -> Contract:
-    """Reads and checks the JSON Schema at `path`.
+def load_contract(path: str | Path, flag: str = "--schema") -> Contract:
+    """Reads and checks the JSON Schema at `path`, JSON or YAML; `flag` named it.
 
     Raises:
-      UsageError: the file can't be read, is not JSON, is no valid JSON Schema, points outside
-        itself, or names a column that the pipeline adds.
+      UsageError: the file can't be read, is not JSON or YAML, is no valid JSON Schema, points
+        outside itself and the files beside it, or names a column that the pipeline adds.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"--schema={path}: {error.strerror}; give a readable JSON Schema file"
-        ) from None
-    try:
-        document = json.loads(raw)
-    except ValueError as error:
-        raise UsageError(f"--schema={path}: not JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise UsageError(f"--schema={path}: a JSON Schema is an object, not {type(document)}")
+    document, sha256 = read_schema(path, flag)
     validator = validator_for(document, default=jsonschema.Draft202012Validator)
     try:
         validator.check_schema(document)
     except jsonschema.SchemaError as error:
         raise UsageError(
-            f"--schema={path}: not a valid JSON Schema at {error.json_path}: {error.message}"
+            f"{flag}={path}: not a valid JSON Schema at {error.json_path}: {error.message}"
         ) from None
-    _refuse_remote_references(document, path)
     try:
         compile_validator(document)
     except jsonschema_rs.ValidationError as error:
-        raise UsageError(f"--schema={path}: {' '.join(error.message.split())}") from None
+        raise UsageError(f"{flag}={path}: {' '.join(error.message.split())}") from None
     contract = Contract(
-        source=str(path),
-        document=document,
-        ref=SchemaRef(document.get("$id"), hashlib.sha256(raw).hexdigest()),
+        source=str(path), document=document, ref=SchemaRef(document.get("$id"), sha256)
     )
-    _refuse_reserved_names(contract)
+    _refuse_reserved_names(contract, flag)
     return contract
 
 
-_DATA_KEYWORDS = frozenset({"const", "default", "enum", "examples"})
-
-
-def _refuse_remote_references(part: Any, path: str | Path, at_top: bool = True) -> None:
-    if isinstance(part, dict):
-        reference = part.get("$ref")
-        if isinstance(reference, str) and not reference.startswith("#"):
-            raise UsageError(
-                f"--schema={path}: $ref {reference!r} points outside the file; "
-                "copy its target under $defs (references are never fetched)"
-            )
-        if isinstance(part.get("$id"), str) and not at_top:
-            raise UsageError(
-                f"--schema={path}: $id {part['$id']!r} stands below the top, so the $refs beside "
-                "it have another base; remove it and write them from the file's top"
-            )
-        for keyword, child in part.items():
-            if keyword not in _DATA_KEYWORDS:
-                _refuse_remote_references(child, path, False)
-    elif isinstance(part, list):
-        for child in part:
-            _refuse_remote_references(child, path, False)
-
-
-def _refuse_reserved_names(contract: Contract) -> None:
+def _refuse_reserved_names(contract: Contract, flag: str) -> None:
     reserved = {column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS)}
     taken = sorted(
         name
@@ -172,6 +133,6 @@ def _refuse_reserved_names(contract: Contract) -> None:
     )
     if taken:
         raise UsageError(
-            f"--schema={contract.source}: property {taken[0]!r} is a column that the pipeline "
+            f"{flag}={contract.source}: property {taken[0]!r} is a column that the pipeline "
             "adds; rename it"
         )

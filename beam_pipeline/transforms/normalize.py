@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_pipeline.batches import LIST_STEP, BatchTransform, map_leaf
+from beam_pipeline.batches import LIST_STEP, BatchTransform, decoded, map_leaf
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
 from beam_pipeline.schemas.contract import VALUE_COLUMN
-from beam_pipeline.schemas.nodes import Encoding, Leaf, ListOf, Node, Struct, merge_reference
+from beam_pipeline.schemas.nodes import Encoding, Leaf, ListOf, Node, Struct, flatten
 
 TEXT_RULES: Mapping[str, Callable[[pa.Array], pa.Array]] = {
     "trim": pc.utf8_trim_whitespace,
@@ -48,6 +48,8 @@ class Rule:
     decimal: tuple[int, int] | None = None
 
     def apply(self, array: pa.Array) -> pa.Array:
+        if self.text or self.default is not None:
+            array = decoded(array)
         for name in self.text:
             array = TEXT_RULES[name](array)
         if self.default is not None:
@@ -87,13 +89,10 @@ def _rules_below(
     contract: Contract, part: Any, path: tuple[str, ...], seen: tuple[str, ...] = ()
 ) -> Iterator[Rule]:
     """`seen` holds the `$ref`s being followed: what is below a recursive one is JSON text."""
-    if not isinstance(part, Mapping):
+    flat = flatten(part, contract.document, seen)
+    if flat is None:
         return
-    if "$ref" in part:
-        merged = merge_reference(part, contract.document)
-        if merged is not None and part["$ref"] not in seen:
-            yield from _rules_below(contract, merged, path, (*seen, part["$ref"]))
-        return
+    part, seen = flat
     asked = part.get("x-normalize", [])
     decimal = part.get("x-decimal")
     if asked or decimal:
@@ -104,6 +103,9 @@ def _rules_below(
         yield from _rules_below(contract, child, (*path, name), seen)
     if "items" in part:
         yield from _rules_below(contract, part["items"], (*path, LIST_STEP), seen)
+
+
+_ANNOTATED = (Encoding.PLAIN, Encoding.DICTIONARY, Encoding.DECIMAL_TEXT, Encoding.BIG_INTEGER)
 
 
 def _rule(
@@ -124,7 +126,7 @@ def _rule(
             f"{where}: x-decimal must be {{'precision': P, 'scale': S}}, not {decimal!r}"
         )
     node = _node_at(contract, path)
-    if not isinstance(node, Leaf) or node.encoding is not Encoding.PLAIN:
+    if not isinstance(node, Leaf) or node.encoding not in _ANNOTATED:
         raise UsageError(
             f"{where}: its annotation does not fit its type; x-normalize and x-decimal are for "
             "single texts, numbers and booleans"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import jsonschema_rs
@@ -43,6 +44,7 @@ class JsonText:
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+MONEY = st.integers(-(10**18) + 1, 10**18 - 1).map(lambda n: f"{n // 100}.{n % 100:02d}")
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | FLOATS | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
@@ -97,6 +99,14 @@ LEAVES = [
     Shape({}, JSON_VALUES, none_or(JsonText)),
     Shape({"type": ["string", "integer"]}, TEXTS | st.integers(), JsonText),
     Shape({"anyOf": [{"type": "string"}, {"type": "integer"}]}, TEXTS | st.integers(), JsonText),
+    Shape({"type": "string", "x-decimal": {"precision": 18, "scale": 2}}, MONEY, Decimal),
+    Shape({"type": "integer", "maximum": 10**30}, st.integers(-(10**30), 10**30), Decimal),
+    Shape(
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        st.dictionaries(TEXTS, INT64, max_size=3),
+        lambda value: list(value.items()),
+    ),
+    Shape({"allOf": [{"$ref": "#/$defs/id"}, {"minimum": 0}]}, st.integers(0, 2**63 - 1), same),
     Shape({"type": "object"}, st.dictionaries(TEXTS, JSON_VALUES, max_size=3), JsonText),
     Shape({"type": "array"}, st.lists(JSON_VALUES, max_size=3), JsonText),
 ]
@@ -180,6 +190,7 @@ def assert_cell(cell: Any, expected: Any) -> None:
         for name, child in expected.items():
             assert_cell(cell[name], child)
     elif isinstance(expected, list):
+        assert isinstance(cell, list)
         assert len(cell) == len(expected)
         for item, child in zip(cell, expected, strict=True):
             assert_cell(item, child)
@@ -201,6 +212,8 @@ def without_times(data_type: pa.DataType) -> pa.DataType:
         return pa.list_(without_times(data_type.value_type))
     if pa.types.is_struct(data_type):
         return pa.struct([(field.name, without_times(field.type)) for field in data_type])
+    if pa.types.is_map(data_type):
+        return pa.map_(data_type.key_type, without_times(data_type.item_type))
     return data_type
 
 

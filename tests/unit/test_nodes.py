@@ -10,12 +10,14 @@ from sample_records import commerce_contract, contract_of
 
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS, file_schema
 from beam_pipeline.schemas.nodes import (
+    BIG_INTEGER,
     EXTRA,
     JSON_TEXT,
     TIMESTAMP_TYPE,
     Encoding,
     Leaf,
     ListOf,
+    MapOf,
     Node,
     Struct,
     derive_node,
@@ -26,6 +28,13 @@ STRING, INTEGER, NUMBER = Leaf(pa.string()), Leaf(pa.int64()), Leaf(pa.float64()
 BOOLEAN = Leaf(pa.bool_())
 TIMESTAMP = Leaf(TIMESTAMP_TYPE, Encoding.TIMESTAMP)
 DATE = Leaf(pa.date32(), Encoding.DATE)
+
+DECIMAL = {"precision": 18, "scale": 2}
+
+
+def dictionary(*categories: str) -> Leaf:
+    return Leaf(pa.dictionary(pa.int32(), pa.string()), Encoding.DICTIONARY, categories)
+
 
 DEFINITIONS: dict[str, Any] = {
     "id": {"type": "integer"},
@@ -68,8 +77,9 @@ ADDRESS = Struct((("zip", STRING), ("city", STRING)), None)
         ({"type": ["integer", "null"]}, INTEGER),
         ({"type": ["integer", "number"]}, NUMBER),
         ({"type": ["string", "integer"]}, JSON_TEXT),
-        ({"enum": ["a", "b"]}, STRING),
-        ({"enum": ["a", None]}, STRING),
+        ({"enum": ["a", "b"]}, dictionary("a", "b")),
+        ({"enum": ["a", None, "a"]}, dictionary("a")),
+        ({"type": ["string", "null"], "enum": ["a", None]}, dictionary("a")),
         ({"enum": [1, 2]}, INTEGER),
         ({"enum": [1, 2.5]}, NUMBER),
         ({"enum": [True]}, BOOLEAN),
@@ -77,14 +87,54 @@ ADDRESS = Struct((("zip", STRING), ("city", STRING)), None)
         ({"enum": ["a", 1]}, JSON_TEXT),
         ({"enum": [None]}, JSON_TEXT),
         ({"enum": [{"a": 1}]}, JSON_TEXT),
-        ({"const": "a"}, STRING),
+        ({"const": "a"}, dictionary("a")),
         ({"const": 1.5}, NUMBER),
         ({"const": None}, JSON_TEXT),
         ({"const": [1]}, JSON_TEXT),
         (True, JSON_TEXT),
         ({}, JSON_TEXT),
         ({"type": "object"}, JSON_TEXT),
-        ({"type": "object", "additionalProperties": {"type": "integer"}}, JSON_TEXT),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, MapOf(INTEGER)),
+        ({"type": "object", "additionalProperties": {}}, JSON_TEXT),
+        ({"type": "object", "additionalProperties": True}, JSON_TEXT),
+        (
+            {"type": "object", "additionalProperties": {"type": ["string", "integer"]}},
+            MapOf(JSON_TEXT),
+        ),
+        ({"type": "object", "additionalProperties": {"enum": ["a"]}}, MapOf(STRING)),
+        (
+            {
+                "type": "object",
+                "patternProperties": {"^[a-z]+$": {"$ref": "#/$defs/address"}},
+                "additionalProperties": False,
+            },
+            MapOf(ADDRESS),
+        ),
+        (
+            {
+                "type": "object",
+                "patternProperties": {"^a": {"type": "integer"}},
+                "additionalProperties": {"type": "string"},
+            },
+            JSON_TEXT,
+        ),
+        (
+            {
+                "type": "array",
+                "items": {"type": "object", "additionalProperties": {"type": "number"}},
+            },
+            ListOf(MapOf(NUMBER)),
+        ),
+        (
+            {"type": "string", "x-decimal": DECIMAL},
+            Leaf(pa.decimal128(18, 2), Encoding.DECIMAL_TEXT),
+        ),
+        ({"type": "string", "x-decimal": {"precision": 50, "scale": 2}}, STRING),
+        ({"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, INTEGER),
+        ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, BIG_INTEGER),
+        ({"type": "integer", "exclusiveMinimum": -(10**30)}, BIG_INTEGER),
+        ({"enum": [1, 2**64]}, BIG_INTEGER),
+        ({"type": "integer", "maximum": 10**40}, JSON_TEXT),
         ({"type": "array"}, JSON_TEXT),
         ({"items": {"type": "integer"}}, JSON_TEXT),
         ({"type": "array", "items": True}, JSON_TEXT),
@@ -128,7 +178,8 @@ ADDRESS = Struct((("zip", STRING), ("city", STRING)), None)
             {"$ref": "#/$defs/address", "properties": {"zip": {"pattern": "^[0-9]+$"}}},
             ADDRESS,
         ),
-        ({"$ref": "#address"}, JSON_TEXT),
+        ({"$ref": "#address"}, ADDRESS),
+        ({"$ref": "#nowhere"}, JSON_TEXT),
         ({"$ref": "#/$defs/nothing"}, JSON_TEXT),
         (
             {"$ref": "#/$defs/tree"},
@@ -142,7 +193,54 @@ ADDRESS = Struct((("zip", STRING), ("city", STRING)), None)
         ({"anyOf": [{"type": "string"}, True]}, JSON_TEXT),
         ({"anyOf": [{"type": "null"}]}, JSON_TEXT),
         ({"anyOf": [{"minLength": 1}, {"pattern": "x"}], "type": "string"}, STRING),
-        ({"allOf": [{"type": "string"}]}, JSON_TEXT),
+        ({"allOf": [{"type": "string"}]}, STRING),
+        ({"allOf": [{"type": "string"}, {"format": "date"}]}, DATE),
+        ({"allOf": [{"type": ["integer", "null"]}, {"type": "number"}]}, INTEGER),
+        ({"allOf": [True, {"$ref": "#/$defs/nothing"}]}, JSON_TEXT),
+        (
+            {
+                "allOf": [
+                    {"$ref": "#/$defs/address"},
+                    {"properties": {"zip": {"maxLength": 5}, "id": {"$ref": "#/$defs/id"}}},
+                ],
+                "properties": {"own": {"type": "boolean"}},
+            },
+            Struct((("zip", STRING), ("city", STRING), ("id", INTEGER), ("own", BOOLEAN)), None),
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {"kind": {"type": "string"}},
+                "oneOf": [
+                    {"properties": {"a": {"type": "integer"}}},
+                    {"properties": {"b": {"type": "string"}}},
+                ],
+            },
+            Struct((("kind", STRING), ("a", JSON_TEXT), ("b", JSON_TEXT)), "extra"),
+        ),
+        (
+            {
+                "oneOf": [
+                    {
+                        "properties": {"kind": {"const": "x"}, "a": {"type": "integer"}},
+                        "additionalProperties": False,
+                    },
+                    {
+                        "properties": {"kind": {"const": "y"}, "b": {"type": "string"}},
+                        "additionalProperties": False,
+                    },
+                    {"type": "null"},
+                ]
+            },
+            Struct((("kind", dictionary("x", "y")), ("a", INTEGER), ("b", STRING)), None),
+        ),
+        (
+            {
+                "type": "array",
+                "anyOf": [{"items": {"type": "string"}}, {"items": {"type": "integer"}}],
+            },
+            ListOf(JSON_TEXT),
+        ),
     ],
     ids=str,
 )
@@ -160,6 +258,16 @@ def test_a_recursive_document_ends() -> None:
     assert derive_node(document, document) == Struct((("left", inner), ("right", inner)), None)
 
 
+def test_up_to_draft_7_what_stands_beside_a_reference_has_no_effect() -> None:
+    document = {
+        "definitions": {"a": {"type": "integer"}},
+        "properties": {"a": {"$ref": "#/definitions/a", "type": "string"}},
+    }
+    for draft, node in (("draft-07", INTEGER), ("2019-09", JSON_TEXT)):
+        drafted = {**document, "$schema": f"http://json-schema.org/{draft}/schema#"}
+        assert derive_node(drafted, drafted) == Struct((("a", node),), "extra")
+
+
 @pytest.mark.parametrize(
     ("reference", "target"),
     [
@@ -168,7 +276,8 @@ def test_a_recursive_document_ends() -> None:
         ("#/$defs/a~1b~0c", {"type": "boolean"}),
         ("#/$defs/nothing", None),
         ("#/$defs/id/type/0", None),
-        ("#address", None),
+        ("#address", DEFINITIONS["address"]),
+        ("#nowhere", None),
         ("other.json#/$defs/id", None),
         ("urn:other", None),
     ],

@@ -1,0 +1,269 @@
+"""Any schema of the documented subset, any record: what it allows is a row that says the same, and
+the rest a dead letter. The verdict asked is that of the `jsonschema` library; the way back from a
+row is written out here from its Arrow type alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+import jsonschema
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from sample_records import contract_of, kafka_record
+
+from beam_pipeline.records import ErrorCode
+from beam_pipeline.schemas.nodes import Struct
+from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+NAMES = ["a", "b", "c d", "é", "x.y", "1", ""]
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+SMALL = st.integers(-(2**53), 2**53)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+TIMES = st.datetimes(datetime(1800, 1, 1), datetime(2200, 1, 1)).map(
+    lambda at: f"{at.isoformat()}Z"
+)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | SMALL | FLOATS | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(NAMES) | TEXTS, inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+LEAVES: list[tuple[dict[str, Any], st.SearchStrategy[Any]]] = [
+    ({"type": "string"}, TEXTS),
+    ({"type": "string", "minLength": 2}, TEXTS),
+    ({"type": "string", "format": "date-time"}, TIMES),
+    ({"type": "string", "format": "date"}, st.dates().map(date.isoformat)),
+    ({"type": "string", "format": "uuid"}, st.uuids().map(str)),
+    ({"type": "integer"}, st.integers(-(2**63), 2**63 - 1)),
+    ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, st.integers(-5, 2**64)),
+    ({"type": "integer", "exclusiveMaximum": 10**50}, st.integers(-(10**49), 10**49)),
+    ({"type": "number"}, FLOATS | SMALL),
+    ({"type": "number", "multipleOf": 2}, SMALL),
+    ({"type": "boolean"}, st.booleans()),
+    ({"type": "null"}, st.none()),
+    ({"enum": ["red", "green"]}, st.sampled_from(["red", "green", "blue"])),
+    ({"enum": ["red", 7, None, [1]]}, st.sampled_from(["red", 7, None, [1], 8])),
+    ({"const": "on"}, st.sampled_from(["on", "off"])),
+    ({"type": ["string", "integer"]}, TEXTS | SMALL),
+    ({"type": ["integer", "null"]}, SMALL | st.none()),
+    ({}, JSON_VALUES),
+    ({"$ref": "#/$defs/tree"}, st.just({"name": "top", "children": [{"name": "leaf"}]})),
+    (
+        {"$ref": "#/$defs/money"},
+        st.sampled_from([{"amount": 1.5}, {"amount": 1, "currency": "EUR"}]),
+    ),
+]
+DEFINITIONS: dict[str, Any] = {
+    "tree": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "children": {"type": "array", "items": {"$ref": "#/$defs/tree"}},
+        },
+        "required": ["name"],
+    },
+    "money": {
+        "type": "object",
+        "properties": {"amount": {"type": "number"}, "currency": {"enum": ["EUR", "USD"]}},
+        "additionalProperties": False,
+    },
+}
+
+Pair = tuple[dict[str, Any], st.SearchStrategy[Any]]
+"""A schema, and values that it may or may not allow."""
+
+
+def mostly(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.integers(0, 19).flatmap(lambda die: values if die else JSON_VALUES)
+
+
+@st.composite
+def objects(draw: st.DrawFn, fields: st.SearchStrategy[Pair]) -> Pair:
+    parts = draw(st.dictionaries(st.sampled_from(NAMES), fields, max_size=3))
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {name: part for name, (part, _) in parts.items()},
+    }
+    if parts and draw(st.booleans()):
+        schema["required"] = [draw(st.sampled_from(sorted(parts)))]
+    others = JSON_VALUES
+    openness = draw(st.sampled_from(["open", "closed", "typed", "patterns"]))
+    if openness == "closed":
+        schema["additionalProperties"] = False
+    elif openness == "typed":
+        schema["additionalProperties"], others = draw(fields)
+    elif openness == "patterns":
+        part, others = draw(fields)
+        schema |= {"patternProperties": {"^p": part}, "additionalProperties": False}
+    known = st.fixed_dictionaries({}, optional={name: mostly(v) for name, (_, v) in parts.items()})
+    unknown = (
+        st.just({})
+        if openness == "closed"
+        else st.dictionaries(st.sampled_from(["p1", "p2", "q"]), mostly(others), max_size=2)
+    )
+    return schema, st.builds(lambda a, b: {**b, **a}, known, unknown)
+
+
+@st.composite
+def arrays(draw: st.DrawFn, items: st.SearchStrategy[Pair]) -> Pair:
+    part, values = draw(items)
+    schema: dict[str, Any] = {"type": "array", "items": part}
+    if draw(st.integers(0, 4)) == 0:
+        schema["prefixItems"] = [draw(items)[0]]
+    return schema, st.lists(mostly(values), max_size=3)
+
+
+@st.composite
+def combined(draw: st.DrawFn, parts: st.SearchStrategy[Pair]) -> Pair:
+    keyword = draw(st.sampled_from(["anyOf", "oneOf", "allOf", "nullable", "beside"]))
+    first, second = draw(parts), draw(parts)
+    if keyword == "nullable":
+        return {"anyOf": [first[0], {"type": "null"}]}, first[1] | st.none()
+    if keyword == "beside":
+        return {**first[0], "anyOf": [second[0], {}]}, first[1]
+    merged = st.builds(
+        lambda a, b: {**a, **b} if isinstance(a, dict) and isinstance(b, dict) else a,
+        first[1],
+        second[1],
+    )
+    return {keyword: [first[0], second[0]]}, first[1] | second[1] | merged
+
+
+PARTS: st.SearchStrategy[Pair] = st.recursive(
+    st.sampled_from(LEAVES),
+    lambda inner: objects(inner) | arrays(inner) | combined(inner),
+    max_leaves=5,
+)
+
+
+@st.composite
+def topics(draw: st.DrawFn) -> tuple[dict[str, Any], list[Any]]:
+    """A schema of object events, and some values."""
+    schema, values = draw(objects(PARTS))
+    if draw(st.integers(0, 3)) == 0:
+        more, more_values = draw(objects(PARTS))
+        keyword = draw(st.sampled_from(["allOf", "anyOf", "oneOf"]))
+        schema = {"type": "object", keyword: [schema, more]}
+        values = values | more_values
+    document = {"$schema": DIALECT, "$defs": DEFINITIONS, **schema}
+    return document, draw(st.lists(mostly(values), min_size=1, max_size=6))
+
+
+def says_the_same(cell: Any, value: Any, kind: pa.DataType) -> bool:
+    """Whether a cell of an Arrow type holds what the JSON value says, as the README has it."""
+    if cell is None or value is None:
+        return cell is None and value is None
+    if pa.types.is_struct(kind):
+        return isinstance(value, dict) and fields_say_the_same(cell, value, kind)
+    if pa.types.is_list(kind):
+        return len(cell) == len(value) and all(
+            says_the_same(one, other, kind.value_type)
+            for one, other in zip(cell, value, strict=True)
+        )
+    if pa.types.is_map(kind):
+        return [name for name, _ in cell] == list(value) and all(
+            says_the_same(item, value[name], kind.item_type) for name, item in cell
+        )
+    if pa.types.is_timestamp(kind):
+        return bool(cell == datetime.fromisoformat(value.removesuffix("Z") + "+00:00"))
+    if pa.types.is_date(kind):
+        return bool(cell == date.fromisoformat(value))
+    if pa.types.is_decimal(kind):
+        return bool(cell == Decimal(value))
+    if pa.types.is_string(kind) or pa.types.is_dictionary(kind):
+        return cell == value or same_json(json.loads(cell), value)
+    return type(cell) is bool and cell is value if type(value) is bool else bool(cell == value)
+
+
+def fields_say_the_same(cell: dict[str, Any], value: dict[str, Any], kind: Any) -> bool:
+    named = [field for field in kind if field.name != "extra"]
+    rest = {name: part for name, part in value.items() if name not in {f.name for f in named}}
+    text = cell.get("extra")
+    return (json.loads(text) if text else {}) == rest and all(
+        says_the_same(cell[field.name], value.get(field.name), field.type) for field in named
+    )
+
+
+def same_json(one: Any, other: Any) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def written_and_read(batch: pa.RecordBatch) -> pa.Table:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_batches([batch]), sink)
+    return pq.read_table(io.BytesIO(sink.getvalue()))
+
+
+@settings(max_examples=300)
+@given(topics())
+def test_what_is_valid_is_a_row_that_says_the_same_and_the_rest_a_letter(
+    drawn: tuple[dict[str, Any], list[Any]],
+) -> None:
+    document, values = drawn
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    judge = jsonschema.Draft202012Validator(document, format_checker=checker)
+    contract = contract_of(document)
+    validator = RecordValidator(contract, ValidationRules(event_time_field=None))
+    records = [
+        kafka_record(json.dumps(value).encode(), offset=offset)
+        for offset, value in enumerate(values)
+    ]
+
+    batches, dead = validator.validate(records)
+
+    letters = {letter.offset: letter for letter in dead}
+    rows: dict[int, dict[str, Any]] = {}
+    for batch in batches:
+        table = written_and_read(batch)
+        assert table.schema.remove_metadata() == batch.schema
+        for row in table.to_pylist():
+            rows[row["kafka_offset"]] = row
+    columns = pa.struct(list(contract.event_schema))
+    is_one_column = not isinstance(contract.node, Struct)
+    for offset, value in enumerate(values):
+        assert (offset in rows) != (offset in letters)
+        if judge.is_valid(value):
+            event("valid")
+            assert offset in rows, letters[offset].failure
+            event_row = {name: rows[offset][name] for name in contract.event_schema.names}
+            whole = {"value": value} if is_one_column else value
+            assert says_the_same(event_row, whole, columns)
+        else:
+            event("invalid")
+            assert letters[offset].failure.code is ErrorCode.SCHEMA_VIOLATION
+            assert letters[offset].value == records[offset].value
+
+
+def test_the_way_back_tells_differences() -> None:
+    """The comparison above can fail."""
+    noon = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
+    kind = pa.struct(
+        [
+            ("n", pa.int64()),
+            ("at", pa.timestamp("us", "UTC")),
+            ("j", pa.string()),
+            ("extra", "string"),
+        ]
+    )
+    cell = {"n": 1, "at": noon, "j": '{"a":[1,true]}', "extra": '{"z":1}'}
+    value = {"n": 1, "at": "2026-11-23T12:00:00Z", "j": {"a": [1, True]}, "z": 1}
+    assert says_the_same(cell, value, kind)
+    for change in (
+        {"n": 2},
+        {"n": None},
+        {"at": "2026-11-23T12:00:00.000001Z"},
+        {"j": {"a": [1, 1]}},
+        {"z": 2},
+        {"more": None},
+    ):
+        assert not says_the_same(cell, {**value, **change}, kind)
