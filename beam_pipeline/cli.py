@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from beam_pipeline.commands import broker, demo, run
+from beam_pipeline.commands import broker, demo, run, schema
 from beam_pipeline.errors import PipelineError
 from beam_pipeline.ops import compact_command as compact
 from beam_pipeline.ops import dlq_command as dlq
@@ -24,6 +24,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "broker": (broker, "an embedded Kafka in the foreground"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
     "dlq": (dlq, "look into dead letters, and send them again"),
+    "schema": (schema, "propose, show and compare the JSON Schemas of events"),
     "inspect": (inspect, "what a file or a directory says of itself"),
     "compact": (compact, "put small Parquet files together"),
 }

@@ -98,6 +98,18 @@ def file_schema(batch_schema: pa.Schema) -> pa.Schema:
     return pa.schema([column for column in batch_schema if column.name not in dropped])
 
 
+def columns_apart(one: pa.Schema, other: pa.Schema) -> list[str]:
+    """What keeps files of two schemas from being one dataset; none if a reader takes both.
+
+    A column that only one of them has is null in the other's files.
+    """
+    return [
+        f"column {column.name!r} is {column.type} and {other.field(column.name).type}"
+        for column in one
+        if column.name in other.names and other.field(column.name).type != column.type
+    ]
+
+
 def load_contract(path: str | Path, flag: str = "--schema") -> Contract:
     """Reads and checks the JSON Schema at `path`, JSON or YAML; `flag` named it.
 

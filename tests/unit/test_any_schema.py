@@ -109,7 +109,7 @@ def objects(draw: st.DrawFn, fields: st.SearchStrategy[Pair]) -> Pair:
     unknown = (
         st.just({})
         if openness == "closed"
-        else st.dictionaries(st.sampled_from(["p1", "p2", "q"]), mostly(others), max_size=2)
+        else st.dictionaries(st.sampled_from(["p1", "q", "a", "b"]), mostly(others), max_size=2)
     )
     return schema, st.builds(lambda a, b: {**b, **a}, known, unknown)
 

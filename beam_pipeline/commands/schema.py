@@ -1,0 +1,300 @@
+"""`beam-pipeline schema infer|show|check`: their flags and their runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from beam_pipeline import resources
+from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.ops.flags import add_json_flag
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.table import Table
+
+_DESCRIPTION = "JSON Schemas of events: propose one, see its columns, compare two."
+
+_INFER_DESCRIPTION = """\
+Proposes a JSON Schema under which all the events of a file are valid, and prints it. Read it before
+you use it: what the samples do not show, such as bounds and further values, is yours to add.
+"""
+_CHECK_DESCRIPTION = """\
+Tells whether a schema may follow another, and why not:
+
+  backward  events that OLD allows, NEW allows too: the pipeline can be started with NEW while
+            events written under OLD are still in the topic
+  forward   events that NEW allows, OLD allows too: producers may go first
+  dataset   columns of one name have one type, so files written under both are read as one
+
+What can't be told counts as a break. A field that NEW names and OLD did not is told and counts only
+with --strict: it breaks if events carry a field of that name already.
+"""
+_CHECK_EPILOG = """\
+exit codes:
+  0  NEW may follow OLD, as --compatibility asks
+  1  it may not
+  2  a flag or a file is wrong
+
+example:
+  beam-pipeline schema check order.v1.json order.v2.json --compatibility=full
+"""
+
+MODES = ("backward", "forward", "full", "none")
+_BAD_LINES_SHOWN = 3
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declares the three commands, their flags and their help."""
+    parser.description = _DESCRIPTION
+    commands = parser.add_subparsers(dest="schema_command", required=True, metavar="COMMAND")
+
+    infer = _add_command(commands, "infer", "propose a schema from sample events")
+    infer.description = _INFER_DESCRIPTION
+    infer.add_argument("file", metavar="FILE", help="JSON lines; - is standard input")
+    infer.add_argument(
+        "--max_enum_values",
+        type=int,
+        default=0,
+        metavar="N",
+        help="propose an enum for texts of no more than N values, each seen more than once "
+        "(default: %(default)s, no enums)",
+    )
+    infer.set_defaults(schema_run=_run_infer)
+
+    show = _add_command(commands, "show", "the Arrow columns that files get")
+    show.add_argument("file", metavar="FILE", help="a JSON Schema, JSON or YAML")
+    show.add_argument(
+        "--reference_dir",
+        metavar="DIR",
+        default=str(resources.reference_dir()),
+        help="directory of the reference tables that the schema's x-enrich names",
+    )
+    add_json_flag(show)
+    show.set_defaults(schema_run=_run_show)
+
+    check = _add_command(commands, "check", "whether one schema may follow another")
+    check.description = _CHECK_DESCRIPTION
+    check.epilog = _CHECK_EPILOG
+    check.add_argument("old", metavar="OLD", help="the schema in use")
+    check.add_argument("new", metavar="NEW", help="the one that is to follow")
+    check.add_argument(
+        "--compatibility",
+        choices=MODES,
+        default="backward",
+        help="what the exit code asks for, beside one dataset; none asks for nothing "
+        "(default: %(default)s)",
+    )
+    check.add_argument(
+        "--strict",
+        action="store_true",
+        help="a field that is named now breaks too, since events may carry it already",
+    )
+    add_json_flag(check)
+    check.set_defaults(schema_run=_run_check)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command that was named, and returns the exit code.
+
+    Raises:
+      UsageError: a flag or a file is wrong.
+      EnvironmentFailure: a file can't be read.
+    """
+    code: int = args.schema_run(args)
+    return code
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=what,
+        description=what,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _run_infer(args: argparse.Namespace) -> int:
+    from beam_pipeline.schemas.inference import infer_schema
+
+    if args.max_enum_values < 0:
+        raise UsageError(f"--max_enum_values={args.max_enum_values}: must be 0 or more")
+    bad_lines: list[str] = []
+    counts = {"events": 0}
+    try:
+        if args.file == "-":
+            events = _events(sys.stdin.buffer, bad_lines, counts)
+            schema, times = infer_schema(events, args.max_enum_values)
+        else:
+            with Path(args.file).open("rb") as file:
+                events = _events(file, bad_lines, counts)
+                schema, times = infer_schema(events, args.max_enum_values)
+    except OSError as error:
+        raise UsageError(f"FILE={args.file}: {error.strerror}; give a file of JSON lines") from None
+    for told in bad_lines[:_BAD_LINES_SHOWN]:
+        print(f"left out: {told}", file=sys.stderr)
+    if len(bad_lines) > _BAD_LINES_SHOWN:
+        print(f"and {len(bad_lines) - _BAD_LINES_SHOWN:,} lines more", file=sys.stderr)
+    if not counts["events"]:
+        raise EnvironmentFailure(f"FILE={args.file}: no line of it is a JSON event")
+    json.dump(schema, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+    print(f"from {counts['events']:,} events; {_about_times(schema, times)}", file=sys.stderr)
+    return 0
+
+
+def _events(file: IO[bytes], bad_lines: list[str], counts: dict[str, int]) -> Iterator[Any]:
+    """The events of a file; lines that are none go to `bad_lines`."""
+    from beam_pipeline.schemas import Judge
+
+    judge = Judge({}, max_value_bytes=2**62)
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        event, failure = judge.judge(line.rstrip(b"\r\n"))
+        if failure is None:
+            counts["events"] += 1
+            yield event
+        else:
+            bad_lines.append(f"line {number}: {failure.code.value}: {failure.message}")
+
+
+def _about_times(schema: dict[str, Any], times: list[str]) -> str:
+    if "x-event-time" in schema:
+        return f"event time is {schema['x-event-time']!r} (x-event-time)"
+    if times:
+        return f"event time could be any of {', '.join(times)}: name one as x-event-time"
+    return "no field is a date-time in all of them: run with --window_by=append_time, or name one"
+
+
+def _run_show(args: argparse.Namespace) -> int:
+    from beam_pipeline.ops.terminal import show
+    from beam_pipeline.schemas import load_contract
+    from beam_pipeline.schemas.contract import file_schema
+    from beam_pipeline.transforms import Enrich, Normalize
+
+    contract = load_contract(args.file, "FILE")
+    normalized = Normalize(contract).output_schema(contract.batch_schema)
+    schema = file_schema(Enrich(contract, args.reference_dir).output_schema(normalized))
+    if args.json:
+        document = {
+            "id": contract.ref.id,
+            "sha256": contract.ref.sha256,
+            "event_time_field": contract.event_time_field,
+            "columns": [{"name": column.name, "type": str(column.type)} for column in schema],
+        }
+        json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+        sys.stdout.write("\n")
+    else:
+        show(_columns_table(schema, dict(contract.columns), contract.event_time_field))
+        print(f"schema {contract.ref.id or '(no $id)'} sha256 {contract.ref.sha256}")
+    return 0
+
+
+def _columns_table(schema: pa.Schema, nodes: dict[str, Any], event_time: str | None) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from beam_pipeline.ops.terminal import printable
+    from beam_pipeline.schemas.contract import KAFKA_FIELDS
+
+    kafka = {column.name for column in KAFKA_FIELDS}
+    table = Table()
+    for title in ("column", "Arrow type", "what"):
+        table.add_column(title, overflow="fold")
+    for column in schema:
+        for path, kind, node in _places(column.name, column.type, nodes.get(column.name)):
+            if path == event_time:
+                what = "the event time"
+            elif column.name in kafka:
+                what = "where the row is from"
+            elif _is_json_text(node):
+                what = "JSON text"
+            elif path.split(".")[-1].lstrip("_") == "extra" and node is None:
+                what = "JSON text of the fields that are not named"
+            elif column.name not in nodes:
+                what = "added by x-enrich"
+            else:
+                what = ""
+            table.add_row(Text(printable(path)), Text(kind), what)
+    return table
+
+
+def _places(path: str, kind: pa.DataType, node: Any) -> Iterator[tuple[str, str, Any]]:
+    """(path, type, node) of a column and of what is in it."""
+    import pyarrow as pa
+
+    from beam_pipeline.schemas.nodes import ListOf, MapOf, Struct
+
+    if pa.types.is_struct(kind):
+        yield path, "struct", node
+        fields = dict(node.fields) if isinstance(node, Struct) else {}
+        for child in kind:
+            yield from _places(f"{path}.{child.name}", child.type, fields.get(child.name))
+    elif pa.types.is_list(kind):
+        yield path, "list", node
+        items = node.items if isinstance(node, ListOf) else None
+        yield from _places(f"{path}[]", kind.value_type, items)
+    elif pa.types.is_map(kind):
+        yield path, "map of string", node
+        values = node.values if isinstance(node, MapOf) else None
+        yield from _places(f"{path}{{}}", kind.item_type, values)
+    else:
+        yield path, "dictionary of string" if pa.types.is_dictionary(kind) else str(kind), node
+
+
+def _is_json_text(node: Any) -> bool:
+    from beam_pipeline.schemas.nodes import JSON_TEXT
+
+    return bool(node == JSON_TEXT)
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from beam_pipeline.ops.terminal import printable
+    from beam_pipeline.schemas import load_contract
+    from beam_pipeline.schemas.compatibility import Reason, reasons_against
+    from beam_pipeline.schemas.contract import columns_apart
+
+    old, new = load_contract(args.old, "OLD"), load_contract(args.new, "NEW")
+    reasons = {
+        "backward": reasons_against(old.document, new.document),
+        "forward": reasons_against(new.document, old.document),
+    }
+    verdicts = {
+        name: all(reason.unless_unused and not args.strict for reason in found)
+        for name, found in reasons.items()
+    }
+    verdicts["full"] = verdicts["backward"] and verdicts["forward"]
+    apart = columns_apart(old.event_schema, new.event_schema)
+    verdicts["dataset"] = not apart
+    if args.json:
+        document = {
+            **verdicts,
+            "reasons": {
+                name: [
+                    {"path": one.path, "text": one.text, "unless_unused": one.unless_unused}
+                    for one in found
+                ]
+                for name, found in reasons.items()
+            },
+            "columns_apart": apart,
+        }
+        json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+        sys.stdout.write("\n")
+    else:
+        told: dict[str, list[Reason]] = {**reasons, "full": [], "dataset": []}
+        told["dataset"] = [Reason("", text) for text in apart]
+        for name, found in told.items():
+            print(f"{name + ':':<10}{'yes' if verdicts[name] else 'no'}")
+            for reason in found:
+                mark = "only if events carry it already: " if reason.unless_unused else ""
+                print(f"  {mark}{printable(str(reason))}")
+    wanted = verdicts.get(args.compatibility, True)
+    return 0 if wanted and (verdicts["dataset"] or args.compatibility == "none") else 1

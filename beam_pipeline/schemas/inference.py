@@ -1,0 +1,156 @@
+"""Proposing a JSON Schema from sample events: every sample is valid under what is proposed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jsonschema_rs
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+MAP_NAMES = 100
+"""An object with more names than this, most of them in few samples, is proposed as a map."""
+
+EVENT_TIME_NAMES = ("event_time", "timestamp", "time", "occurred_at", "created_at", "ts")
+"""Which time is meant where several are in every sample, the first that is there."""
+
+_MAX_DISTINCT = 100
+_FORMATS = {
+    name: jsonschema_rs.Draft202012Validator({"format": name}, validate_formats=True)
+    for name in ("date-time", "date", "uuid")
+}
+_TYPES = {
+    type(None): "null",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    dict: "object",
+}
+_ORDER = ("object", "array", "string", "number", "integer", "boolean", "null")
+
+
+@dataclass
+class Seen:
+    """What has been seen in one place of the samples."""
+
+    types: Counter[str] = field(default_factory=Counter)
+    formats: set[str] = field(default_factory=lambda: set(_FORMATS))
+    texts: Counter[str] = field(default_factory=Counter)
+    smallest: int = 0
+    largest: int = 0
+    fields: dict[str, Seen] = field(default_factory=dict)
+    items: Seen | None = None
+
+    def add(self, value: Any) -> None:
+        """Adds one decoded value."""
+        kind = _TYPES[type(value)]
+        self.types[kind] += 1
+        if kind == "object":
+            for name, part in value.items():
+                self.fields.setdefault(name, Seen()).add(part)
+        elif kind == "array":
+            if self.items is None:
+                self.items = Seen()
+            for item in value:
+                self.items.add(item)
+        elif kind == "string":
+            self.formats -= {name for name in self.formats if not _FORMATS[name].is_valid(value)}
+            if len(self.texts) <= _MAX_DISTINCT:
+                self.texts[value] += 1
+        elif kind == "integer":
+            self.smallest = min(self.smallest, value)
+            self.largest = max(self.largest, value)
+
+    def merge(self, other: Seen) -> None:
+        """Adds what has been seen in another place."""
+        self.types.update(other.types)
+        if other.types["string"]:
+            self.formats &= other.formats
+        self.texts.update(other.texts)
+        self.smallest = min(self.smallest, other.smallest)
+        self.largest = max(self.largest, other.largest)
+        for name, part in other.fields.items():
+            self.fields.setdefault(name, Seen()).merge(part)
+        if other.items is not None:
+            if self.items is None:
+                self.items = Seen()
+            self.items.merge(other.items)
+
+    def schema(self, max_enum_values: int = 0) -> dict[str, Any]:
+        """The schema for this place; `{}` where nothing was seen."""
+        found = set(self.types)
+        if "number" in found:
+            found.discard("integer")
+        types = [name for name in _ORDER if name in found]
+        if not types:
+            return {}
+        schema: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
+        if "string" in found:
+            schema |= self._text_keywords(types, max_enum_values)
+        if "integer" in found and not (self.smallest >= -(2**63) and self.largest < 2**63):
+            digits = max(38, len(str(max(-self.smallest, self.largest))))
+            schema["minimum"] = 0 if self.smallest >= 0 else -(10**digits) + 1
+            schema["maximum"] = 10**digits - 1
+        if "array" in found and self.items is not None:
+            items = self.items.schema(max_enum_values)
+            if items:
+                schema["items"] = items
+        if "object" in found:
+            schema |= self._object_keywords(max_enum_values)
+        return schema
+
+    def _text_keywords(self, types: list[str], max_enum_values: int) -> dict[str, Any]:
+        for name in _FORMATS:
+            if name in self.formats:
+                return {"format": name}
+        repeated = min(self.texts.values()) > 1
+        if repeated and len(self.texts) <= max_enum_values and set(types) <= {"string", "null"}:
+            return {"enum": [*sorted(self.texts), *([None] if "null" in types else [])]}
+        return {}
+
+    def _object_keywords(self, max_enum_values: int) -> dict[str, Any]:
+        objects = self.types["object"]
+        presence = sum(part.types.total() for part in self.fields.values())
+        if len(self.fields) > MAP_NAMES and 2 * presence < objects * len(self.fields):
+            values = Seen()
+            for part in self.fields.values():
+                values.merge(part)
+            return {"additionalProperties": values.schema(max_enum_values)}
+        if not self.fields:
+            return {}
+        keywords: dict[str, Any] = {
+            "properties": {name: part.schema(max_enum_values) for name, part in self.fields.items()}
+        }
+        required = [name for name, part in self.fields.items() if part.types.total() == objects]
+        return keywords | ({"required": required} if required else {})
+
+
+def infer_schema(
+    events: Iterable[Any], max_enum_values: int = 0
+) -> tuple[dict[str, Any], list[str]]:
+    """A JSON Schema under which all of `events` are valid, and the fields that may be event time.
+
+    Formats are proposed where every text has them, `required` where every object has the field,
+    an enum where a text has no more than `max_enum_values` values, each seen more than once.
+    Unnamed fields stay allowed. `x-event-time` is set where it is clear.
+    """
+    seen = Seen()
+    for event in events:
+        seen.add(event)
+    schema = {"$schema": DIALECT, **seen.schema(max_enum_values)}
+    times = [
+        name
+        for name in schema.get("required", ())
+        if schema["properties"][name].get("format") == "date-time"
+        and schema["properties"][name]["type"] == "string"
+    ]
+    if schema.get("type") == "object" and times:
+        named = [name for name in EVENT_TIME_NAMES if name in times]
+        if len(times) == 1 or named:
+            schema["x-event-time"] = named[0] if named else times[0]
+    return schema, times

@@ -1,0 +1,223 @@
+"""Whether one schema may follow another: the rules one by one, and the verdict held to events."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+from test_any_schema import DEFINITIONS, DIALECT, objects, topics
+from test_any_schema import PARTS as PARTS
+
+from beam_pipeline.cli import main
+from beam_pipeline.schemas.compatibility import Reason, reasons_against
+
+NAME = {"type": "string"}
+
+
+def obj(closed: bool = False, required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": fields,
+        **({"required": list(required)} if required else {}),
+        **({"additionalProperties": False} if closed else {}),
+    }
+
+
+MONEY = {"$ref": "#/$defs/money"}
+
+
+def with_money(kind: str) -> dict[str, Any]:
+    return {**obj(m=MONEY), "$defs": {"money": obj(amount={"type": kind})}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reasons"),
+    [
+        (obj(a=NAME), obj(a=NAME), []),
+        (obj(a=NAME), {**obj(a={**NAME, "title": "A", "default": ""}), "$id": "urn:2"}, []),
+        (obj(a=NAME), obj(a={"type": ["string", "null"]}), []),
+        (obj(a={"type": ["string", "null"]}), obj(a=NAME), ["a: null is allowed no more"]),
+        (obj(a={"type": "integer"}), obj(a={"type": "number"}), []),
+        (obj(a={"type": "number"}), obj(a={"type": "integer"}), ["a: number is allowed no more"]),
+        (obj(a=NAME), obj(a=NAME, required=("a",)), ["a: is required now"]),
+        (obj(a=NAME, required=("a",)), obj(a=NAME), []),
+        (obj(True, a=NAME), obj(True, a=NAME, b=NAME), []),
+        (
+            obj(a=NAME),
+            obj(a=NAME, b=NAME),
+            [
+                f"b: is named now, and {kind} is allowed no more"
+                for kind in ("array", "boolean", "null", "number", "object")
+            ],
+        ),
+        (obj(a=NAME), obj(a=NAME, b={}), []),
+        (obj(True, a=NAME, b=NAME), obj(True, a=NAME), ["b: nothing is allowed here any more"]),
+        (obj(a=NAME), obj(True, a=NAME), ["*: nothing is allowed here any more"]),
+        (obj(True, a=NAME), obj(a=NAME), []),
+        (obj(a={"enum": ["x"]}), obj(a={"enum": ["x", "y"]}), []),
+        (obj(a={"enum": ["x", "y"]}), obj(a={"enum": ["x"]}), ['a: "y" is allowed no more']),
+        (obj(a={"enum": ["x", "y"]}), obj(a=NAME), []),
+        (obj(a={"enum": ["x", 1]}), obj(a=NAME), ["a: 1 is allowed no more"]),
+        (obj(a=NAME), obj(a={"enum": ["x"]}), ['a: only "x" are allowed now']),
+        (obj(a={"minimum": 1}), obj(a={"minimum": 0}), []),
+        (obj(a={"minimum": 0}), obj(a={"minimum": 1}), ["a: minimum is 1 now"]),
+        (
+            obj(a={"minimum": 0}),
+            obj(a={"exclusiveMinimum": 0}),
+            ["a: exclusiveMinimum is 0 now"],
+        ),
+        (obj(a={"exclusiveMaximum": 5}), obj(a={"maximum": 5}), []),
+        (obj(a={"maxLength": 5}), obj(a={"maxLength": 4}), ["a: maxLength is 4 now"]),
+        (obj(a={"maxLength": 4}), obj(a={"maxLength": 5}), []),
+        (obj(a=NAME), obj(a={**NAME, "format": "date"}), ['a: format must be "date" now']),
+        (obj(a={**NAME, "format": "date"}), obj(a=NAME), []),
+        (obj(a={"multipleOf": 6}), obj(a={"multipleOf": 3}), []),
+        (obj(a={"multipleOf": 3}), obj(a={"multipleOf": 6}), ["a: multipleOf is 6 now"]),
+        (
+            obj(a={"type": "array", "items": {"type": "integer"}}),
+            obj(a={"type": "array", "items": NAME}),
+            ["a[]: integer is allowed no more"],
+        ),
+        (
+            obj(a={"type": "array", "prefixItems": [NAME], "items": NAME}),
+            obj(a={"type": "array", "items": NAME}),
+            [],
+        ),
+        (with_money("integer"), with_money("number"), []),
+        (with_money("number"), with_money("integer"), ["m.amount: number is allowed no more"]),
+        (obj(a=NAME), {"allOf": [obj(a=NAME), obj(a={"maxLength": 3})]}, ["a: maxLength is 3 now"]),
+        ({"allOf": [obj(a=NAME), obj(a={"maxLength": 3})]}, obj(a=NAME), []),
+        (obj(a=NAME), obj(a={"anyOf": [NAME, {"type": "null"}]}), []),
+        (
+            obj(a={"anyOf": [NAME, {"type": "null"}]}),
+            obj(a=NAME),
+            ["a: null is allowed no more"],
+        ),
+        (
+            obj(a={"type": "boolean"}),
+            obj(a={"oneOf": [NAME, {"type": "null"}]}),
+            ["a: no branch of oneOf takes all that was allowed (boolean)"],
+        ),
+        (obj(a=NAME), obj(a={"oneOf": [NAME, {"type": "null"}]}), []),
+        (
+            obj(a=NAME),
+            obj(a={"oneOf": [NAME, {"maxLength": 3}]}),
+            ["a: whether only one branch of oneOf takes it can't be told"],
+        ),
+        (
+            obj(a={"oneOf": [NAME, {"maxLength": 3}]}),
+            obj(a={"oneOf": [NAME, {"maxLength": 3}]}),
+            [],
+        ),
+        (obj(a={"not": NAME}), obj(a={"not": NAME}), []),
+        (obj(a={}), obj(a={"not": NAME}), ["a: not has changed; what it refuses can't be told"]),
+        (
+            {"type": "object", "additionalProperties": {"type": "integer"}},
+            {"type": "object", "additionalProperties": NAME},
+            ["*: integer is allowed no more"],
+        ),
+    ],
+)
+def test_each_rule(old: dict[str, Any], new: dict[str, Any], reasons: list[str]) -> None:
+    found = [str(reason) for reason in reasons_against(old, new)]
+    assert len(found) >= len(reasons)
+    for expected in reasons:
+        assert any(text.startswith(expected) for text in found), found
+    assert bool(found) == bool(reasons)
+
+
+def test_recursive_schemas_end() -> None:
+    def tree(kind: str) -> dict[str, Any]:
+        children = {"type": "array", "items": {"$ref": "#"}}
+        return obj(name={"type": kind}, children=children)
+
+    assert reasons_against(tree("integer"), tree("number")) == []
+    assert reasons_against(tree("number"), tree("integer")) == [
+        Reason("name", "number is allowed no more")
+    ]
+
+
+@st.composite
+def changed(draw: st.DrawFn, schema: Any) -> Any:
+    """A schema near to another: a keyword dropped, loosened or tightened, a part replaced."""
+    if not isinstance(schema, dict) or not schema or draw(st.integers(0, 5)) == 0:
+        return draw(PARTS)[0] if draw(st.booleans()) else {}
+    result = copy.deepcopy(schema)
+    keyword = draw(st.sampled_from(sorted(result)))
+    part = result[keyword]
+    if keyword == "properties" and part:
+        name = draw(st.sampled_from(sorted(part)))
+        how = draw(st.sampled_from(["change", "drop", "add"]))
+        if how == "change":
+            part[name] = draw(changed(part[name]))
+        elif how == "drop":
+            del part[name]
+        else:
+            part["new"] = draw(PARTS)[0]
+    elif keyword in ("items", "additionalProperties") and isinstance(part, dict):
+        result[keyword] = draw(changed(part))
+    elif keyword in ("anyOf", "oneOf", "allOf"):
+        position = draw(st.integers(0, len(part) - 1))
+        part[position] = draw(changed(part[position]))
+    elif keyword in ("minimum", "maximum", "minLength", "multipleOf"):
+        result[keyword] = part * draw(st.sampled_from([1, 2, 3]))
+    elif keyword == "type" and isinstance(part, str):
+        result[keyword] = draw(st.sampled_from([part, [part, "null"], "number", "string"]))
+    elif keyword != "$ref":
+        del result[keyword]
+    return result
+
+
+def is_valid(document: dict[str, Any], value: Any) -> bool:
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    return bool(jsonschema.Draft202012Validator(document, format_checker=checker).is_valid(value))
+
+
+@settings(max_examples=300)
+@given(st.data(), topics())
+def test_what_is_said_to_be_allowed_still_is(
+    data: st.DataObject, drawn: tuple[dict[str, Any], list[Any]]
+) -> None:
+    old, values = drawn
+    body = {name: part for name, part in old.items() if name not in ("$schema", "$defs")}
+    new = {"$schema": DIALECT, "$defs": DEFINITIONS, **data.draw(changed(body))}
+    allowed = [value for value in values if is_valid(old, value)]
+    assume(allowed)
+    reasons = reasons_against(old, new)
+    refused = [value for value in allowed if not is_valid(new, value)]
+    event(f"reasons {bool(reasons)}, refused {bool(refused)}")
+    if not reasons:
+        assert refused == []
+
+
+@given(objects(PARTS))
+def test_a_schema_may_follow_itself(drawn: Any) -> None:
+    document = {"$schema": DIALECT, "$defs": DEFINITIONS, **drawn[0]}
+    assert reasons_against(document, copy.deepcopy(document)) == []
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new, apart = (tmp_path / f"{name}.json" for name in ("old", "new", "apart"))
+    old.write_text(json.dumps(obj(a={"type": "integer"})))
+    new.write_text(json.dumps(obj(a={"type": "integer"}, b=NAME)))
+    apart.write_text(json.dumps(obj(a={"type": "number"})))
+    assert main(["schema", "check", str(old), str(new)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("backward: yes\n")
+    assert "only if events carry it already: b: is named now" in text
+    assert main(["schema", "check", str(old), str(new), "--strict"]) == 1
+    assert main(["schema", "check", str(new), str(old), "--compatibility=full"]) == 0
+    capsys.readouterr()
+    assert main(["schema", "check", str(old), str(apart), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["backward"], told["forward"], told["dataset"]) == (True, False, False)
+    assert told["columns_apart"] == ["column 'a' is int64 and double"]
+    assert main(["schema", "check", str(old), str(apart), "--compatibility=none"]) == 0
+    assert main(["schema", "check", str(old), str(tmp_path / "nowhere.json")]) == 2
+    assert "NEW=" in capsys.readouterr().err
