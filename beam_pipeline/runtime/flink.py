@@ -185,8 +185,6 @@ class FlinkEngine:
             self._restored, self._restore_from = self._restore_from, None
 
     def job_flags(self) -> list[str]:
-        if self._cluster:
-            self._cluster.wait_ready()
         return self._flags
 
     def pulse(self) -> Pulse:

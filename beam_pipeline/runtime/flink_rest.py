@@ -92,12 +92,15 @@ class FlinkRest:
     def overview(self) -> ClusterOverview:
         """Version and slots."""
         found = self._get("/overview")
-        return ClusterOverview(
-            version=found["flink-version"],
-            task_managers=found["taskmanagers"],
-            slots=found["slots-total"],
-            free_slots=found["slots-available"],
-        )
+        try:
+            return ClusterOverview(
+                version=found["flink-version"],
+                task_managers=found["taskmanagers"],
+                slots=found["slots-total"],
+                free_slots=found["slots-available"],
+            )
+        except (LookupError, TypeError):
+            raise FlinkUnreachableError(f"what answers at {self.master} is not Flink") from None
 
     def class_path(self) -> str:
         """The JobManager's class path."""
