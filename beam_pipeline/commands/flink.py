@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from rich.console import Console
 
-from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.io.part_files import sweep_parts
-from beam_pipeline.runtime.flink import end_job
+from beam_pipeline.runtime.flink import end_job, find_flink_tools
+from beam_pipeline.runtime.flink_cluster import beam_only
 from beam_pipeline.runtime.flink_job import FlinkJobRecord, job_records
 from beam_pipeline.runtime.flink_metrics import job_counters
 from beam_pipeline.runtime.flink_rest import FlinkJob, FlinkRest
 
-ACTIONS = ("status", "savepoint", "cancel")
+ACTIONS = ("status", "savepoint", "cancel", "jars")
 
 _DESCRIPTION = """\
 Looks after the Flink job that lands an output directory, found by the record beside its ledger.
@@ -22,12 +24,14 @@ Looks after the Flink job that lands an output directory, found by the record be
   status     its state, checkpoints and counters; exit code 1 where it does not run
   savepoint  takes a savepoint, to go on from with --from_savepoint
   cancel     ends it; a later start goes on where its files end
+  jars       copies Beam's jars to --lib_dir, the lib directory of a Flink of your own
 """
 _EPILOG = """\
 examples:
   ./run_flink.sh status --output_dir=lake/orders
   ./run_flink.sh savepoint --output_dir=lake/orders --savepoint_dir=file:///shared/savepoints
   ./run_flink.sh cancel --output_dir=lake/orders
+  ./run_flink.sh jars --lib_dir=/opt/flink/lib
 """
 
 
@@ -51,6 +55,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "state.savepoints.dir; for a cluster that run_flink.sh started: _flink/savepoints below "
         "--output_dir)",
     )
+    parser.add_argument(
+        "--lib_dir",
+        metavar="DIR",
+        type=Path,
+        help="where `jars` copies to",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
       EnvironmentFailure: there is no job, or the cluster refuses.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
+    if args.action == "jars":
+        return _copy_jars(args.lib_dir, console)
     records = job_records(args.output_dir)
     if not records:
         raise EnvironmentFailure(
@@ -76,6 +88,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         end_job(FlinkRest(record.master), job.id)
         console.print(f"job {job.id} is cancelled; a later start goes on where its files end")
+    return 0
+
+
+def _copy_jars(directory: Path | None, console: Console) -> int:
+    if directory is None:
+        raise UsageError("jars needs --lib_dir, where they are copied to")
+    jars = beam_only(find_flink_tools(with_cluster=False).jars)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for jar in jars:
+            shutil.copy(jar, directory)
+    except OSError as error:
+        raise EnvironmentFailure(f"--lib_dir={directory}: {error.strerror}") from None
+    console.print(f"{len(jars)} jars in {directory}")
     return 0
 
 

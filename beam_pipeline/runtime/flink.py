@@ -191,8 +191,8 @@ class FlinkEngine:
         if self._cluster and (dead := self._cluster.dead(JOB_MANAGER)):
             return Pulse(failure=dead.end())
         mended = self._mend()
-        if self._mends > MAX_MENDS:
-            return Pulse(failure=f"{mended[-1]} died {self._mends} times")
+        if mended and self._mends > MAX_MENDS:
+            return Pulse(failure=f"{mended[-1]}, started again {MAX_MENDS} times")
         now = time.monotonic()
         if now < self._next_look:
             return Pulse(mended=mended, runs_alone=self._job is not None)
@@ -314,7 +314,8 @@ class FlinkEngine:
         task_manager = self._cluster.dead(TASK_MANAGER)
         if task_manager is None and self._worker_pool.alive:
             return []
-        mended = [task_manager.end()] if task_manager else [self._worker_pool.end()]
+        dead = task_manager or self._worker_pool
+        mended = [f"{dead.name} (exit code {dead.returncode})"]
         # Workers of a dead TaskManager must not write a file of a timeline that is rolled back.
         self._worker_pool.kill()
         self._start_worker_pool()

@@ -265,12 +265,12 @@ class Supervisor:
             if pulse.runs_alone and self._plan.detach:
                 self._left = True
                 return None
+            if pulse.failure is not None:
+                return pulse.failure
             if pulse.runs_alone:
                 job.terminate(JOB_GRACE_SECONDS)
             elif not job.alive:
                 return self._failure(job)
-            if pulse.failure is not None:
-                return pulse.failure
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + SWEEP_SECONDS
                 self._sweep()

@@ -32,7 +32,7 @@ from beam_pipeline.runtime.flink_cluster import (
 from beam_pipeline.runtime.flink_rest import FlinkRest
 from beam_pipeline.runtime.processes import ManagedProcess, free_port
 
-SLOTS = 4
+SLOTS = 3
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +176,9 @@ def test_rows_and_letters_are_those_of_prism(
     tmp_path: Path,
 ) -> None:
     """With more slots than partitions too, where a part of the source has nothing to read."""
-    topic = fresh_topic(partitions=3)
-    for partition in range(3):
-        send(kafka, topic, mixed_values(100, seed=partition), partition)
+    topic = fresh_topic(partitions=2)
+    for partition in range(2):
+        send(kafka, topic, mixed_values(150, seed=partition), partition)
     on_prism, on_flink = PipelineRun(tmp_path / "prism"), PipelineRun(tmp_path / "flink")
     on_prism.catch_up(kafka, topic)
     on_flink.catch_up(kafka, topic, *own_cluster.flags, f"--parallelism={SLOTS}")
