@@ -11,9 +11,9 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from beam_pipeline.records import METRICS_NAMESPACE as METRICS_NAMESPACE
 from beam_pipeline.records import DeadLetter, ErrorCode, Failure, SchemaRef, make_dead_letter
 
-METRICS_NAMESPACE = "beam_pipeline"
 DEAD = "dead"
 
 MAX_STACKTRACE_CHARACTERS = 4_000

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from beam_pipeline.commands import broker, demo, run, schema
+from beam_pipeline.commands import broker, demo, flink, run, schema
+from beam_pipeline.commands.engines import FLINK
 from beam_pipeline.errors import PipelineError
 from beam_pipeline.ops import compact_command as compact
 from beam_pipeline.ops import dlq_command as dlq
@@ -23,6 +24,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "produce": (produce, "write synthetic events, or a file's lines, to a topic"),
     "broker": (broker, "an embedded Kafka in the foreground"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
+    "flink": (flink, "look after a job on a Flink cluster"),
     "dlq": (dlq, "look into dead letters, and send them again"),
     "schema": (schema, "propose, show and compare the JSON Schemas of events"),
     "inspect": (inspect, "what a file or a directory says of itself"),
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["direct"]:
         words = direct_words(words[1:])
+    elif words[:1] == ["flink"]:
+        words = flink_words(words[1:])
     try:
         return _dispatch(words)
     except PipelineError as error:
@@ -52,9 +56,19 @@ def direct_words(words: list[str]) -> list[str]:
     is named, else the demo."""
     if words and words[0] in _COMMANDS:
         return words
-    own = ("--kafka_bootstrap_servers", "--kafka_config", "--input_topics", "--until")
+    own = ("--kafka_bootstrap_servers", "--kafka_config", "--input_topics", "--until", "--detach")
     names_own = any(word.split("=")[0] in own for word in words)
     return ["run" if names_own else "demo", *words]
+
+
+def flink_words(words: list[str]) -> list[str]:
+    """What `./run_flink.sh WORDS` means: as `direct_words`, with `run` and `demo` on Flink, and
+    the actions of `flink` by their own names."""
+    if words and words[0] in flink.ACTIONS:
+        return ["flink", *words]
+    command, *rest = direct_words(words)
+    on_flink = [f"--engine={FLINK}"] if command in _TAKES_BEAM_FLAGS else []
+    return [command, *on_flink, *rest]
 
 
 def command_parsers() -> dict[str, argparse.ArgumentParser]:

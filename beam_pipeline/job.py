@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the job until it ends or is told to; 0 when it was told to."""
     parser = argparse.ArgumentParser(prog="beam_pipeline.job", add_help=False)
     parser.add_argument("--status_file", type=Path)
+    parser.add_argument("--detach", action="store_true", help="the job outlives this process")
     own, beam_arguments = parser.parse_known_args(arguments)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    return _watch(result, stop, own.status_file)
+    return _watch(result, stop, own.status_file, own.detach)
 
 
 def await_endpoints(*endpoints: str | None) -> None:
@@ -77,7 +78,9 @@ def await_endpoints(*endpoints: str | None) -> None:
                 time.sleep(0.05)
 
 
-def _watch(result: PipelineResult, stop: threading.Event, status_file: Path | None) -> int:
+def _watch(
+    result: PipelineResult, stop: threading.Event, status_file: Path | None, detach: bool
+) -> int:
     """Waits for the job's end or the signal, writing the status once a second."""
     while not stop.wait(STATUS_INTERVAL_SECONDS):
         if PipelineState.is_terminal(result.state):
@@ -85,6 +88,8 @@ def _watch(result: PipelineResult, stop: threading.Event, status_file: Path | No
             return 1
         if status_file:
             write_status(status_file, result)
+    if detach:
+        return 0
     if status_file:
         write_status(status_file, result)
     result.cancel()

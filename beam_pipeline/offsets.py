@@ -28,6 +28,11 @@ class CoveredOffsets:
             bitmap = self._bitmaps.setdefault((topic, partition), BitMap64())
             bitmap |= offsets
 
+    def update(self, other: CoveredOffsets) -> None:
+        """Adds everything that `other` covers."""
+        for (topic, partition), bitmap in other._bitmaps.items():
+            self.add(topic, partition, bitmap)
+
     def bounds(self, topic: str, partition: int) -> tuple[int, int] | None:
         """The first covered offset and the one after the last, or None where there is none."""
         bitmap = self._bitmaps.get((topic, partition))

@@ -7,6 +7,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+METRICS_NAMESPACE = "beam_pipeline"
+"""Namespace of the pipeline's counters in Beam's metrics."""
+
 Header = tuple[str, "bytes | None"]
 
 MIN_TIME_MS = -62_104_060_800_000

@@ -37,7 +37,7 @@ def java_lock_path(name: str) -> Path:
 
 
 def requirements_path(name: str) -> Path:
-    """Hashed pip requirements of a tool fetched when the machine has none: "java" or "go"."""
+    """pip requirements of what is fetched when needed: "java", "go", "flink", "flink-build"."""
     return _resource("requirements") / f"{name}.txt"
 
 

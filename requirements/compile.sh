@@ -21,3 +21,4 @@ compile requirements/test.txt pyproject.toml requirements/build.in --extra test 
   --constraints requirements/runtime.txt
 compile requirements/java.txt requirements/java.in
 compile requirements/go.txt requirements/go.in
+compile requirements/flink.txt requirements/flink.in

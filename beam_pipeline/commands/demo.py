@@ -15,6 +15,11 @@ from rich.console import Console
 
 from beam_pipeline import preflight, resources
 from beam_pipeline.commands.broker import LOG_APPEND_TIME
+from beam_pipeline.commands.engines import (
+    add_engine_flags,
+    check_engine_flags,
+    make_supervisor,
+)
 from beam_pipeline.commands.logs import RunLogs, logs_of
 from beam_pipeline.commands.run import add_supervision_flags, hold_leases, plan_of, stop_on_signals
 from beam_pipeline.commands.view import RunView
@@ -26,8 +31,7 @@ from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.ops.summary import summarise
 from beam_pipeline.ops.summary_text import render
 from beam_pipeline.runtime.broker import EmbeddedBroker
-from beam_pipeline.runtime.engine import PrismEngine, find_local_tools
-from beam_pipeline.runtime.java import fetch_jars
+from beam_pipeline.runtime.java import fetch_jars, find_java
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.progress import SetupProgress
 from beam_pipeline.runtime.resume import ends_of
@@ -99,6 +103,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="leave the broker up at the end, and say how to look around and how to end it",
     )
     add_supervision_flags(group)
+    add_engine_flags(parser)
     add_landing_flags(parser)
     parser.set_defaults(window_seconds=10, kafka_config=None, consumer_group=None)
 
@@ -110,18 +115,19 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
       PipelineError: what the user can mend.
     """
     _check_flags(args)
+    check_engine_flags(args)
     stop = stop_on_signals()
     logs = logs_of(args)
     console = Console()
     topic = f"demo-{logs.started}"
-    tools = find_local_tools()
     with SetupProgress() as progress:
+        java = find_java(progress)
         kafka_jars = fetch_jars(resources.java_lock_path("kafka"), progress)
     directory = Path(tempfile.mkdtemp(prefix="beam-pipeline-demo-"))
     with ExitStack() as stack:
         broker = EmbeddedBroker(
             directory,
-            java=tools.java,
+            java=java,
             jars=kafka_jars,
             log_file=logs.file("broker"),
             outlives_parent=args.keep_broker,
@@ -136,8 +142,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         args.input_topics = topic
         connection = preflight.check(args)
         leases = hold_leases(stack, args)
-        supervisor = Supervisor(
-            plan_of(args, connection, beam_flags), PrismEngine(tools, logs.file), logs.file, leases
+        supervisor = make_supervisor(
+            args, plan_of(args, connection, beam_flags), logs, leases, stack, console
         )
         console.print(
             f"topic {topic} on an embedded broker at {broker.bootstrap}; "

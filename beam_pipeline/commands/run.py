@@ -11,16 +11,21 @@ from threading import Event
 from rich.console import Console
 
 from beam_pipeline import preflight
+from beam_pipeline.commands.engines import (
+    add_engine_flags,
+    check_engine_flags,
+    make_supervisor,
+)
 from beam_pipeline.commands.logs import add_log_flag, logs_of
 from beam_pipeline.commands.view import RunView
 from beam_pipeline.errors import UsageError
 from beam_pipeline.flags import add_pipeline_flags, consumer_group_of, topics_of
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.runtime.breaker import BreakerLimits
-from beam_pipeline.runtime.engine import PrismEngine, find_local_tools
+from beam_pipeline.runtime.flink_job import job_records
 from beam_pipeline.runtime.lease import Lease, hold_lease
 from beam_pipeline.runtime.resume import ends_of
-from beam_pipeline.runtime.supervisor import RunPlan, RunStatus, Supervisor
+from beam_pipeline.runtime.supervisor import RunPlan, RunStatus
 
 CAUGHT_UP = "caught_up"
 CAUGHT_UP_EARLY_PANE_SECONDS = 5
@@ -59,7 +64,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="end by itself once everything that was in the topics at the start is in files "
         "(default: run on)",
     )
+    group.add_argument(
+        "--detach",
+        action="store_true",
+        help="with --flink_master, submit the job and leave it; see `flink status`",
+    )
     add_supervision_flags(group)
+    add_engine_flags(parser)
 
 
 def add_supervision_flags(group: argparse._ArgumentGroup) -> None:
@@ -94,6 +105,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     Raises:
       PipelineError: what the user can mend.
     """
+    check_engine_flags(args)
     stop = stop_on_signals()
     logs = logs_of(args)
     connection = preflight.check(args)
@@ -101,14 +113,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         args.early_pane_seconds = CAUGHT_UP_EARLY_PANE_SECONDS
     with ExitStack() as stack:
         leases = hold_leases(stack, args)
-        tools = find_local_tools()
-        supervisor = Supervisor(
-            plan_of(args, connection, beam_flags), PrismEngine(tools, logs.file), logs.file, leases
+        console = Console()
+        supervisor = make_supervisor(
+            args, plan_of(args, connection, beam_flags), logs, leases, stack, console
         )
         topics = topics_of(args.input_topics)
         if args.until == CAUGHT_UP:
             supervisor.set_goal(ends_of(connection, topics))
-        console = Console()
         console.print(
             f"landing {', '.join(topics)} from {connection.bootstrap_servers} in "
             f"{args.output_dir}, dead letters in {args.dead_letter_dir} "
@@ -119,6 +130,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         )
         with RunView(", ".join(topics), console) as view:
             caught_up = supervisor.run(stop, view.show)
+        if args.detach and caught_up:
+            console.print(_left_line(args), markup=False, highlight=False, soft_wrap=True)
+            return 0
         console.print(_last_line(supervisor.status, caught_up), markup=False, highlight=False)
     return 0
 
@@ -129,6 +143,17 @@ def _last_line(status: RunStatus, caught_up: bool) -> str:
     return (
         f"{how}: read {counters['read']:,}, valid {counters['valid']:,}, "
         f"dead {counters['dead']:,}, files {status.files:,}, restarts {status.restarts}"
+    )
+
+
+def _left_line(args: argparse.Namespace) -> str:
+    (record,) = job_records(Path(args.output_dir))
+    return (
+        f"job {record.job_ids[-1]} runs on http://{record.master}/#/job/running/"
+        f"{record.job_ids[-1]}; look after it with\n"
+        f"  ./run_flink.sh status --output_dir={args.output_dir}\n"
+        f"  ./run_flink.sh savepoint --output_dir={args.output_dir}\n"
+        f"  ./run_flink.sh cancel --output_dir={args.output_dir}"
     )
 
 
@@ -164,6 +189,7 @@ def plan_of(
         part_retention_seconds=args.part_retention_seconds,
         max_restarts=args.max_restarts,
         breaker_limits=_breaker_limits(args),
+        detach=getattr(args, "detach", False),
     )
 
 

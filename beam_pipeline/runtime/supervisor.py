@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.io.kafka_admin import alter_group_offsets, cluster_reachable
@@ -21,7 +22,7 @@ from beam_pipeline.io.ledger import Ledger, load_ledger
 from beam_pipeline.io.part_files import sweep_dead_epochs, sweep_parts
 from beam_pipeline.offsets import TopicPartition
 from beam_pipeline.runtime.breaker import BreakerLimits, CircuitBreaker
-from beam_pipeline.runtime.engine import Engine, LogFile
+from beam_pipeline.runtime.engine import Engine, LogFile, Pulse
 from beam_pipeline.runtime.lease import Lease
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.resume import Ends, cover_holes, find_resume_point
@@ -30,6 +31,7 @@ POLL_SECONDS = 0.2
 SWEEP_SECONDS = 30.0
 STABLE_SECONDS = 600.0
 STANDSTILL_SECONDS = 10.0
+STATUS_FILE = "status.json"
 MAX_BACKOFF_SECONDS = 30.0
 JOB_GRACE_SECONDS = 5.0
 USAGE_EXIT_CODE = 2
@@ -61,15 +63,45 @@ class RunPlan:
     part_retention_seconds: int
     max_restarts: int
     breaker_limits: BreakerLimits | None = None
+    detach: bool = False
+
+
+@dataclass(frozen=True)
+class ResumedEpoch:
+    """An epoch that a restored job goes on with, and the offsets that it has skipped all along
+    (`CoveredOffsets.to_json`): those of files of the epoch itself may be rolled back."""
+
+    name: str
+    covered: list[dict[str, Any]]
 
 
 class Supervisor:
     """One run: epochs one after another, each resuming where the files of those before it end."""
 
     def __init__(
-        self, plan: RunPlan, engine: Engine, log_file: LogFile, leases: Sequence[Lease]
+        self,
+        plan: RunPlan,
+        engine: Engine,
+        log_file: LogFile,
+        leases: Sequence[Lease],
+        *,
+        resumed: ResumedEpoch | None = None,
+        on_submit: Callable[[ResumedEpoch], None] = lambda epoch: None,
+        kept_epoch: Callable[[], str] = lambda: "",
     ) -> None:
+        """Describe the run; nothing is started yet.
+
+        Args:
+          resumed: the epoch that the engine's first job goes on with, from a savepoint.
+          on_submit: told of each job before it is submitted.
+          kept_epoch: asked at the end which epoch's parts stay, for a savepoint of it.
+        """
         self.status = RunStatus()
+        self._covered: list[dict[str, Any]] = []
+        self._resumed = resumed
+        self._on_submit = on_submit
+        self._kept_epoch = kept_epoch
+        self._left = False
         self._plan = plan
         self._engine = engine
         self._log_file = log_file
@@ -86,16 +118,23 @@ class Supervisor:
         self._goal = ends
 
     def run(self, stop: Event, on_tick: Callable[[RunStatus], None]) -> bool:
-        """Runs until the goal is reached (True) or `stop` is set (False).
+        """Runs until the goal is reached or the job left alone (True), or `stop` is set (False).
 
         Raises:
           EnvironmentFailure: it died more often than `max_restarts` allows.
           UsageError: the job refuses its flags.
         """
+        try:
+            return self._run_epochs(stop, on_tick)
+        finally:
+            self._sweep_dead_epochs(self._kept_epoch())
+
+    def _run_epochs(self, stop: Event, on_tick: Callable[[RunStatus], None]) -> bool:
         restarts_in_a_row = 0
         while True:
             started = time.monotonic()
-            failure = self._run_epoch(stop, on_tick)
+            resumed, self._resumed = self._resumed, None
+            failure = self._run_epoch(stop, on_tick, resumed)
             if failure is None:
                 self.status.state = "ended"
                 return not stop.is_set()
@@ -108,7 +147,11 @@ class Supervisor:
                     "(--max_restarts). Nothing is lost: the next start resumes from the files"
                 )
             self.status.restarts += 1
-            self.status.notices.append(f"starting again after: {failure}")
+            again = "starting again"
+            if checkpoint := self._engine.checkpoint():
+                self._resumed = ResumedEpoch(self.status.epoch, self._covered)
+                again += f" from {checkpoint.rpartition('/')[2]}"
+            self.status.notices.append(f"{again} after: {failure}")
             self.status.state = "restarting"
             backoff_seconds = min(2.0 ** (restarts_in_a_row - 1), MAX_BACKOFF_SECONDS)
             deadline = time.monotonic() + backoff_seconds
@@ -126,64 +169,79 @@ class Supervisor:
             self._beat()
             on_tick(self.status)
 
-    def _run_epoch(self, stop: Event, on_tick: Callable[[RunStatus], None]) -> str | None:
-        """One epoch; None at its goal or a stop, else what died."""
+    def _run_epoch(
+        self,
+        stop: Event,
+        on_tick: Callable[[RunStatus], None],
+        resumed: ResumedEpoch | None,
+    ) -> str | None:
+        """One submission; None at its goal or a stop, else what died."""
         self.status.state = "starting"
         scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
         job: ManagedProcess | None = None
         try:
-            self._engine.start()
-            self.status.epoch = new_epoch()
-            for root in (self._plan.output_dir, self._plan.dead_letter_dir):
-                sweep_dead_epochs(root, self.status.epoch)
+            self.status.epoch = resumed.name if resumed else new_epoch()
+            self._engine.start(self.status.epoch)
+            self._sweep_dead_epochs(self.status.epoch)
             try:
-                covered_file = self._resume(scratch)
+                self._resume(resumed)
             except EnvironmentFailure as error:
                 if cluster_reachable(self._plan.connection, 2.0):
                     raise
                 return str(error)
             except OSError as error:  # a full disk may have room again at the next try
                 return f"{error.filename or self._plan.output_dir}: {error.strerror}"
-            status_file = scratch / "status.json"
-            job = ManagedProcess(
-                "pipeline",
-                [
-                    sys.executable,
-                    *("-m", "beam_pipeline.job"),
-                    *self._plan.job_flags,
-                    *self._engine.job_flags(),
-                    f"--epoch={self.status.epoch}",
-                    f"--covered_offsets={covered_file}",
-                    f"--status_file={status_file}",
-                ],
-                self._log_file("pipeline"),
-                env={"TMPDIR": str(scratch)},
-            )
-            return self._watch(job, status_file, stop, on_tick)
+            job = self._submit(scratch)
+            return self._watch(job, scratch / STATUS_FILE, stop, on_tick)
         finally:
             if job is not None:
                 job.terminate(JOB_GRACE_SECONDS)
-                self._read_counters(scratch / "status.json")
-            self._engine.stop()
+                self._read_counters(scratch / STATUS_FILE)
+            if self._left:
+                self._engine.leave()
+            else:
+                self._engine.stop()
             self._counted = Counter(self.status.counters)
             shutil.rmtree(scratch, ignore_errors=True)
-            for root in (self._plan.output_dir, self._plan.dead_letter_dir):
-                sweep_dead_epochs(root, "")
 
-    def _resume(self, scratch: Path) -> Path:
-        """Sets the group's offsets to what the files do not cover; the file of what lies beyond."""
+    def _submit(self, scratch: Path) -> ManagedProcess:
+        """Starts the process that submits the job; its scratch directory takes what it needs."""
+        self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
+        covered_file = scratch / "covered.json"
+        covered_file.write_text(json.dumps(self._covered))
+        return ManagedProcess(
+            "pipeline",
+            [
+                sys.executable,
+                *("-m", "beam_pipeline.job"),
+                *self._plan.job_flags,
+                *self._engine.job_flags(),
+                f"--epoch={self.status.epoch}",
+                f"--covered_offsets={covered_file}",
+                f"--status_file={scratch / STATUS_FILE}",
+            ],
+            self._log_file("pipeline"),
+            env={"TMPDIR": str(scratch)},
+        )
+
+    def _resume(self, resumed: ResumedEpoch | None) -> None:
+        """Sets the group's offsets to what the files do not cover, and what lies beyond aside.
+
+        A restored job has its own offsets, and files of its epoch are no ground to skip a record.
+        """
         plan = self._plan
-        self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir)
+        self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir, self.status.epoch)
         point = find_resume_point(plan.connection, plan.topics, self._ledger)
-        self._ledger.save()
         self._starts = point.starts
         self.status.notices += [
             notice for notice in point.notices if notice not in self.status.notices
         ]
+        if resumed:
+            self._covered = resumed.covered
+            return
+        self._ledger.save()
         alter_group_offsets(plan.connection, plan.consumer_group, self._starts)
-        path = scratch / "covered.json"
-        path.write_text(json.dumps(self._ledger.covered.beyond(self._starts).to_json()))
-        return path
+        self._covered = self._ledger.covered.beyond(self._starts).to_json()
 
     def _watch(
         self,
@@ -196,26 +254,42 @@ class Supervisor:
         next_sweep = time.monotonic() + SWEEP_SECONDS
         while not stop.wait(POLL_SECONDS):
             self._beat()
-            self._read_counters(status_file)
+            pulse = self._engine.pulse()
+            self._take_counters(pulse, status_file)
             if self._breaker:
                 self._breaker.check(self.status.counters)
             self._ledger.refresh()
             self.status.files = len(self._ledger.files) - files_before
             if self._goal is not None and self._reached(self._goal):
                 return None
-            dead = self._engine.dead_process() or (None if job.alive else job)
-            if dead is not None:
-                return self._failure(dead)
+            if pulse.runs_alone and self._plan.detach:
+                self._left = True
+                return None
+            if pulse.failure is not None:
+                return pulse.failure
+            if pulse.runs_alone:
+                job.terminate(JOB_GRACE_SECONDS)
+            elif not job.alive:
+                return self._failure(job)
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + SWEEP_SECONDS
                 self._sweep()
             on_tick(self.status)
         return None
 
-    def _failure(self, dead: ManagedProcess) -> str:
-        if dead.name == "pipeline" and dead.returncode == USAGE_EXIT_CODE:
-            raise UsageError(dead.tail(1)[-1])
-        return str(dead.failure(f"ended with exit code {dead.returncode}"))
+    def _take_counters(self, pulse: Pulse, status_file: Path) -> None:
+        self.status.restarts += len(pulse.mended)
+        self.status.notices += [f"started again, and restored: {what}" for what in pulse.mended]
+        if pulse.counters is None:
+            self._read_counters(status_file)
+        elif pulse.counters:
+            self.status.state = "running"
+            self.status.counters = self._counted + pulse.counters
+
+    def _failure(self, job: ManagedProcess) -> str:
+        if job.returncode == USAGE_EXIT_CODE:
+            raise UsageError(job.tail(1)[-1])
+        return job.end()
 
     def _reached(self, goal: Ends) -> bool:
         """Whether every record before the goal is in a file; looks for holes when nothing moves."""
@@ -248,6 +322,10 @@ class Supervisor:
         retention = self._plan.part_retention_seconds if self._engine.restores_checkpoints else 0
         for root in (self._plan.output_dir, self._plan.dead_letter_dir):
             sweep_parts(root, self.status.epoch, retention)
+
+    def _sweep_dead_epochs(self, live_epoch: str) -> None:
+        for root in (self._plan.output_dir, self._plan.dead_letter_dir):
+            sweep_dead_epochs(root, live_epoch)
 
     def _beat(self) -> None:
         for lease in self._leases:

@@ -29,6 +29,7 @@ class Load:
     topic: str
     random: Random
     skewed_clocks: bool = False
+    events_per_second: int = EVENTS_PER_SECOND
     _producers: list[subprocess.Popen[str]] = field(default_factory=list)
     _started: int = 0
 
@@ -39,7 +40,7 @@ class Load:
         lines = self.run.directory / f"lines-{self._started}.jsonl"
         write_lines(lines, Random(seed), int(seconds * LINES_PER_SECOND), self.skewed_clocks)
         events = (
-            f"--events_per_second={EVENTS_PER_SECOND}",
+            f"--events_per_second={self.events_per_second}",
             "--invalid_ratio=0.1",
             "--late_ratio=0.1",
             "--late_seconds=20",

@@ -31,9 +31,22 @@ COMMAND_OF = {
 }
 """What the command line of each process below the supervisor holds."""
 
+COMMAND_ON_FLINK = {
+    "TaskManager": "TaskManagerRunner",
+    "JobManager": "StandaloneSessionClusterEntrypoint",
+    "worker pool": "worker_pool_main",
+    "Python worker": "import SdkHarness",
+}
+"""The same, on Flink; job server and expansion service live while a job is submitted only."""
+
 VICTIMS = (SUPERVISOR, *COMMAND_OF, BROKER)
+VICTIMS_ON_FLINK = (SUPERVISOR, *COMMAND_ON_FLINK, BROKER)
 PROGRESS_TIMEOUT_SECONDS = 150.0
-RESTART_NOTICE = "starting again after: "
+RESTART_NOTICES = (
+    "starting again after: ",
+    "starting again from ",
+    "started again, and restored: ",
+)
 
 
 @dataclass
@@ -145,7 +158,8 @@ class Scenario:
         def find() -> int | None:
             self.keep_running()
             processes = self.run.processes().items()
-            return next((pid for pid, command in processes if COMMAND_OF[victim] in command), None)
+            sought = {**COMMAND_OF, **COMMAND_ON_FLINK}[victim]
+            return next((pid for pid, command in processes if sought in command), None)
 
         pid: int = wait_for(find, f"{victim}\n{self.told()}", PROGRESS_TIMEOUT_SECONDS)
         return pid
@@ -251,7 +265,8 @@ class Scenario:
 
     def restarts(self) -> int:
         """Of the supervisor, and by it."""
-        return self._starts - 1 + self.told_by_all().count(RESTART_NOTICE)
+        told = self.told_by_all()
+        return self._starts - 1 + sum(told.count(notice) for notice in RESTART_NOTICES)
 
     def log(self) -> Counter[Placed]:
         """Every offset that the log holds, once."""

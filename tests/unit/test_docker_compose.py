@@ -15,8 +15,11 @@ import jsonschema
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from beam_pipeline.cli import command_parsers
+from beam_pipeline.commands.engines import check_engine_flags
 from beam_pipeline.preflight import DEAD_LETTER_OVERHEAD_BYTES
-from beam_pipeline.resources import java_lock_path
+from beam_pipeline.resources import java_lock_path, requirements_path
+from beam_pipeline.runtime.flink_cluster import ClusterSettings, cluster_config
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "tests/data/compose-spec.json").read_bytes())
@@ -119,7 +122,9 @@ def test_the_schema_finds_mistakes(
 def test_the_images_are_the_locked_kafka(compose: dict[str, Any]) -> None:
     lock = java_lock_path("kafka").read_text(encoding="utf-8")
     locked = re.findall(r"^org\.apache\.kafka:kafka_2\.13:(\S+) ", lock, re.MULTILINE)
-    images = {service["image"] for service in compose["services"].values()}
+    images = {
+        service["image"] for service in compose["services"].values() if "build" not in service
+    }
     assert images == {f"apache/kafka:{version}" for version in locked}
     assert len(locked) == 1
 
@@ -127,10 +132,11 @@ def test_the_images_are_the_locked_kafka(compose: dict[str, Any]) -> None:
 def test_ports_are_published_on_loopback_only(
     compose: dict[str, Any], properties: dict[str, str]
 ) -> None:
-    published = {name: service.get("ports") for name, service in compose["services"].items()}
-    assert published == {"kafka": ["127.0.0.1:9092:9092"], "topics": None}
-    modes = {name: service.get("network_mode") for name, service in compose["services"].items()}
-    assert modes == {"kafka": None, "topics": "service:kafka"}
+    services = dict(compose["services"])
+    assert services.pop("kafka")["ports"] == ["127.0.0.1:9092:9092", "127.0.0.1:8081:8081"]
+    assert "network_mode" not in compose["services"]["kafka"]
+    assert [service.get("ports") for service in services.values()] == [None] * len(services)
+    assert {service["network_mode"] for service in services.values()} == {"service:kafka"}
     # Clients go where the broker sends them, and the controller is for the broker alone.
     assert properties["advertised.listeners"] == "PLAINTEXT://localhost:9092"
     assert properties["listeners"] == "PLAINTEXT://:9092,CONTROLLER://localhost:9093"
@@ -163,7 +169,72 @@ def test_topics_suit_the_pipeline(compose: dict[str, Any]) -> None:
 def test_data_outlives_the_container(compose: dict[str, Any], properties: dict[str, str]) -> None:
     volumes = [mount.split(":") for mount in compose["services"]["kafka"]["volumes"]]
     assert volumes == [["kafka-data", properties["log.dirs"]]]
-    assert list(compose["volumes"]) == ["kafka-data"]
+    assert list(compose["volumes"]) == ["kafka-data", "flink-state"]
+
+
+FLINK_SERVICES = {"jobmanager", "taskmanager", "workers", "pipeline"}
+
+
+def test_flink_comes_with_its_profile_only(compose: dict[str, Any]) -> None:
+    profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
+    assert {name for name, found in profiles.items() if found == ["flink"]} == FLINK_SERVICES
+    assert profiles["kafka"] is None
+    assert profiles["topics"] is None
+
+
+def test_flink_images_are_stages_of_the_dockerfile(compose: dict[str, Any]) -> None:
+    text = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8")
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
+    builds = [compose["services"][name]["build"] for name in FLINK_SERVICES]
+    assert {build["target"] for build in builds} == stages
+    assert {build["dockerfile"] for build in builds} == {"docker/Dockerfile"}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+    for path in (path for paths in copied for path in paths.split()):
+        assert (ROOT / path).exists(), path
+
+
+def test_flinks_image_is_of_the_locked_version() -> None:
+    locked = requirements_path("flink").read_text(encoding="utf-8")
+    version = re.match(r"apache-flink-libraries==(\S+)", locked)
+    assert version is not None
+    text = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8")
+    assert f"FROM flink:{version[1]}-" in text
+
+
+def test_flink_is_set_up_as_the_local_cluster_is(compose: dict[str, Any]) -> None:
+    """But for addresses, and directories."""
+    services = compose["services"]
+    properties = yaml.safe_load(services["jobmanager"]["environment"]["FLINK_PROPERTIES"])
+    assert services["taskmanager"]["environment"] == services["jobmanager"]["environment"]
+    local = cluster_config(Path("/x"), ClusterSettings(slots=2), rest_port=1, rpc_port=2)
+    different = {
+        name for name, value in properties.items() if name not in local or local[name] != str(value)
+    }
+    assert different == {
+        "jobmanager.rpc.address",
+        "taskmanager.host",
+        "state.checkpoints.dir",
+        "state.savepoints.dir",
+        "metrics.reporter.prometheus.port",
+    }
+    state = "/flink-state"
+    assert properties["state.checkpoints.dir"].startswith(f"file://{state}/")
+    for name in ("jobmanager", "taskmanager"):
+        assert services[name]["volumes"] == [f"flink-state:{state}"]
+
+
+def test_the_pipelines_command_is_one_that_the_command_line_takes(compose: dict[str, Any]) -> None:
+    program, *words = compose["services"]["pipeline"]["command"]
+    assert program == "beam-pipeline"
+    args = command_parsers()[words[0]].parse_args(words[1:])
+    check_engine_flags(args)
+    pool = compose["services"]["workers"]["command"][-1]
+    assert args.worker_pool == f"localhost:{pool.removeprefix('--service_port=')}"
+    assert args.input_topics in created_topics(compose)
+    for name in ("workers", "pipeline"):
+        assert compose["services"][name]["volumes"] == ["./data:/data"]
+    assert args.output_dir.startswith("/data/")
+    assert args.dead_letter_dir.startswith("/data/")
 
 
 def test_shell_commands_parse(compose: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from output_trees import OutputTree, Source, dead_letter, sources
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.file_names import OutputFile
 from beam_pipeline.io.ledger import SNAPSHOT, Ledger, load_ledger, output_files
 from beam_pipeline.offsets import CoveredOffsets
 
@@ -293,3 +294,43 @@ def test_any_split_over_files_and_snapshots_adds_up(
             if data.draw(st.booleans()):
                 path.unlink()
     assert offsets(load(tree).covered) == set().union(*files)
+
+
+def live(tree: OutputTree, path: Path) -> Ledger:
+    """The ledger, with the epoch of `path` as the one that runs."""
+    file = OutputFile.parse(path)
+    assert file is not None
+    return load_ledger(tree.output_dir, tree.dead_letter_dir, file.epoch)
+
+
+def test_a_superseded_file_of_the_live_epoch_counts_no_more(tree: OutputTree) -> None:
+    """A runner that restored a checkpoint writes it again, with other records in it."""
+    path = tree.parquet(sources("orders", 0, [0, 1]))
+    other = tree.parquet(sources("orders", 0, [5]))
+    ledger = live(tree, path)
+    again = tree.parquet(sources("orders", 0, [0]))
+    again.replace(path)
+    assert ledger.refresh() == []
+    assert offsets(ledger.covered) == set(sources("orders", 0, [0, 5]))
+    other.unlink()
+    ledger.refresh()
+    assert offsets(ledger.covered) == set(sources("orders", 0, [0]))
+    assert ledger.files == {path.name}
+
+
+def test_a_file_of_an_epoch_that_is_over_counts_for_good(tree: OutputTree) -> None:
+    """What is deleted, as old data is, must not be read again."""
+    path = tree.parquet(sources("orders", 0, [0, 1]))
+    ledger = load_ledger(tree.output_dir, tree.dead_letter_dir, "20990101T000000Zx0000")
+    path.unlink()
+    ledger.refresh()
+    assert offsets(ledger.covered) == set(sources("orders", 0, [0, 1]))
+
+
+def test_holes_outlast_a_superseded_file(tree: OutputTree) -> None:
+    path = tree.parquet(sources("orders", 0, [0]))
+    ledger = live(tree, path)
+    ledger.add_holes("orders", 0, BitMap64([1, 2]))
+    path.unlink()
+    ledger.refresh()
+    assert offsets(ledger.covered) == set(sources("orders", 0, [1, 2]))

@@ -1,0 +1,139 @@
+"""`beam-pipeline flink`: status, savepoint and cancel of the job that lands a directory."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.io.part_files import sweep_parts
+from beam_pipeline.runtime.flink import end_job, find_flink_tools
+from beam_pipeline.runtime.flink_cluster import beam_only
+from beam_pipeline.runtime.flink_job import FlinkJobRecord, job_records
+from beam_pipeline.runtime.flink_metrics import job_counters
+from beam_pipeline.runtime.flink_rest import FlinkJob, FlinkRest
+
+ACTIONS = ("status", "savepoint", "cancel", "jars")
+
+_DESCRIPTION = """\
+Looks after the Flink job that lands an output directory, found by the record beside its ledger.
+
+  status     its state, checkpoints and counters; exit code 1 where it does not run
+  savepoint  takes a savepoint, to go on from with --from_savepoint
+  cancel     ends it; a later start goes on where its files end
+  jars       copies Beam's jars to --lib_dir, the lib directory of a Flink of your own
+"""
+_EPILOG = """\
+examples:
+  ./run_flink.sh status --output_dir=lake/orders
+  ./run_flink.sh savepoint --output_dir=lake/orders --savepoint_dir=file:///shared/savepoints
+  ./run_flink.sh cancel --output_dir=lake/orders
+  ./run_flink.sh jars --lib_dir=/opt/flink/lib
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `flink`, its description and its examples to `parser`."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
+    parser.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("data/output"),
+        help="the directory that the job writes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--savepoint_dir",
+        metavar="URI",
+        help="where savepoints go, as the cluster sees it (default: the cluster's "
+        "state.savepoints.dir; for a cluster that run_flink.sh started: _flink/savepoints below "
+        "--output_dir)",
+    )
+    parser.add_argument(
+        "--lib_dir",
+        metavar="DIR",
+        type=Path,
+        help="where `jars` copies to",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does what the action says; the exit code.
+
+    Raises:
+      EnvironmentFailure: there is no job, or the cluster refuses.
+    """
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if args.action == "jars":
+        return _copy_jars(args.lib_dir, console)
+    records = job_records(args.output_dir)
+    if not records:
+        raise EnvironmentFailure(
+            f"--output_dir={args.output_dir}: no Flink job is known to write it"
+        )
+    record = records[0]
+    job = record.running_job()
+    if args.action == "status":
+        return _status(record, job, args.output_dir, console)
+    if job is None:
+        raise EnvironmentFailure(f"job {record.job_name} does not run on {record.master}")
+    if args.action == "savepoint":
+        _savepoint(record, job, args, console)
+    else:
+        end_job(FlinkRest(record.master), job.id)
+        console.print(f"job {job.id} is cancelled; a later start goes on where its files end")
+    return 0
+
+
+def _copy_jars(directory: Path | None, console: Console) -> int:
+    if directory is None:
+        raise UsageError("jars needs --lib_dir, where they are copied to")
+    jars = beam_only(find_flink_tools(with_cluster=False).jars)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for jar in jars:
+            shutil.copy(jar, directory)
+    except OSError as error:
+        raise EnvironmentFailure(f"--lib_dir={directory}: {error.strerror}") from None
+    console.print(f"{len(jars)} jars in {directory}")
+    return 0
+
+
+def _status(
+    record: FlinkJobRecord, job: FlinkJob | None, output_dir: Path, console: Console
+) -> int:
+    if job is None:
+        console.print(f"job {record.job_name} does not run on {record.master}")
+        return 1
+    rest = FlinkRest(record.master)
+    checkpoints, counters = rest.checkpoints(job.id), job_counters(rest, job.id)
+    console.print(
+        f"job {job.id}: {job.state}, epoch {record.epoch}\n"
+        f"web UI: {rest.web_url}/#/job/running/{job.id}\n"
+        f"checkpoints: {checkpoints.completed} completed, {checkpoints.failed} failed, "
+        f"{checkpoints.restored} restored; the last one {checkpoints.latest_bytes:,} bytes in "
+        f"{checkpoints.latest_duration_ms:,} ms, {checkpoints.latest_path}\n"
+        "since the last restore: "
+        + ", ".join(f"{name} {count:,}" for name, count in sorted(counters.items()) if count)
+    )
+    if record.detached:  # else the command that watches the job sweeps
+        for root in (output_dir, Path(record.dead_letter_dir)):
+            sweep_parts(root, record.epoch, record.part_retention_seconds)
+    return 0
+
+
+def _savepoint(
+    record: FlinkJobRecord, job: FlinkJob, args: argparse.Namespace, console: Console
+) -> None:
+    directory = args.savepoint_dir
+    if directory is None and record.local:
+        directory = (args.output_dir.absolute() / "_flink" / "savepoints").as_uri()
+    path = FlinkRest(record.master).savepoint(job.id, directory)
+    record.with_savepoint(path).save(args.output_dir)
+    console.print(f"savepoint {path}; go on from it with --from_savepoint={path}")

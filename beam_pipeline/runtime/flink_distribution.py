@@ -1,0 +1,121 @@
+"""Apache Flink itself, out of the source archive of the PyPI package apache-flink-libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.resources import requirements_path
+from beam_pipeline.runtime.cache import cache_directory, move_into_cache, scratch_directory
+from beam_pipeline.runtime.pip_tool import pip_download_source
+from beam_pipeline.runtime.progress import SetupProgress
+
+_ARCHIVE_BYTES = 230_366_372
+_WANTED = (
+    "deps/lib/flink-dist-*.jar",
+    "deps/lib/log4j-*.jar",
+    "deps/bin/bash-java-utils.jar",
+    "deps/plugins/metrics-prometheus/*.jar",
+)
+"""Tables, SQL and PyFlink are left out: this pipeline has no use for them."""
+
+
+@dataclass(frozen=True)
+class FlinkDistribution:
+    """The unpacked files, laid out as in a Flink release: `lib`, `bin`, `plugins`."""
+
+    directory: Path
+
+    @property
+    def jars(self) -> list[Path]:
+        """The class path of Flink's processes."""
+        return sorted((self.directory / "lib").glob("*.jar"))
+
+    @property
+    def parameter_jars(self) -> list[Path]:
+        """The class path of BashJavaUtils, which works out JVM parameters."""
+        dist = (self.directory / "lib").glob("flink-dist-*.jar")
+        return [self.directory / "bin" / "bash-java-utils.jar", *dist]
+
+    @property
+    def plugins(self) -> Path:
+        """Where Flink finds its metrics reporters."""
+        return self.directory / "plugins"
+
+
+def find_flink(progress: SetupProgress) -> FlinkDistribution:
+    """Flink as locked in requirements/flink.txt, fetched into the cache the first time.
+
+    Raises:
+        EnvironmentFailure: it can't be downloaded, or is not what was locked.
+    """
+    locked = requirements_path("flink").read_bytes()
+    directory = cache_directory() / f"flink-{hashlib.sha256(locked).hexdigest()[:12]}"
+    if not directory.is_dir():
+        with scratch_directory() as scratch:
+            archive = _download(scratch, progress)
+            with progress.step("Unpacking Flink"):
+                unpack(archive, scratch / "flink")
+            move_into_cache(scratch / "flink", directory)
+    return FlinkDistribution(directory)
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack what a cluster needs of the archive into `lib`, `bin` and `plugins` of `target`.
+
+    Raises:
+        EnvironmentFailure: something that is needed is not in it.
+    """
+    found = set()
+    with tarfile.open(archive) as packed:
+        for member in packed:
+            path = PurePosixPath(*PurePosixPath(member.name).parts[1:])
+            wanted = next((pattern for pattern in _WANTED if path.match(pattern)), None)
+            if wanted is None or not member.isfile():
+                continue
+            found.add(wanted)
+            place = target.joinpath(*path.parts[1:])
+            place.parent.mkdir(parents=True, exist_ok=True)
+            content = packed.extractfile(member)
+            assert content is not None
+            with content, place.open("wb") as copy:
+                while block := content.read(1 << 20):
+                    copy.write(block)
+    if missing := sorted(set(_WANTED) - found):
+        raise EnvironmentFailure(f"{archive.name} has no {missing[0]}")
+
+
+def _download(scratch: Path, progress: SetupProgress) -> Path:
+    target, temporary = scratch / "archive", scratch / "pip"
+    temporary.mkdir()
+    try:
+        with progress.step("Fetching Flink (230 MB)", _ARCHIVE_BYTES) as advance:
+            seen = 0
+
+            def look() -> None:
+                nonlocal seen
+                now = sum(_sizes(temporary))
+                advance(max(0, now - seen))
+                seen = max(seen, now)
+
+            pip_download_source(
+                "flink", target, scratch / "pip.log", temporary=temporary, on_tick=look
+            )
+    except EnvironmentFailure as error:
+        raise EnvironmentFailure(
+            f"Flink can't be fetched: {error}; check the network (pip's proxy and index settings "
+            "apply), or name a cluster of your own with --flink_master"
+        ) from error
+    (archive,) = target.glob("*.tar.gz")
+    return archive
+
+
+def _sizes(directory: Path) -> Iterator[int]:
+    for path in directory.rglob("*.tar.gz"):
+        with contextlib.suppress(OSError):
+            yield path.stat().st_size

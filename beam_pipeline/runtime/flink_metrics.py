@@ -1,0 +1,46 @@
+"""The pipeline's counters, out of the metrics that Beam's runner gives to Flink.
+
+Beam's Flink runner (2.70) names a counter `<operator>.<namespace>.<name>`; Flink's REST interface
+puts `_` for each dot of namespace and name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from beam_pipeline.records import METRICS_NAMESPACE
+from beam_pipeline.runtime.flink_rest import FlinkRest
+
+_COUNTER = re.compile(rf"\.{METRICS_NAMESPACE}[._](?P<name>\w+)$")
+_GROUP = re.compile(r"(parquet|dead_letters|dead)_(?=\w)")
+
+
+def job_counters(rest: FlinkRest, job_id: str) -> Counter[str]:
+    """The job's counters, summed over steps and subtasks, by the pipeline's names."""
+    total: Counter[str] = Counter()
+    for vertex in rest.vertices(job_id):
+        names = [name for name in rest.subtask_metrics(job_id, vertex) if counter_name(name)]
+        if names:
+            total += sum_counters(rest.subtask_metrics(job_id, vertex, names).items())
+    return total
+
+
+def sum_counters(metrics: Iterable[tuple[str, float]]) -> Counter[str]:
+    """Counters by the pipeline's names, out of Flink's."""
+    total: Counter[str] = Counter()
+    for name, value in metrics:
+        counter = counter_name(name)
+        if counter:
+            total[counter] += int(value)
+    return total
+
+
+def counter_name(metric: str) -> str | None:
+    """The pipeline's name of a counter, None for any other metric.
+
+    `Validate.beam_pipeline_dead_TOO_OLD` is `dead.TOO_OLD`.
+    """
+    match = _COUNTER.search(metric)
+    return _GROUP.sub(r"\1.", match["name"], count=1) if match else None

@@ -1,0 +1,276 @@
+"""The same pipeline on a real Flink cluster, started here or named by the user."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.pipeline_runs import Finished, PipelineRun, running, send, wait_for
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.ops.reconcile import reconcile
+from beam_pipeline.producer.events import EventFactory
+from beam_pipeline.producer.source import wall_clock_ms
+from beam_pipeline.runtime.flink import FlinkTools, find_flink_tools
+from beam_pipeline.runtime.flink_cluster import (
+    JOB_MANAGER,
+    TASK_MANAGER,
+    ClusterSettings,
+    FlinkCluster,
+    beam_only,
+)
+from beam_pipeline.runtime.flink_rest import FlinkRest
+from beam_pipeline.runtime.processes import ManagedProcess, free_port
+
+SLOTS = 3
+
+
+@pytest.fixture(scope="module")
+def flink_tools() -> FlinkTools:
+    """Flink, fetched where it is not in the cache."""
+    try:
+        return find_flink_tools(with_cluster=True)
+    except EnvironmentFailure as error:
+        pytest.skip(f"no Flink distribution to be had: {error}")
+
+
+@dataclass
+class OwnCluster:
+    """A cluster that the pipeline did not start, with a worker pool beside it."""
+
+    rest: FlinkRest
+    metrics_address: str
+    worker_pool: str
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return (
+            "--engine=flink",
+            f"--flink_master={self.rest.master}",
+            f"--worker_pool={self.worker_pool}",
+        )
+
+
+@pytest.fixture(scope="module")
+def own_cluster(
+    flink_tools: FlinkTools, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OwnCluster]:
+    directory = tmp_path_factory.mktemp("flink")
+    assert flink_tools.distribution is not None
+    cluster = FlinkCluster(
+        flink_tools.distribution,
+        flink_tools.java,
+        beam_only(flink_tools.jars),
+        directory,
+        ClusterSettings(slots=SLOTS),
+        {name: directory / f"{name}.log" for name in (JOB_MANAGER, TASK_MANAGER)},
+    )
+    port = free_port()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    cluster.start()
+    try:
+        with ManagedProcess(
+            "pool", [sys.executable, *command], directory / "pool.log", env={"PATH": path}
+        ) as pool:
+            cluster.wait_ready()
+            pool.wait_for_port(port)
+            yield OwnCluster(cluster.rest, cluster.metrics_address, f"localhost:{port}")
+    finally:
+        cluster.stop()
+
+
+def mixed_values(count: int, seed: int) -> list[bytes | None]:
+    """Events, and a value in ten that is none."""
+    factory = EventFactory(seed)
+    return [
+        b"{broken" if number % 10 == 9 else json.dumps(factory.make(wall_clock_ms())).encode()
+        for number in range(count)
+    ]
+
+
+def as_set(rows: list[dict[str, Any]]) -> set[str]:
+    """Rows, provenance included, as a set; fails when one is there twice."""
+    texts = {json.dumps(row, default=str, sort_keys=True) for row in rows}
+    assert len(texts) == len(rows)
+    return texts
+
+
+def letters_as_set(run: PipelineRun) -> set[str]:
+    """Dead letters without what is the submission's own."""
+    own = ("failed_at", "epoch")
+    letters = [{k: v for k, v in letter.items() if k not in own} for letter in run.letters()]
+    for letter in letters:
+        letter["error"].pop("stacktrace", None)
+    return as_set(letters)
+
+
+def flink(run: PipelineRun, action: str, *flags: str) -> Finished:
+    return run.finish("flink", action, f"--output_dir={run.output_dir}", *flags)
+
+
+def assert_each_once(run: PipelineRun, kafka: KafkaConnection, topic: str, count: int) -> None:
+    placed = run.placed()
+    assert placed.total() == len(placed) == count
+    assert reconcile(kafka, [topic], run.output_dir, run.dead_letter_dir).is_clean
+
+
+@pytest.mark.slow
+def test_the_demo_on_a_cluster_of_its_own(flink_tools: FlinkTools, tmp_path: Path) -> None:
+    run = PipelineRun(tmp_path / "demo")
+    finished = run.finish(
+        "demo",
+        "--engine=flink",
+        "--demo_seconds=8",
+        "--events_per_second=50",
+        "--invalid_ratio=0.1",
+        "--late_ratio=0.05",
+        f"--output_dir={run.output_dir}",
+        f"--dead_letter_dir={run.dead_letter_dir}",
+        f"--log_dir={run.directory / 'logs'}",
+        timeout_seconds=240,
+    )
+    assert finished.code == 0, finished.output
+    placed = run.placed()
+    assert placed.total() == len(placed) == 400
+    assert f"= valid {len(run.rows())} + dead {len(run.letters())}: holds" in finished.output
+    assert "Flink's web UI: http://127.0.0.1:" in finished.output
+    assert "restarts" not in finished.output
+    assert run.processes() == {}
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_every_process(flink_tools: FlinkTools, tmp_path: Path) -> None:
+    run = PipelineRun(tmp_path / "demo")
+    words = [
+        *("demo", "--engine=flink"),
+        f"--output_dir={run.output_dir}",
+        f"--dead_letter_dir={run.dead_letter_dir}",
+        f"--log_dir={run.directory / 'logs'}",
+    ]
+
+    def taskmanager_runs() -> bool:
+        return any("TaskManagerRunner" in command for command in run.processes().values())
+
+    with running(run, words, signal.SIGINT):
+        wait_for(taskmanager_runs, "the TaskManager", 60)
+        wait_for(lambda: len(run.processes()) >= 8, "every process of the demo", 60)
+    assert run.processes() == {}
+
+
+@pytest.mark.slow
+def test_rows_and_letters_are_those_of_prism(
+    own_cluster: OwnCluster,
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """With more slots than partitions too, where a part of the source has nothing to read."""
+    topic = fresh_topic(partitions=2)
+    for partition in range(2):
+        send(kafka, topic, mixed_values(150, seed=partition), partition)
+    on_prism, on_flink = PipelineRun(tmp_path / "prism"), PipelineRun(tmp_path / "flink")
+    on_prism.catch_up(kafka, topic)
+    on_flink.catch_up(kafka, topic, *own_cluster.flags, f"--parallelism={SLOTS}")
+    assert len(on_flink.rows()) == 270
+    assert as_set(on_flink.rows()) == as_set(on_prism.rows())
+    assert letters_as_set(on_flink) == letters_as_set(on_prism)
+    assert [job.is_over for job in own_cluster.rest.jobs()].count(False) == 0
+
+
+@pytest.mark.slow
+def test_detach_savepoint_cancel_and_resume_with_another_parallelism(
+    own_cluster: OwnCluster,
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    run = PipelineRun(tmp_path / "run")
+    topic = fresh_topic(partitions=3)
+
+    def land(seed: int) -> None:
+        for partition in range(3):
+            send(kafka, topic, mixed_values(50, seed), partition)
+
+    land(1)
+    words = run.run_words(kafka, topic, *own_cluster.flags, "--early_pane_seconds=1")
+    left = run.finish(*words, "--detach", "--parallelism=1")
+    assert left.code == 0, left.output
+    assert run.processes() == {}
+    job_id = re.search(r"job ([0-9a-f]{32}) runs on http://", left.output)
+    assert job_id is not None, left.output
+
+    refused = run.finish(*words)
+    assert refused.code == 1
+    assert f"is being written by job {job_id[1]} on {own_cluster.rest.master}" in refused.output
+
+    wait_for(lambda: run.placed().total() == 150, "the first records in files")
+    wait_for(lambda: "read 150" in flink(run, "status").output, "counters", 30)
+    told = flink(run, "status")
+    assert told.code == 0
+    assert f"job {job_id[1]}: RUNNING" in told.output
+    with urllib.request.urlopen(f"http://{own_cluster.metrics_address}/metrics") as answer:
+        metrics = answer.read().decode()
+    reads = re.findall(
+        rf'operator_beam_pipeline_read{{[^}}]*job_id="{job_id[1]}"[^}}]*}} ([\d.]+)', metrics
+    )
+    assert sum(map(float, reads)) == 150
+
+    directory = (tmp_path / "savepoints").as_uri()
+    saved = flink(run, "savepoint", f"--savepoint_dir={directory}")
+    assert saved.code == 0, saved.output
+    savepoint = saved.output.rpartition("--from_savepoint=")[2].strip()
+    land(2)  # lands in files that the resumed job supersedes
+    wait_for(lambda: run.placed().total() == 300, "records after the savepoint")
+    assert flink(run, "cancel").code == 0
+    assert flink(run, "status").code == 1
+
+    land(3)
+    resumed = run.catch_up(
+        kafka, topic, *own_cluster.flags, "--parallelism=2", f"--from_savepoint={savepoint}"
+    )
+    assert "restarts 0" in resumed.output
+    assert_each_once(run, kafka, topic, 450)
+    epochs = {re.search(r"-e(\w+)-p", path.name)[1] for path in run.output_dir.rglob("*.parquet")}  # type: ignore[index]
+    assert len(epochs) == 1
+
+    land(4)
+    run.catch_up(kafka, topic, *own_cluster.flags)
+    assert_each_once(run, kafka, topic, 600)
+    stale = run.finish(*words, f"--from_savepoint={savepoint}")
+    assert stale.code == 1
+    assert "not of the job that landed" in stale.output
+
+
+def test_a_cluster_that_does_not_serve_is_told(
+    own_cluster: OwnCluster,
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    run = PipelineRun(tmp_path / "run")
+    topic = fresh_topic()
+
+    def refusal(*flags: str) -> str:
+        finished = run.finish(*run.run_words(kafka, topic, *flags), timeout_seconds=60)
+        assert finished.code == 1
+        return str(finished.output.splitlines()[-1])
+
+    nobody = f"127.0.0.1:{free_port()}"
+    assert f"Flink at {nobody} does not answer" in refusal(
+        "--engine=flink", f"--flink_master={nobody}"
+    )
+    crowded = refusal(*own_cluster.flags, "--parallelism=99")
+    assert f"{SLOTS} of {SLOTS} task slots are free, and --parallelism=99" in crowded
+    no_pool = refusal(*own_cluster.flags, f"--worker_pool=localhost:{free_port()}")
+    assert "nothing listens at 127.0.0.1:" in no_pool
