@@ -61,6 +61,11 @@ class _ApplyToBatch(beam.DoFn):
         self._stage = stage
         self._schema_ref = schema_ref
 
+    def setup(self) -> None:
+        set_up = getattr(self._function, "setup", None)
+        if set_up is not None:
+            set_up()
+
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
         for piece, error in apply_or_split(batch, self._function):
             if error is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from pathlib import Path
 
 from beam_pipeline import resources
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.file_names import MAX_TOPIC_LENGTH
 from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.schemas import Contract
+from beam_pipeline.schemas import Contract, load_contracts
 
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
 
@@ -58,9 +59,17 @@ def add_landing_flags(parser: argparse.ArgumentParser) -> None:
     contract = parser.add_argument_group("contract")
     contract.add_argument(
         "--schema",
-        metavar="FILE",
+        metavar="FILE[,…]",
         default=str(resources.event_schema_path()),
-        help="JSON Schema of the events (default: the commerce event of the demo)",
+        help="JSON Schema of the events, JSON or YAML; several are versions, the current one last "
+        "(default: the commerce event of the demo)",
+    )
+    contract.add_argument(
+        "--schema_version_field",
+        metavar="FIELD",
+        help="what tells the versions of --schema apart, each of which says its own as x-version: "
+        "a field of the event (dotted when nested), header:NAME, or wire for the id in Confluent's "
+        "wire format; the first version is for records without (default: one version)",
     )
     contract.add_argument(
         "--event_time_field",
@@ -73,6 +82,13 @@ def add_landing_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         default=str(resources.reference_dir()),
         help="directory of the reference tables that the schema's x-enrich names",
+    )
+    contract.add_argument(
+        "--transform",
+        metavar="PACKAGE.MODULE:NAME",
+        action="append",
+        help="a transform of your own over Arrow batches, behind the enrichment; may be given "
+        "several times, in order (default: none)",
     )
     contract.add_argument(
         "--max_event_age_seconds",
@@ -189,6 +205,8 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--covered_offsets", metavar="FILE", help="offsets in files already")
 
 
+_TRANSFORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
+
 _AT_LEAST = {
     "max_event_age_seconds": 0,
     "max_event_skew_seconds": 0,
@@ -212,6 +230,12 @@ def check_pipeline_flags(flags: argparse.Namespace) -> None:
         value = getattr(flags, name)
         if value is not None and value < least:
             raise UsageError(f"--{name}={value}: must be {least} or more")
+    for specification in flags.transform or ():
+        if not _TRANSFORM.fullmatch(specification):
+            raise UsageError(
+                f"--transform={specification}: must be package.module:Name, such as "
+                "examples.transforms:MaskEmail"
+            )
     if flags.window_seconds > 86_400:
         raise UsageError(
             f"--window_seconds={flags.window_seconds}: must be at most 86400, a day, since files "
@@ -252,6 +276,17 @@ def topics_of(flag: str | None) -> tuple[str, ...]:
                 f"which may have {MAX_TOPIC_LENGTH} at most"
             )
     return topics
+
+
+def contract_of(flags: argparse.Namespace) -> Contract:
+    """The contract that `--schema` and `--schema_version_field` describe.
+
+    Raises:
+      UsageError: a schema does not serve, or what tells versions apart is missing.
+    """
+    whole = str(flags.schema)
+    paths = [whole] if Path(whole).is_file() else [part.strip() for part in whole.split(",")]
+    return load_contracts(paths, flags.schema_version_field)
 
 
 def event_time_field(flags: argparse.Namespace, contract: Contract) -> str | None:

@@ -17,12 +17,13 @@ from beam_pipeline.flags import (
     check_pipeline_flags,
     connection_of,
     consumer_group_of,
+    contract_of,
     event_time_field,
     topics_of,
 )
 from beam_pipeline.io.windowed_files import PaneTiming
 from beam_pipeline.offsets import CoveredOffsets
-from beam_pipeline.schemas import Contract, load_contract
+from beam_pipeline.schemas import Contract
 from beam_pipeline.transforms.validate import ValidationRules
 from beam_pipeline.transforms.windowing import Windowing
 
@@ -56,6 +57,7 @@ class IngestConfig:
     expansion_service: str | None
     follow_append_time: bool
     client_properties: Mapping[str, str] = field(repr=False)
+    transforms: tuple[str, ...] = ()
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)
 
     @staticmethod
@@ -68,7 +70,7 @@ class IngestConfig:
         flags = argparse.Namespace(**options.view_as(IngestOptions).get_all_options())
         check_pipeline_flags(flags)
         topics = topics_of(flags.input_topics)
-        contract = load_contract(flags.schema)
+        contract = contract_of(flags)
         covered = CoveredOffsets()
         if flags.covered_offsets:
             covered = CoveredOffsets.from_json(json.loads(Path(flags.covered_offsets).read_text()))
@@ -101,5 +103,6 @@ class IngestConfig:
             expansion_service=flags.expansion_service,
             follow_append_time=flags.window_by != CREATE_TIME,
             client_properties=connection.for_java(),
+            transforms=tuple(flags.transform or ()),
             covered=covered,
         )

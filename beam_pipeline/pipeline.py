@@ -12,14 +12,21 @@ from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.io.windowed_files import FileLayout
 from beam_pipeline.options import IngestConfig
 from beam_pipeline.schemas.contract import file_schema
-from beam_pipeline.transforms import Enrich, Normalize, Validate, WindowBatches, WindowDeadLetters
+from beam_pipeline.transforms import (
+    Enrich,
+    Normalize,
+    Validate,
+    WindowBatches,
+    WindowDeadLetters,
+    own_transforms,
+)
 
 
 def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
     """Kafka records to Parquet rows and dead letters.
 
-    ReadRecords ─▶ Validate ─▶ Normalize ─▶ Enrich ─▶ WindowBatches ─▶ WriteToParquet
-                      └─ dead ─────┴───────────┴──────────────────────────┴─▶ dead letters
+    ReadRecords ─▶ Validate ─▶ Normalize ─▶ Enrich ─▶ (own) ─▶ WindowBatches ─▶ WriteToParquet
+                      └─ dead ─────┴───────────┴─────────┴─────────────────────────┴─▶ dead letters
     """
     records = pipeline | "ReadRecords" >> ReadRecords(
         config.client_properties,
@@ -42,12 +49,22 @@ def land_records(records: beam.PCollection[Any], config: IngestConfig) -> beam.P
     contract, windowing = config.contract, config.windowing
     normalize = Normalize(contract)
     enrich = Enrich(contract, config.reference_dir)
-    rows_schema = file_schema(enrich.output_schema(normalize.output_schema(contract.batch_schema)))
+    schema = enrich.output_schema(normalize.output_schema(contract.batch_schema))
+    own = own_transforms(config.transforms, schema, contract.ref)
+    for transform in own:
+        schema = transform.output_schema(schema)
+    rows_schema = file_schema(schema)
 
     validated = records | "Validate" >> Validate(contract, config.rules, covered=config.covered)
     normalized = validated.main | "Normalize" >> normalize
     enriched = normalized.main | "Enrich" >> enrich
-    windowed = enriched.main | "WindowBatches" >> WindowBatches(windowing)
+    dead = [validated.dead, normalized.dead, enriched.dead]
+    batches = enriched.main
+    for number, transform in enumerate(own, start=1):
+        transformed = batches | f"Transform{number}" >> transform
+        batches = transformed.main
+        dead.append(transformed.dead)
+    windowed = batches | "WindowBatches" >> WindowBatches(windowing)
     written = windowed | "WriteToParquet" >> WriteToParquet(
         config.output_dir,
         rows_schema,
@@ -59,13 +76,13 @@ def land_records(records: beam.PCollection[Any], config: IngestConfig) -> beam.P
         timing=config.timing,
     )
 
-    dead: beam.PCollection[Any] = (
-        (validated.dead, normalized.dead, enriched.dead, written.dead)
+    letters: beam.PCollection[Any] = (
+        (*dead, written.dead)
         | "FlattenDead" >> beam.Flatten()
         | "WindowDeadLetters" >> WindowDeadLetters(windowing)
     )
     layout = FileLayout(config.dead_letter_dir, config.epoch, windowing.watermark_delay_seconds)
-    _ = dead | "WriteDeadLetterFiles" >> WriteDeadLetterFiles(
+    _ = letters | "WriteDeadLetterFiles" >> WriteDeadLetterFiles(
         layout, config.num_shards, config.timing
     )
-    return dead
+    return letters

@@ -11,6 +11,7 @@ from beam_pipeline.flags import (
     CREATE_TIME,
     check_pipeline_flags,
     connection_of,
+    contract_of,
     event_time_field,
     topics_of,
 )
@@ -22,7 +23,6 @@ from beam_pipeline.io.kafka_admin import (
     topic_config,
 )
 from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.schemas import load_contract
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 """Room for the headers that a dead letter gets beside the original record."""
@@ -38,7 +38,7 @@ def check(flags: argparse.Namespace) -> KafkaConnection:
     check_pipeline_flags(flags)
     topics = topics_of(flags.input_topics)
     connection = connection_of(flags)
-    event_time_field(flags, load_contract(flags.schema))
+    event_time_field(flags, contract_of(flags))
     if not Path(flags.reference_dir).is_dir():
         raise UsageError(f"--reference_dir={flags.reference_dir}: no such directory")
     for flag in ("output_dir", "dead_letter_dir"):

@@ -213,4 +213,9 @@ def pipeline_flags(args: argparse.Namespace) -> list[str]:
     add_pipeline_flags(parser)
     names = [action.dest for action in parser._actions]
     values = {name: getattr(args, name) for name in names}
-    return [f"--{name}={value}" for name, value in values.items() if value is not None]
+    return [
+        f"--{name}={one}"
+        for name, value in values.items()
+        for one in (value if isinstance(value, list) else [value])
+        if one is not None
+    ]

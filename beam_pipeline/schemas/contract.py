@@ -47,6 +47,9 @@ RIDE_ALONG_FIELDS = (
 class Contract:
     """A checked JSON Schema with its identity.
 
+    With several versions (`schemas.versions`), `document` is that of the current one and `versions`
+    has name and contract of each, the first for records that name none.
+
     Picklable, and small: validators are compiled from `document` where they are used, for
     jsonschema-rs validators do not pickle.
     """
@@ -54,11 +57,14 @@ class Contract:
     source: str
     document: Mapping[str, Any] = field(repr=False)
     ref: SchemaRef
+    versions: tuple[tuple[str, Contract], ...] = field(default=(), repr=False)
+    version_field: str | None = None
+    unified_node: Node | None = field(default=None, repr=False)
 
     @property
     def node(self) -> Node:
-        """The Arrow side of one event."""
-        return derive_node(self.document, self.document)
+        """The Arrow side of one event, whatever its version."""
+        return self.unified_node or derive_node(self.document, self.document)
 
     @property
     def columns(self) -> tuple[tuple[str, Node], ...]:

@@ -16,6 +16,7 @@ import referencing
 from jsonschema.validators import extend, validator_for
 
 from beam_pipeline.records import ErrorCode, Failure, Violation
+from beam_pipeline.schemas.wire import MAGIC, unwrap
 
 MAX_DEPTH = 200
 """Deepest nesting of arrays and objects that is decoded; a fixed bound, so that the verdict is a
@@ -42,8 +43,16 @@ class Judge:
     def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:
         """The decoded event and None, or None and the failure.
 
-        `value` is the record's raw value, None for a tombstone.
+        `value` is the record's raw value, None for a tombstone. The prefix of Confluent's wire
+        format is passed over.
         """
+        event, failure = self.decode(value)
+        if failure is None:
+            failure = self.check(event)
+        return (event, None) if failure is None else (None, failure)
+
+    def decode(self, value: bytes | None) -> tuple[Any, Failure | None]:
+        """The event as decoded, not validated, and None; or None and the failure."""
         if value is None:
             return None, Failure(ErrorCode.NULL_VALUE, "the record's value is null (a tombstone)")
         if len(value) > self._max_value_bytes:
@@ -52,17 +61,30 @@ class Judge:
                 f"the value has {len(value)} bytes, more than --max_value_bytes="
                 f"{self._max_value_bytes}",
             )
+        if value[:1] == MAGIC:
+            return self._decode_behind_prefix(value)
         if value.count(b"[") + value.count(b"{") > MAX_DEPTH and depth_of(value) > MAX_DEPTH:
             return None, Failure(
                 ErrorCode.TOO_DEEP, f"the value is nested more than {MAX_DEPTH} levels deep"
             )
         try:
-            event = self._decode(value)
+            return self._decode(value), None
         except ValueError as error:  # msgspec.DecodeError and UnicodeDecodeError
             return None, _explain_malformed(value, error)
-        if self._is_valid(event):
-            return event, None
-        return None, self._explain_violation(event)
+
+    def check(self, event: Any) -> Failure | None:
+        """What the schema has against a decoded event; None if nothing."""
+        return None if self._is_valid(event) else self._explain_violation(event)
+
+    def _decode_behind_prefix(self, value: bytes) -> tuple[Any, Failure | None]:
+        behind, schema_id = unwrap(value)
+        if schema_id is None or behind[:1] == MAGIC:
+            return None, _explain_malformed(value, ValueError("a zero byte, and no JSON behind it"))
+        event, failure = self.decode(behind)
+        if failure is not None:
+            told = f"behind Confluent's wire format (schema id {schema_id}): {failure.message}"
+            failure = failure._replace(message=told[:MAX_MESSAGE_CHARACTERS])
+        return event, failure
 
     def _explain_violation(self, event: Any) -> Failure:
         try:

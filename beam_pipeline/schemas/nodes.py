@@ -347,7 +347,7 @@ def _union_struct(structs: Sequence[Struct]) -> Struct:
         )
         fields.append((name, JSON_TEXT if anything else union_node(found)))
     is_open = any(struct.extra is not None for struct in structs)
-    return Struct(tuple(fields), _extra_name(names) if is_open else None)
+    return Struct(tuple(fields), extra_name(names) if is_open else None)
 
 
 def _derive_object(
@@ -365,10 +365,11 @@ def _derive_object(
         return JSON_TEXT
     fields = tuple((name, derive_node(part, root, seen)) for name, part in properties.items())
     is_closed = others is False and not patterns
-    return Struct(fields, None if is_closed else _extra_name(properties))
+    return Struct(fields, None if is_closed else extra_name(properties))
 
 
-def _extra_name(taken: Iterable[str]) -> str:
+def extra_name(taken: Iterable[str]) -> str:
+    """The name of the field for unnamed ones, beside the names `taken`."""
     names = set(taken)
     extra = EXTRA
     while extra in names:

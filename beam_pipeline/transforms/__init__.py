@@ -3,6 +3,7 @@
 from beam_pipeline.batches import BatchTransform, Outputs
 from beam_pipeline.transforms.enrich import Enrich
 from beam_pipeline.transforms.normalize import Normalize
+from beam_pipeline.transforms.own import Transform, own_transforms
 from beam_pipeline.transforms.validate import Validate
 from beam_pipeline.transforms.windowing import WindowBatches, WindowDeadLetters, Windowing
 
@@ -11,8 +12,10 @@ __all__ = [
     "Enrich",
     "Normalize",
     "Outputs",
+    "Transform",
     "Validate",
     "WindowBatches",
     "WindowDeadLetters",
     "Windowing",
+    "own_transforms",
 ]

@@ -34,6 +34,7 @@ from beam_pipeline.records import (
     ErrorCode,
     Failure,
     KafkaRecord,
+    SchemaRef,
     headers_of,
     make_dead_letter,
     nearest_time_ms,
@@ -41,7 +42,9 @@ from beam_pipeline.records import (
 from beam_pipeline.schemas import ColumnBuilder, Contract, Judge
 from beam_pipeline.schemas.columns import ARROW_REFUSALS, parse_timestamps
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
-from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE
+from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Node, Struct
+from beam_pipeline.schemas.versions import align, version_of
+from beam_pipeline.schemas.wire import unwrap
 
 STAGE = "validate"
 
@@ -101,50 +104,99 @@ class Validate(beam.PTransform[Any, Any]):
         return Outputs(outputs["valid"], outputs[DEAD])
 
 
+class _Version:
+    """What judges the records of one version, and builds their columns as the whole has them."""
+
+    def __init__(self, contract: Contract, max_value_bytes: int, unified: Node) -> None:
+        self.ref = contract.ref
+        self.judge = Judge(contract.document, max_value_bytes)
+        self._columns = ColumnBuilder(contract)
+        self._node, self._unified = contract.node, unified
+        self._names = contract.event_schema.names
+
+    def build(self, events: Sequence[Any]) -> list[pa.Array]:
+        """One array a column of the whole contract's event schema."""
+        arrays = self._columns.build(events)
+        if self._node == self._unified:
+            return arrays
+        if not isinstance(self._node, Struct):
+            return [align(arrays[0], self._node, self._unified)]
+        whole = pa.StructArray.from_arrays(arrays, names=self._names)
+        aligned: list[pa.Array] = align(whole, self._node, self._unified).flatten()
+        return aligned
+
+
 class RecordValidator:
     """The pure core: a list of records to batches and dead letters."""
 
     def __init__(self, contract: Contract, rules: ValidationRules) -> None:
         self._contract = contract
         self._rules = rules
-        self._judge = Judge(contract.document, rules.max_value_bytes)
-        self._columns = ColumnBuilder(contract)
         self._schema = contract.batch_schema
+        self._versions = {
+            name: _Version(part, rules.max_value_bytes, contract.node)
+            for name, part in contract.versions or (("", contract),)
+        }
+        self._first = next(iter(self._versions.values()))
 
     def validate(
         self, records: Sequence[KafkaRecord]
     ) -> tuple[list[pa.RecordBatch], list[DeadLetter]]:
         """Every record is a row of one of the batches, or one of the dead letters."""
-        judge = self._judge.judge
-        events: list[Any] = []
-        kept: list[KafkaRecord] = []
+        judge = self._judge_version if self._contract.versions else self._judge_first
+        events: dict[_Version, list[Any]] = {part: [] for part in self._versions.values()}
+        kept: dict[_Version, list[KafkaRecord]] = {part: [] for part in self._versions.values()}
         dead: list[DeadLetter] = []
         for record in records:
+            part = self._first
             try:
-                event, failure = judge(record.value)
+                part, event, failure = judge(record)
             except Exception as error:  # a validator's own fault is the record's dead letter
                 event, failure = None, failure_of(ErrorCode.TRANSFORM_ERROR, error)
             if failure is None:
-                events.append(event)
-                kept.append(record)
+                events[part].append(event)
+                kept[part].append(record)
             else:
-                dead.append(self._dead_letter(record, failure))
+                dead.append(self._dead_letter(record, failure, part.ref))
         batches: list[pa.RecordBatch] = []
-        for batch in self._encode(events, kept, dead):
-            in_time, rejected = self._check_event_times(batch)
-            dead.extend(rejected)
-            if in_time.num_rows:
-                batches.append(in_time)
+        for part in self._versions.values():
+            for batch in self._encode(part, events[part], kept[part], dead):
+                in_time, rejected = self._check_event_times(batch, part.ref)
+                dead.extend(rejected)
+                if in_time.num_rows:
+                    batches.append(in_time)
         return batches, dead
 
+    def _judge_first(self, record: KafkaRecord) -> tuple[_Version, Any, Failure | None]:
+        return self._first, *self._first.judge.judge(record.value)
+
+    def _judge_version(self, record: KafkaRecord) -> tuple[_Version, Any, Failure | None]:
+        event, failure = self._first.judge.decode(record.value)
+        if failure is not None:
+            return self._first, None, failure
+        version_field = str(self._contract.version_field)
+        version = version_of(
+            version_field, event, headers_of(record), unwrap(record.value or b"").schema_id
+        )
+        part = self._first if version is None else self._versions.get(version)
+        if part is None:
+            known = ", ".join(self._versions)
+            told = f"version {version!r} ({version_field}) is none of those known: {known}"
+            return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, told[:500])
+        return part, event, part.judge.check(event)
+
     def _encode(
-        self, events: Sequence[Any], records: Sequence[KafkaRecord], dead: list[DeadLetter]
+        self,
+        part: _Version,
+        events: Sequence[Any],
+        records: Sequence[KafkaRecord],
+        dead: list[DeadLetter],
     ) -> Iterator[pa.RecordBatch]:
         """Batches of `events`; halves where Arrow refuses, until those at fault stand alone."""
         if not events:
             return
         try:
-            columns = [*self._columns.build(events), *_record_columns(records)]
+            columns = [*part.build(events), *_record_columns(records)]
             names = [name for name in self._schema.names if name != "_event_time"]
             rows = pa.RecordBatch.from_arrays(columns, names=names)
             times = event_times(rows, self._rules.event_time_field)
@@ -153,13 +205,15 @@ class RecordValidator:
         except ARROW_REFUSALS as error:
             if len(events) == 1:
                 failure = failure_of(ErrorCode.ENCODE_ERROR, error)
-                dead.append(self._dead_letter(records[0], failure))
+                dead.append(self._dead_letter(records[0], failure, part.ref))
             else:
                 middle = len(events) // 2
-                yield from self._encode(events[:middle], records[:middle], dead)
-                yield from self._encode(events[middle:], records[middle:], dead)
+                yield from self._encode(part, events[:middle], records[:middle], dead)
+                yield from self._encode(part, events[middle:], records[middle:], dead)
 
-    def _check_event_times(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[DeadLetter]]:
+    def _check_event_times(
+        self, batch: pa.RecordBatch, ref: SchemaRef
+    ) -> tuple[pa.RecordBatch, list[DeadLetter]]:
         event_us = batch.column("_event_time").cast(pa.int64())
         append_ms = batch.column("kafka_timestamp").cast(pa.int64())
         append_ms = pc.max_element_wise(pc.min_element_wise(append_ms, MAX_TIME_MS), MIN_TIME_MS)
@@ -198,17 +252,15 @@ class RecordValidator:
             condition = pc.fill_null(condition, False)
             if pc.any(condition).as_py():
                 failure = Failure(code, message)
-                dead.extend(
-                    dead_letters_of(batch.filter(condition), STAGE, failure, self._contract.ref)
-                )
+                dead.extend(dead_letters_of(batch.filter(condition), STAGE, failure, ref))
                 keep = pc.and_(keep, pc.invert(condition))
         return (batch.filter(keep) if dead else batch), dead
 
-    def _dead_letter(self, record: KafkaRecord, failure: Failure) -> DeadLetter:
+    def _dead_letter(self, record: KafkaRecord, failure: Failure, ref: SchemaRef) -> DeadLetter:
         return make_dead_letter(
             stage=STAGE,
             failure=failure,
-            schema=self._contract.ref,
+            schema=ref,
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,

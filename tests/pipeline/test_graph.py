@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
@@ -26,7 +27,7 @@ from beam_pipeline.transforms.windowing import Windowing
 DELAY_SECONDS = 2
 
 
-def config_of(directory: Path) -> IngestConfig:
+def config_of(directory: Path, transforms: tuple[str, ...] = ()) -> IngestConfig:
     contract = commerce_contract()
     return IngestConfig(
         input_topics=("orders",),
@@ -47,6 +48,7 @@ def config_of(directory: Path) -> IngestConfig:
         expansion_service=None,
         follow_append_time=True,
         client_properties={},
+        transforms=transforms,
     )
 
 
@@ -88,7 +90,7 @@ EXPECTED_CODES = {
 }
 
 
-def land(directory: Path) -> TestPipeline:
+def land(directory: Path, transforms: tuple[str, ...] = ()) -> TestPipeline:
     on_time, late = records()
     later = int(time.time()) + 1000
     noon = NOON_MS // 1000
@@ -103,7 +105,7 @@ def land(directory: Path) -> TestPipeline:
         .advance_watermark_to_infinity()
     )
     pipeline = TestPipeline(options=PipelineOptions([], streaming=True))
-    land_records(pipeline | stream, config_of(directory))
+    land_records(pipeline | stream, config_of(directory, transforms))
     return pipeline
 
 
@@ -130,6 +132,33 @@ def test_every_record_is_one_row_or_one_letter(tmp_path: Path) -> None:
     assert "-20261123T120000Z-20261123T120010Z-s0-ee1-" in late_row[0]
     assert late_row[1]["ingestion_delay_ms"] == 58_000
     assert str(late_row[1]["event_date"]) == "2026-11-23"
+
+
+def refuse_offset_1(batch: pa.RecordBatch) -> pa.RecordBatch:
+    if 1 in batch.column("kafka_offset").to_pylist():
+        raise ValueError("not this one")
+    return batch
+
+
+def test_own_transforms_add_columns_and_refuse_rows(tmp_path: Path) -> None:
+    names = ("examples.transforms:AmountBand", f"{__name__}:refuse_offset_1")
+    land(tmp_path, names).run().wait_until_finish()
+    rows = [
+        row
+        for path in (tmp_path / "output").glob("dt=*/hour=*/*.parquet")
+        for row in pq.read_table(path, partitioning=None).to_pylist()
+    ]
+    letters = [
+        json.loads(line)
+        for path in (tmp_path / "dead").glob("dt=*/hour=*/*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert sorted(row["kafka_offset"] for row in rows) == [0, 2, 8]
+    assert {row["amount_band"] for row in rows} <= {"small", "medium", "large", None}
+    (letter,) = [letter for letter in letters if letter["source"]["offset"] == 1]
+    assert letter["stage"] == "transform_2"
+    assert letter["error"]["code"] == "TRANSFORM_ERROR"
+    assert letter["error"]["message"] == "not this one"
 
 
 def test_every_step_has_a_label_of_its_own(tmp_path: Path) -> None:
