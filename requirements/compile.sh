@@ -8,12 +8,13 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check uv==0.13.9
 
-# --python-version is the oldest Python; markers in the result cover the newer ones.
+# oldest_python is where the result has to run first; markers in it cover the newer ones.
+oldest_python=3.10
 compile() {
   local target=$1
   shift
   "$work/venv/bin/uv" pip compile --quiet --universal --generate-hashes --no-header \
-    --python-version 3.10 --no-annotate --upgrade --output-file "$target" "$@"
+    --python-version "$oldest_python" --no-annotate --upgrade --output-file "$target" "$@"
 }
 
 compile requirements/runtime.txt pyproject.toml requirements/build.in
@@ -22,3 +23,5 @@ compile requirements/test.txt pyproject.toml requirements/build.in --extra test 
 compile requirements/java.txt requirements/java.in
 compile requirements/go.txt requirements/go.in
 compile requirements/flink.txt requirements/flink.in
+oldest_python=3.11 # Quix Streams' oldest
+compile requirements/bench.txt requirements/bench.in

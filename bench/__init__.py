@@ -1,0 +1,1 @@
+"""What measures the pipeline; see bench/README.md."""

@@ -1,0 +1,227 @@
+"""Whether two outputs are the same: every row, every dead letter, each exactly once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_pipeline.io.file_names import OutputFile
+
+WINDOW_COLUMN = "window_start"
+"""Start of a row's window in seconds since 1970: from the file's name, or a column of the file."""
+
+MAX_TOLD = 3
+"""How many offsets or values a difference names."""
+
+
+class LetterContent(NamedTuple):
+    """What two dead letters of a record must agree on."""
+
+    code: str
+    value_b64: str | None
+
+
+Letters = Mapping[int, list[LetterContent]]
+"""Dead letters by offset; more than one for an offset is a repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionOutput:
+    """What an output holds of one partition: rows in the order of their offsets, and letters."""
+
+    rows: pa.Table
+    letters: Letters
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReader:
+    """Reads an output a partition at a time, so that one has to fit in memory, not the whole.
+
+    `schema` is what rows are brought to: columns beyond it are left out, the order of columns
+    and struct fields does not matter, types may differ as far as a safe cast goes.
+    """
+
+    schema: pa.Schema
+    output_dir: Path
+    dead_letter_dir: Path
+
+    def read(self, partition: int) -> PartitionOutput:
+        """The rows and letters of a partition.
+
+        Raises:
+            KeyError: a file lacks a column.
+            pa.ArrowInvalid: a column can't be cast.
+        """
+        tables = [
+            self._read_file(path, partition) for path in visible_files(self.output_dir, ".parquet")
+        ]
+        target = self.schema.append(pa.field(WINDOW_COLUMN, pa.int64()))
+        rows = pa.concat_tables(tables) if tables else target.empty_table()
+        order = pc.sort_indices(rows, sort_keys=[("kafka_offset", "ascending")])
+        return PartitionOutput(rows.take(order), self._letters(partition))
+
+    def _read_file(self, path: Path, partition: int) -> pa.Table:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+        table = table.filter(pc.equal(table.column("kafka_partition"), partition))
+        columns = {column.name: conform(table, column) for column in self.schema}
+        named = OutputFile.parse(path)
+        if named is None:
+            columns[WINDOW_COLUMN] = conform(table, pa.field(WINDOW_COLUMN, pa.int64()))
+        else:
+            start = int(named.window_start.timestamp())
+            columns[WINDOW_COLUMN] = pa.array([start] * table.num_rows, pa.int64())
+        return pa.table(columns)
+
+    def _letters(self, partition: int) -> Letters:
+        letters: dict[int, list[LetterContent]] = {}
+        for path in visible_files(self.dead_letter_dir, ".jsonl"):
+            with path.open("rb") as lines:
+                for offset, letter in letters_of(lines, partition):
+                    letters.setdefault(offset, []).append(letter)
+        return letters
+
+
+def letters_of(lines: Iterable[bytes], partition: int) -> Iterator[tuple[int, LetterContent]]:
+    """(offset, letter) for the lines of a partition; Quix Streams puts them under `_value`."""
+    for line in lines:
+        letter = json.loads(line)
+        letter = letter.get("_value", letter)
+        if letter["source"]["partition"] == partition:
+            content = LetterContent(letter["error"]["code"], letter["value_b64"])
+            yield letter["source"]["offset"], content
+
+
+def visible_files(root: Path, suffix: str) -> list[Path]:
+    """The finished files below `root`: not those in or with a name that readers pass over."""
+    return sorted(
+        path
+        for path in root.rglob(f"*{suffix}")
+        if not any(part.startswith(("_", ".")) for part in path.relative_to(root).parts)
+    )
+
+
+def conform(table: pa.Table, target: pa.Field) -> pa.Array:
+    """The column `target.name` of `table` in `target`'s type, struct fields found by name.
+
+    Raises:
+        KeyError: there is no such column.
+        pa.ArrowInvalid: it can't be cast.
+    """
+    if target.name not in table.schema.names:
+        raise KeyError(f"no column {target.name}")
+    column = table.column(target.name).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # what pyarrow makes of no chunk, or of too large ones
+        column = pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
+    return _conform(column, target.type)
+
+
+def _conform(array: pa.Array, target: pa.DataType) -> pa.Array:
+    if array.type.equals(target) or not pa.types.is_nested(target):
+        return pc.cast(array, target)
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), target)
+    if pa.types.is_list(target):
+        items = _conform(array.values, target.value_type)
+        return pa.ListArray.from_arrays(array.offsets, items, type=target, mask=array.is_null())
+    names = {array.type.field(position).name for position in range(array.type.num_fields)}
+    children = [
+        _conform(pc.struct_field(array, [child.name]), child.type)
+        if child.name in names
+        else pa.nulls(len(array), child.type)
+        for child in target
+    ]
+    return pa.StructArray.from_arrays(children, fields=list(target), mask=array.is_null())
+
+
+def incompleteness(output: PartitionOutput, end: int) -> list[str]:
+    """Whether each offset from 0 up to `end` is in exactly one place; what is wrong, in words."""
+    held = Counter(output.rows.column("kafka_offset").to_pylist())
+    for offset, letters in output.letters.items():
+        held[offset] += len(letters)
+    lost = [offset for offset in range(end) if offset not in held]
+    doubled = sorted(offset for offset, count in held.items() if count > 1)
+    beyond = sorted(offset for offset in held if not 0 <= offset < end)
+    return [
+        *_told("nowhere", lost),
+        *_told("in more than one place", doubled),
+        *_told("not in the topic", beyond),
+    ]
+
+
+def differences(ours: PartitionOutput, theirs: PartitionOutput) -> list[str]:
+    """What differs, in words; empty when both hold the same rows and letters."""
+    return [*_row_differences(ours.rows, theirs.rows), *_letter_differences(ours, theirs)]
+
+
+def _row_differences(ours: pa.Table, theirs: pa.Table) -> list[str]:
+    our_offsets, their_offsets = (
+        table.column("kafka_offset").to_numpy() for table in (ours, theirs)
+    )
+    found, counts = np.unique(their_offsets, return_counts=True)
+    wrong = [
+        *_told("rows lost:", np.setdiff1d(our_offsets, found).tolist()),
+        *_told("rows that ours has not:", np.setdiff1d(found, our_offsets).tolist()),
+        *_told("rows doubled:", found[counts > 1].tolist()),
+    ]
+    if wrong:
+        return wrong
+    for name in ours.schema.names:
+        row = _first_difference(ours.column(name), theirs.column(name))
+        if row is not None:
+            values = [table.column(name)[row].as_py() for table in (ours, theirs)]
+            wrong.append(
+                f"{name} differs first at offset {our_offsets[row]}: "
+                f"{values[0]!r} in ours, {values[1]!r} in theirs"
+            )
+    return wrong
+
+
+def _first_difference(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> int | None:
+    """The first row where two columns of one length and type differ."""
+    if ours.equals(theirs):
+        return None
+    start, length = 0, len(ours)
+    while length > 1:  # the first difference is among the `length` rows from `start`
+        half = length // 2
+        if ours.slice(start, half).equals(theirs.slice(start, half)):
+            start, length = start + half, length - half
+        else:
+            length = half
+    return start
+
+
+def _letter_differences(ours: PartitionOutput, theirs: PartitionOutput) -> list[str]:
+    lost = sorted(offset for offset in ours.letters if offset not in theirs.letters)
+    more = sorted(offset for offset in theirs.letters if offset not in ours.letters)
+    doubled = sorted(offset for offset, letters in theirs.letters.items() if len(letters) > 1)
+    wrong = [
+        *_told("dead letters lost:", lost),
+        *_told("dead letters that ours has not:", more),
+        *_told("dead letters doubled:", doubled),
+    ]
+    for field in LetterContent._fields:
+        changed = [
+            offset
+            for offset, letters in ours.letters.items()
+            if offset in theirs.letters
+            and getattr(letters[0], field) != getattr(theirs.letters[offset][0], field)
+        ]
+        wrong += _told(f"dead letters with another {field}:", sorted(changed))
+    return wrong
+
+
+def _told(what: str, offsets: list[Any]) -> list[str]:
+    if not offsets:
+        return []
+    named = ", ".join(map(str, offsets[:MAX_TOLD])) + (", …" if len(offsets) > MAX_TOLD else "")
+    return [f"{what} {len(offsets)} (offset {named})"]

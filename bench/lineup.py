@@ -1,0 +1,125 @@
+"""Who takes part in the throughput bench, and by which command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from beam_pipeline import resources
+
+CONTENDERS_DIR = Path(__file__).resolve().parent / "contenders"
+JOB_VARIABLE = "BENCH_JOB"
+FLINK_PARALLELISM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A filled topic; `ends` are the offsets behind the last record, by partition."""
+
+    bootstrap_servers: str
+    topic: str
+    ends: Mapping[int, int]
+    window_seconds: int
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+        return sum(self.ends.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command, with variables on top of the bench's own. It runs in `directory`, where its output
+    goes to `out` and `dead`."""
+
+    command: list[str]
+    env: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A name on the command line and in the results, and how it is started.
+
+    `missing` tells why it can't take part here, None when it can.
+    """
+
+    name: str
+    title: str
+    launch: Callable[[Workload, Path], Launch]
+    missing: Callable[[], str | None]
+
+
+def lineup(bench_python: Path) -> list[Contender]:
+    """All contenders, ours first.
+
+    Args:
+        bench_python: the Python of the environment that holds the others' packages.
+    """
+
+    def other(name: str, title: str, *command: str) -> Contender:
+        return Contender(
+            name,
+            title,
+            lambda workload, _: Launch([str(bench_python), *command], _job(workload)),
+            lambda: None if bench_python.exists() else f"there is no {bench_python}",
+        )
+
+    return [
+        Contender("prism", "ours on Prism", _ours(), lambda: None),
+        Contender(
+            "flink",
+            f"ours on Flink, parallelism {FLINK_PARALLELISM}",
+            _ours("--engine=flink", f"--parallelism={FLINK_PARALLELISM}"),
+            _flink_missing,
+        ),
+        other("loop", "hand-written loop", str(CONTENDERS_DIR / "loop.py")),
+        other("bytewax", "Bytewax 0.21.1", "-m", "bytewax.run", "bytewax_flow:flow"),
+        other("quixstreams", "Quix Streams 3.28.1", str(CONTENDERS_DIR / "quix_app.py")),
+    ]
+
+
+def _ours(*flags: str) -> Callable[[Workload, Path], Launch]:
+    def launch(workload: Workload, directory: Path) -> Launch:
+        command = [
+            *(sys.executable, "-m", "beam_pipeline", "run", "--until=caught_up"),
+            f"--kafka_bootstrap_servers={workload.bootstrap_servers}",
+            f"--input_topics={workload.topic}",
+            f"--window_seconds={workload.window_seconds}",
+            *("--output_dir=out", "--dead_letter_dir=dead"),
+            f"--log_dir={directory / 'logs'}",
+            *flags,
+        ]
+        return Launch(command, {"PYTHONPATH": _import_path()})
+
+    return launch
+
+
+def _import_path() -> str:
+    root = resources.project_root()
+    return str(root) if root else ""
+
+
+def _job(workload: Workload) -> dict[str, str]:
+    job = {
+        **asdict(workload),
+        "output_dir": "out",
+        "dead_letter_dir": "dead",
+        "schema": str(resources.event_schema_path()),
+        "reference_dir": str(resources.reference_dir()),
+    }
+    return {JOB_VARIABLE: json.dumps(job), "PYTHONPATH": str(CONTENDERS_DIR)}
+
+
+def _flink_missing() -> str | None:
+    help_text = subprocess.run(
+        [sys.executable, "-m", "beam_pipeline", "run", "--help"],
+        env={"PYTHONPATH": _import_path(), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    return None if "--engine" in help_text else "this checkout's `run` has no --engine=flink"
