@@ -131,7 +131,7 @@ def _columns_table(columns: Mapping[str, ColumnStatistics]) -> Table:
     for path, column in columns.items():
         table.add_row(
             Text(printable(path)),
-            column.type,
+            Text(column.type),
             null_share(column),
             Text(_shown(column.smallest)),
             Text(_shown(column.largest)),

@@ -182,7 +182,9 @@ def _columns(
 ) -> dict[str, ColumnStatistics]:
     """Statistics by leaf path, in the file's order: `purchase.items[].sku`, `labels{value}`."""
     types = [
-        str(leaf) for column in metadata.schema.to_arrow_schema() for leaf in _leaves(column.type)
+        f"dictionary of {leaf.value_type}" if pa.types.is_dictionary(leaf) else str(leaf)
+        for column in metadata.schema.to_arrow_schema()
+        for leaf in _leaves(column.type)
     ]
     columns = {
         _readable(metadata.schema.column(position).path): ColumnStatistics(leaf)

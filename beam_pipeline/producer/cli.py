@@ -39,12 +39,17 @@ examples:
     beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events \\
       --input=events.jsonl --key_field=user_id --events_per_second=0
 
+  a recorded day, an hour of it in a minute:
+    beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events \\
+      --input=day.jsonl --replay_speed=60 --event_time_field=created_at
+
   another program's output:
     tail -f events.jsonl | beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 \\
       --topic=events --input=- --events_per_second=0
 """
 
 DEFAULT_PARTITIONS = 4
+DEFAULT_RATE = 5.0
 STANDARD_INPUT = "-"
 _UNSET_EVENT_FLAGS = {"invalid_ratio": 0.0, "late_ratio": 0.0, "seed": None, "schema": None}
 # org.apache.kafka.common.internals.Topic
@@ -104,7 +109,7 @@ def _add_amount_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--events_per_second",
         type=float,
-        default=5.0,
+        default=DEFAULT_RATE,
         metavar="R",
         help="evenly paced rate; 0 means as fast as it goes (default: %(default)g)",
     )
@@ -158,6 +163,19 @@ def _add_input_flags(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="top-level JSON field of each line that becomes the record's key (default: no key)",
     )
+    group.add_argument(
+        "--replay_speed",
+        type=float,
+        metavar="X",
+        help="send the lines in the rhythm of their own times, X times as fast as it was, instead "
+        "of at an even rate (default: off)",
+    )
+    group.add_argument(
+        "--event_time_field",
+        metavar="FIELD",
+        help="field with the time that --replay_speed goes by, dotted when nested: RFC 3339, or "
+        "milliseconds since 1970",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -170,6 +188,7 @@ def run(args: argparse.Namespace) -> int:
     _check_flags(args)
     # Imported here: `beam-pipeline --help` shall not wait for them.
     from beam_pipeline.io.kafka_connection import KafkaConnection
+    from beam_pipeline.producer.pacing import Rhythm
     from beam_pipeline.producer.progress import ProduceProgress
     from beam_pipeline.producer.send import produce
     from beam_pipeline.producer.status import report_to_file
@@ -190,14 +209,16 @@ def run(args: argparse.Namespace) -> int:
 
         stop = stack.enter_context(StopRequest())
         _ensure_topic(args, connection)
+        rhythm = Rhythm(args.event_time_field, args.replay_speed) if args.replay_speed else None
         started = time.monotonic()
         status = produce(
             source,
             connection,
             args.topic,
-            args.events_per_second,
+            0.0 if rhythm else args.events_per_second,
             max_events=args.events,
             max_seconds=args.seconds,
+            rhythm=rhythm,
             stop=stop,
             report=report,
         )
@@ -239,6 +260,29 @@ def _check_flags(args: argparse.Namespace) -> None:
                 )
     elif args.key_field is not None:
         raise UsageError(f"--key_field={args.key_field}: is for --input; made-up events have a key")
+    _check_replay(args)
+
+
+def _check_replay(args: argparse.Namespace) -> None:
+    speed = args.replay_speed
+    if speed is None:
+        if args.event_time_field is not None:
+            raise UsageError(
+                f"--event_time_field={args.event_time_field}: is what --replay_speed goes by; add "
+                "that, or leave it out"
+            )
+        return
+    if not (math.isfinite(speed) and speed > 0):
+        raise UsageError(f"--replay_speed={speed:g}: give a number above 0")
+    if not args.input:
+        raise UsageError(f"--replay_speed={speed:g}: is for --input; made-up events are of now")
+    if not args.event_time_field:
+        raise UsageError(f"--replay_speed={speed:g}: name the time in --event_time_field")
+    if args.events_per_second != DEFAULT_RATE:
+        raise UsageError(
+            f"--replay_speed={speed:g} and --events_per_second={args.events_per_second:g}: one "
+            "rhythm or the other; leave one out"
+        )
 
 
 def _opened(path: str) -> contextlib.AbstractContextManager[BinaryIO]:

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.producer.pacing import Schedule
+from beam_pipeline.producer.pacing import Rhythm, Schedule
 from beam_pipeline.producer.source import SourceRecord
 from beam_pipeline.producer.status import ProduceStatus, Report
 from beam_pipeline.producer.stop import StopRequest
@@ -35,6 +35,7 @@ def produce(
     *,
     max_events: int | None = None,
     max_seconds: float | None = None,
+    rhythm: Rhythm | None = None,
     stop: StopRequest | None = None,
     report: Report = lambda status: None,
 ) -> ProduceStatus:
@@ -47,6 +48,7 @@ def produce(
         events_per_second: the rate; 0 means as fast as it goes.
         max_events: stop after so many records.
         max_seconds: stop after this time.
+        rhythm: sends each record when its own time says, beside the rate.
         stop: a request to end; what was handed over is still delivered.
         report: called about twice a second, and once at the end with `done` set.
 
@@ -72,6 +74,12 @@ def produce(
             record = stop.next_of(source)
             if record is None:
                 break
+            if rhythm is not None:
+                due = rhythm.due(record.value)
+                if max_seconds is not None and due >= max_seconds:
+                    break
+                while delivery.goes_on and (wait := due - time.monotonic() + started) > 0:
+                    delivery.nap(wait)
             delivery.send(record)
         delivery.finish()
     finally:

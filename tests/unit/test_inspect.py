@@ -149,6 +149,7 @@ def test_the_command(tree: OutputTree, capsys: pytest.CaptureFixture[str]) -> No
     text = capsys.readouterr().out
     assert "20261124T133350Zx3f9a" in text
     assert "items[].sku" in text
+    assert "timestamp[us," in text
     assert "0-3" in text
     assert main(["inspect", str(path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -64,6 +64,23 @@ def test_flags_of_made_up_events_are_refused_with_an_input(
     assert "--input" in line
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--replay_speed=0", "--input=-", "--event_time_field=at"],
+        ["--replay_speed=inf", "--input=-", "--event_time_field=at"],
+        ["--replay_speed=2", "--event_time_field=at"],
+        ["--replay_speed=2", "--input=-"],
+        ["--replay_speed=2", "--input=-", "--event_time_field=at", "--events_per_second=9"],
+        ["--event_time_field=at", "--input=-"],
+    ],
+)
+def test_a_replay_needs_lines_and_a_time(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert flags[0] in refusal(capsys, *flags)
+
+
 def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["produce", "--help"])
