@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,15 +13,17 @@ from rich.console import Console
 
 from beam_pipeline import preflight
 from beam_pipeline.commands.engines import (
+    PRISM,
     add_engine_flags,
     check_engine_flags,
     make_supervisor,
 )
 from beam_pipeline.commands.logs import add_log_flag, logs_of
 from beam_pipeline.commands.view import RunView
-from beam_pipeline.errors import UsageError
+from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.flags import add_pipeline_flags, consumer_group_of, topics_of
 from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.io.ledger import load_ledger
 from beam_pipeline.runtime.breaker import BreakerLimits
 from beam_pipeline.runtime.flink_job import job_records
 from beam_pipeline.runtime.lease import Lease, hold_lease
@@ -133,6 +136,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         if args.detach and caught_up:
             console.print(_left_line(args), markup=False, highlight=False, soft_wrap=True)
             return 0
+        if args.engine == PRISM:  # a job on Flink may be resumed, and replace files
+            remember_files(args)
         console.print(_last_line(supervisor.status, caught_up), markup=False, highlight=False)
     return 0
 
@@ -155,6 +160,13 @@ def _left_line(args: argparse.Namespace) -> str:
         f"  ./run_flink.sh savepoint --output_dir={args.output_dir}\n"
         f"  ./run_flink.sh cancel --output_dir={args.output_dir}"
     )
+
+
+def remember_files(args: argparse.Namespace) -> None:
+    """Notes what the files of the run that has ended cover, so that they may be deleted. Where that
+    fails, the next start does it."""
+    with contextlib.suppress(EnvironmentFailure, OSError):
+        load_ledger(args.output_dir, args.dead_letter_dir).save()
 
 
 def stop_on_signals() -> Event:
