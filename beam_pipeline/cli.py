@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from beam_pipeline.commands import broker, demo, flink, run, schema
+from beam_pipeline.commands import broker, demo, doctor, flink, run, schema
 from beam_pipeline.commands.engines import FLINK
 from beam_pipeline.errors import PipelineError
 from beam_pipeline.ops import compact_command as compact
@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "demo": (demo, "broker, producer and pipeline for a minute, and the proof"),
     "produce": (produce, "write synthetic events, or a file's lines, to a topic"),
     "broker": (broker, "an embedded Kafka in the foreground"),
+    "doctor": (doctor, "look at what a run needs, each thing green or with the remedy"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
     "flink": (flink, "look after a job on a Flink cluster"),
     "dlq": (dlq, "look into dead letters, and send them again"),

@@ -1,0 +1,57 @@
+"""The doctor at a real broker."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.pipeline_runs import send
+
+from beam_pipeline.cli import main
+from beam_pipeline.io.kafka_connection import KafkaConnection
+
+
+def findings(
+    kafka: KafkaConnection, capsys: pytest.CaptureFixture[str], tmp_path: Path, *flags: str
+) -> dict[str, dict[str, Any]]:
+    words = ["doctor", "--json", f"--kafka_bootstrap_servers={kafka.bootstrap_servers}"]
+    places = [f"--output_dir={tmp_path}/output", f"--dead_letter_dir={tmp_path}/dead"]
+    capsys.readouterr()
+    main([*words, *places, *flags])
+    return {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+
+
+def test_broker_topics_and_clocks(
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    topic = fresh_topic(partitions=3)
+    send(kafka, topic, [b"{}"])
+    found = findings(kafka, capsys, tmp_path, f"--input_topics={topic}")
+    assert {found[name]["state"] for name in ("broker", "topics", "clocks")} == {"ok"}
+    assert f"{topic}: 3 partitions, records kept for 7.0 days" in found["topics"]["text"]
+    found = findings(kafka, capsys, tmp_path, "--input_topics=no-such-topic")
+    assert "no such topic" in found["topics"]["text"]
+    assert "clocks" not in found
+
+
+def test_a_record_of_the_future_tells_of_clocks_that_differ(
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    topic = fresh_topic(message_timestamp_type="CreateTime")
+    send(kafka, topic, [b"{}"], timestamp=round((time.time() + 3600) * 1000))
+    flags = [f"--input_topics={topic}", "--window_by=create_time"]
+    found = findings(kafka, capsys, tmp_path, *flags)
+    assert found["clocks"]["state"] == "wrong"
+    assert f"{topic}/0 has records of more than 5 s from now" in found["clocks"]["text"]
+    found = findings(kafka, capsys, tmp_path, f"--input_topics={topic}")
+    assert "needs LogAppendTime" in found["topics"]["text"]
