@@ -3,91 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flink_clusters import OwnCluster, flink_or_skip, own_flink
 from integration.pipeline_runs import Finished, PipelineRun, running, send, wait_for
 
-from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
-from beam_pipeline.runtime.flink import FlinkTools, find_flink_tools
-from beam_pipeline.runtime.flink_cluster import (
-    JOB_MANAGER,
-    TASK_MANAGER,
-    ClusterSettings,
-    FlinkCluster,
-    beam_only,
-)
-from beam_pipeline.runtime.flink_rest import FlinkRest
-from beam_pipeline.runtime.processes import ManagedProcess, free_port
+from beam_pipeline.runtime.flink import FlinkTools
+from beam_pipeline.runtime.processes import free_port
 
 SLOTS = 3
 
 
 @pytest.fixture(scope="module")
 def flink_tools() -> FlinkTools:
-    """Flink, fetched where it is not in the cache."""
-    try:
-        return find_flink_tools(with_cluster=True)
-    except EnvironmentFailure as error:
-        pytest.skip(f"no Flink distribution to be had: {error}")
-
-
-@dataclass
-class OwnCluster:
-    """A cluster that the pipeline did not start, with a worker pool beside it."""
-
-    rest: FlinkRest
-    metrics_address: str
-    worker_pool: str
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        return (
-            "--engine=flink",
-            f"--flink_master={self.rest.master}",
-            f"--worker_pool={self.worker_pool}",
-        )
+    return flink_or_skip()
 
 
 @pytest.fixture(scope="module")
 def own_cluster(
     flink_tools: FlinkTools, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OwnCluster]:
-    directory = tmp_path_factory.mktemp("flink")
-    assert flink_tools.distribution is not None
-    cluster = FlinkCluster(
-        flink_tools.distribution,
-        flink_tools.java,
-        beam_only(flink_tools.jars),
-        directory,
-        ClusterSettings(slots=SLOTS),
-        {name: directory / f"{name}.log" for name in (JOB_MANAGER, TASK_MANAGER)},
-    )
-    port = free_port()
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
-    cluster.start()
-    try:
-        with ManagedProcess(
-            "pool", [sys.executable, *command], directory / "pool.log", env={"PATH": path}
-        ) as pool:
-            cluster.wait_ready()
-            pool.wait_for_port(port)
-            yield OwnCluster(cluster.rest, cluster.metrics_address, f"localhost:{port}")
-    finally:
-        cluster.stop()
+    with own_flink(flink_tools, tmp_path_factory.mktemp("flink"), SLOTS) as cluster:
+        yield cluster
 
 
 def mixed_values(count: int, seed: int) -> list[bytes | None]:

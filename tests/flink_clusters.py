@@ -1,0 +1,77 @@
+"""A Flink cluster that the pipeline did not start, with a worker pool beside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.runtime.flink import FlinkTools, find_flink_tools
+from beam_pipeline.runtime.flink_cluster import (
+    JOB_MANAGER,
+    TASK_MANAGER,
+    ClusterSettings,
+    FlinkCluster,
+    beam_only,
+)
+from beam_pipeline.runtime.flink_rest import FlinkRest
+from beam_pipeline.runtime.processes import ManagedProcess, free_port
+
+
+def flink_or_skip() -> FlinkTools:
+    """Flink, fetched where it is not in the cache; skips the test where it can't be had."""
+    try:
+        return find_flink_tools(with_cluster=True)
+    except EnvironmentFailure as error:
+        pytest.skip(f"no Flink distribution to be had: {error}")
+
+
+@dataclass
+class OwnCluster:
+    """Where it is."""
+
+    rest: FlinkRest
+    metrics_address: str
+    worker_pool: str
+    pool_pid: int
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return (
+            "--engine=flink",
+            f"--flink_master={self.rest.master}",
+            f"--worker_pool={self.worker_pool}",
+        )
+
+
+@contextmanager
+def own_flink(tools: FlinkTools, directory: Path, slots: int) -> Iterator[OwnCluster]:
+    """The cluster, ready, for the time of the block."""
+    assert tools.distribution is not None
+    cluster = FlinkCluster(
+        tools.distribution,
+        tools.java,
+        beam_only(tools.jars),
+        directory,
+        ClusterSettings(slots=slots),
+        {name: directory / f"{name}.log" for name in (JOB_MANAGER, TASK_MANAGER)},
+    )
+    port = free_port()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    cluster.start()
+    try:
+        with ManagedProcess(
+            "pool", [sys.executable, *command], directory / "pool.log", env={"PATH": path}
+        ) as pool:
+            cluster.wait_ready()
+            pool.wait_for_port(port)
+            yield OwnCluster(cluster.rest, cluster.metrics_address, f"localhost:{port}", pool.pid)
+    finally:
+        cluster.stop()
