@@ -121,7 +121,7 @@ def _parse_flags() -> argparse.Namespace:
     ]
     for name, kind, default, text in flags:
         parser.add_argument(
-            name, type=kind, default=default, metavar="N", help=f"{text} (default: {default:,g})"
+            name, type=kind, default=default, metavar="N", help=f"{text} (default: {default:,})"
         )
     parser.add_argument(
         "--only",
