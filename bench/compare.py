@@ -47,7 +47,8 @@ class OutputReader:
     """Reads an output a partition at a time, so that one has to fit in memory, not the whole.
 
     `schema` is what rows are brought to: columns beyond it are left out, the order of columns
-    and struct fields does not matter, types may differ as far as a safe cast goes.
+    and struct fields does not matter, types may differ as far as a safe cast goes, and whether
+    values are dictionary-encoded is no difference.
     """
 
     schema: pa.Schema
@@ -64,8 +65,10 @@ class OutputReader:
         tables = [
             self._read_file(path, partition) for path in visible_files(self.output_dir, ".parquet")
         ]
-        target = self.schema.append(pa.field(WINDOW_COLUMN, pa.int64()))
-        rows = pa.concat_tables(tables) if tables else target.empty_table()
+        if not tables:
+            nothing = self.schema.append(pa.field(WINDOW_COLUMN, pa.int64())).empty_table()
+            return PartitionOutput(nothing, self._letters(partition))
+        rows = pa.concat_tables(tables)
         order = pc.sort_indices(rows, sort_keys=[("kafka_offset", "ascending")])
         return PartitionOutput(rows.take(order), self._letters(partition))
 
@@ -73,7 +76,10 @@ class OutputReader:
         with pq.ParquetFile(path) as file:
             table = file.read()
         table = table.filter(pc.equal(table.column("kafka_partition"), partition))
-        columns = {column.name: conform(table, column) for column in self.schema}
+        columns = {
+            column.name: conform(table, column.with_type(without_dictionaries(column.type)))
+            for column in self.schema
+        }
         named = OutputFile.parse(path)
         if named is None:
             columns[WINDOW_COLUMN] = conform(table, pa.field(WINDOW_COLUMN, pa.int64()))
@@ -108,6 +114,18 @@ def visible_files(root: Path, suffix: str) -> list[Path]:
         for path in root.rglob(f"*{suffix}")
         if not any(part.startswith(("_", ".")) for part in path.relative_to(root).parts)
     )
+
+
+def without_dictionaries(target: pa.DataType) -> pa.DataType:
+    """`target` with plain values for dictionary-encoded ones: equal values may have other indices,
+    and then Arrow does not call them equal."""
+    if pa.types.is_dictionary(target):
+        return target.value_type
+    if pa.types.is_list(target):
+        return pa.list_(target.value_field.with_type(without_dictionaries(target.value_type)))
+    if pa.types.is_struct(target):
+        return pa.struct([child.with_type(without_dictionaries(child.type)) for child in target])
+    return target
 
 
 def conform(table: pa.Table, target: pa.Field) -> pa.Array:

@@ -146,9 +146,11 @@ def test_a_record_of_ours_that_is_lost_doubled_or_made_up_is_told() -> None:
     ]
 
 
-def write(path: Path, rows: list[Row], drop: str | None = None) -> None:
+def write(
+    path: Path, rows: list[Row], drop: str | None = None, schema: pa.Schema | None = None
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist(rows, schema)
     pq.write_table(table.drop_columns([drop]) if drop else table, path)
 
 
@@ -213,6 +215,27 @@ def test_nested_columns_are_brought_to_the_schema_by_name() -> None:
     ]
     unknown = pa.table({"items": pa.nulls(2)})
     assert conform(unknown, target).to_pylist() == [None, None]
+
+
+def test_another_order_of_a_dictionary_is_no_difference_another_value_is(tmp_path: Path) -> None:
+    enum = pa.dictionary(pa.int32(), pa.string())
+    kinds = pa.list_(pa.struct([("kind", enum)]))
+    schema = pa.schema([("country", enum), ("kinds", kinds), *list(SCHEMA)[2:]])
+    with_window = schema.append(pa.field("window_start", pa.int64()))
+
+    def read(name: str, *rows: Row) -> PartitionOutput:
+        write(tmp_path / name / "any.parquet", list(rows), schema=with_window)
+        return OutputReader(schema, tmp_path / name, tmp_path).read(0)
+
+    first = row(0, country="DE", kinds=[{"kind": "tv"}])
+    second = row(1, country="FR", kinds=[{"kind": "mobile"}])
+    ours = read("ours", first, second)
+    assert differences(ours, read("theirs", second, first)) == []
+    changed = {**first, "kafka_offset": 1}
+    assert differences(ours, read("changed", first, changed)) == [
+        "country differs first at offset 1: 'FR' in ours, 'DE' in theirs",
+        "kinds differs first at offset 1: [{'kind': 'mobile'}] in ours, [{'kind': 'tv'}] in theirs",
+    ]
 
 
 @pytest.mark.parametrize("wrap", [lambda letter: letter, lambda letter: {"_value": letter}])
