@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -111,6 +112,7 @@ class Supervisor:
         self._starts: dict[TopicPartition, int] = {}
         self._goal: Ends | None = None
         self._moved_at = time.monotonic()
+        self._progress: tuple[str, int, int] | None = None
         self._breaker = CircuitBreaker(plan.breaker_limits) if plan.breaker_limits else None
 
     def set_goal(self, ends: Ends) -> None:
@@ -293,15 +295,18 @@ class Supervisor:
 
     def _reached(self, goal: Ends) -> bool:
         """Whether every record before the goal is in a file; looks for holes when nothing moves."""
-        remaining = self._remaining(goal)
-        if remaining != self.status.remaining:
-            self.status.remaining = remaining
+        self.status.remaining = self._remaining(goal)
+        progress = (self.status.state, self.status.counters["read"], self.status.remaining)
+        if progress != self._progress or self.status.state != "running":
+            self._progress = progress
             self._moved_at = time.monotonic()
-        elif remaining and time.monotonic() - self._moved_at > STANDSTILL_SECONDS:
-            self._moved_at = time.monotonic()
+        elif self.status.remaining and time.monotonic() - self._moved_at > STANDSTILL_SECONDS:
             spans = {key: (self._starts.get(key, 0), end) for key, end in goal.items()}
-            cover_holes(self._plan.connection, self._ledger, spans)
-        return remaining == 0
+            if cluster_reachable(self._plan.connection, 2.0):
+                with contextlib.suppress(EnvironmentFailure):  # it went away; the next look tells
+                    cover_holes(self._plan.connection, self._ledger, spans)
+            self._moved_at = time.monotonic()
+        return self.status.remaining == 0
 
     def _remaining(self, goal: Ends) -> int:
         covered = self._ledger.covered
