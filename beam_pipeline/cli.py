@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from beam_pipeline.commands import broker, demo, doctor, flink, run, schema
+from beam_pipeline.commands import broker, compact, demo, doctor, flink, run, schema
 from beam_pipeline.commands.engines import FLINK
 from beam_pipeline.errors import PipelineError
-from beam_pipeline.ops import compact_command as compact
 from beam_pipeline.ops import dlq_command as dlq
 from beam_pipeline.ops import inspect_command as inspect
 from beam_pipeline.ops import reconcile_command as reconcile

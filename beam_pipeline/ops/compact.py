@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -60,12 +60,15 @@ def compact(
     target_bytes: int,
     codec: str = "zstd",
     dry_run: bool = False,
+    live_epochs: Collection[str] = (),
     now: datetime | None = None,
 ) -> CompactionReport:
     """Merges the small files of closed windows below `output_dir`, one directory at a time.
 
-    The caller holds the lease on `output_dir`: nothing else may write there. The offsets that the
-    files cover are the same before and after each step, in their rows and in their footers.
+    The caller holds the lease on `output_dir`: nothing else may write there. Files of the epochs
+    `live_epochs`, and of those that have parts below `_tmp`, are left alone: a runner may come
+    back to them. The offsets that the files cover are the same before and after each step, in
+    their rows and in their footers.
 
     Raises:
       UsageError: the directory is not there.
@@ -87,7 +90,7 @@ def compact(
                     directory,
                     target_bytes=target_bytes,
                     epoch=epoch,
-                    live_epochs=_live_epochs(output_dir),
+                    live_epochs={*live_epochs, *_epochs_with_parts(output_dir)},
                     now=now or datetime.now(timezone.utc),
                 )
                 _add(report, plan)
@@ -111,8 +114,7 @@ def remove_leftovers(output_dir: Path) -> None:
             shutil.rmtree(output_dir / TEMPORARY_DIR / name)
 
 
-def _live_epochs(output_dir: Path) -> set[str]:
-    """Epochs of the pipeline that have parts: a runner may come back to them and replace files."""
+def _epochs_with_parts(output_dir: Path) -> set[str]:
     return {name for name in _temporary(output_dir) if not _OWN_EPOCH.fullmatch(name)}
 
 

@@ -128,7 +128,7 @@ def plan_directory(
             continue
         if name.epoch in live:
             plan.left_alone.append(
-                LeftAlone(path, "its run did not end cleanly; start the pipeline once")
+                LeftAlone(path, "its run may come back to it; start the pipeline once")
             )
             continue
         found = _read(path, name, size_bytes)

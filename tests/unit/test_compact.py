@@ -140,6 +140,7 @@ def test_epochs_that_may_come_back_are_left_alone(tree: CompactionTree) -> None:
     for number in range(4):
         tree.write("orders", 10 * number, [(0, number)], epoch=f"e{number // 2}")
     (tree.output_dir / "_tmp" / "e1").mkdir(parents=True)
+    assert compact(tree.output_dir, target_bytes=LARGE, live_epochs=["e0"]).files_before == 0
     report = compact(tree.output_dir, target_bytes=LARGE)
     assert report.files_before == 2
     assert {read_footer(one.path).epoch for one in report.left_alone} == {"e1"}

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from beam_pipeline.commands.engines import end_earlier_jobs
 from beam_pipeline.errors import UsageError
 from beam_pipeline.ops import flags
+from beam_pipeline.runtime.flink_job import job_records
+from beam_pipeline.runtime.lease import hold_lease
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,9 +25,12 @@ one topic, one schema and the same columns become one, whose footer covers what 
 offsets and the verdict of reconcile stay as they are.
 
 It holds the output directory's lease, so no pipeline may be running; the pipeline's next start goes
-on where its files end. Kill it at any moment: a directory and its compacted form change places in
-one step of the file system (renameat2, so ext4, XFS, Btrfs or tmpfs on Linux; others are refused
-with nothing changed), so a reader that lists a directory sees each row once, before and after.
+on where its files end. Files of a Flink job that may be resumed from a savepoint, or of a run that
+did not end cleanly, are left alone until the next start.
+
+Kill it at any moment: a directory and its compacted form change places in one step of the file
+system (renameat2, so ext4, XFS, Btrfs or tmpfs on Linux; others are refused with nothing changed),
+so a reader that lists a directory sees each row once, before and after.
 """
 _EPILOG = """\
 exit codes:
@@ -78,11 +84,13 @@ def run(args: argparse.Namespace) -> int:
     # Imported here: the command line knows every command's flags, and runs one.
     from beam_pipeline.ops.compact import compact
     from beam_pipeline.ops.terminal import show
-    from beam_pipeline.runtime.lease import hold_lease
 
     with hold_lease(args.output_dir, "--output_dir"):
+        if not args.dry_run:
+            end_earlier_jobs(args.output_dir)
         report = compact(
             args.output_dir,
+            live_epochs={record.epoch for record in job_records(args.output_dir)},
             target_bytes=args.target_file_bytes,
             codec=args.parquet_codec,
             dry_run=args.dry_run,
