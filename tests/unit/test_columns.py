@@ -44,7 +44,9 @@ class JsonText:
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-MONEY = st.integers(-(10**18) + 1, 10**18 - 1).map(lambda n: f"{n // 100}.{n % 100:02d}")
+MONEY = st.integers(-(10**18) + 1, 10**18 - 1).map(
+    lambda cents: f"{'-' * (cents < 0)}{abs(cents) // 100}.{abs(cents) % 100:02d}"
+)
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | FLOATS | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
