@@ -56,7 +56,8 @@ download() {
 
 start_broker() {
   local topic=$1 log=$WORK/broker.txt
-  COLUMNS=200 pipeline broker --port=0 --topics="$topic:4" >"$log" 2>&1 &
+  # Not by the function: its process would be a shell, and the broker outlive it.
+  COLUMNS=200 "$VENV/bin/python" -m beam_pipeline broker --port=0 --topics="$topic:4" >"$log" 2>&1 &
   BROKER=$!
   until BOOTSTRAP=$(sed -n 's/^Kafka is up at \([^;]*\);.*/\1/p' "$log") && [[ -n $BOOTSTRAP ]]; do
     kill -0 "$BROKER" 2>/dev/null || { cat "$log" >&2; exit 1; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -10,6 +11,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from integration.pipeline_runs import MARKER, PipelineRun
 
 from beam_pipeline.resources import project_root
 
@@ -18,6 +20,8 @@ TIMEOUT_SECONDS = 900
 
 
 def run_example(name: str, directory: Path) -> str:
+    """What it prints; none of its processes may be left at its end."""
+    run = PipelineRun(directory)
     done = subprocess.run(
         [
             str(EXAMPLES / name / "run.sh"),
@@ -28,9 +32,11 @@ def run_example(name: str, directory: Path) -> str:
         text=True,
         timeout=TIMEOUT_SECONDS,
         cwd=directory,
+        env={**os.environ, MARKER: run.marker},
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert run.processes() == {}
     return done.stdout
 
 
