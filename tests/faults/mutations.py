@@ -127,7 +127,7 @@ def outcome_of(test: str, mutation: Mutation | None) -> Outcome:
         )
     # Exit code 1 is a failed test; an error of collection, of a fixture or of usage is none.
     reasons = re.findall(r"^E +(\w*(?:Error|Exception)\b.*)$", tested.stdout, re.MULTILINE)
-    broke_down = re.search(r"^ERROR ", tested.stdout, re.MULTILINE) is not None
+    broke_down = re.search(r"^ERROR (tests/|collecting )", tested.stdout, re.MULTILINE) is not None
     return Outcome(
         passed=tested.returncode == 0,
         failed=tested.returncode == 1 and not broke_down,
