@@ -15,6 +15,9 @@ CONTENDERS_DIR = Path(__file__).resolve().parent / "contenders"
 JOB_VARIABLE = "BENCH_JOB"
 FLINK_PARALLELISM = 2
 
+_KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+"""Set to anything, every start compiles what pip has not compiled: the checkout, so ours alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -93,7 +96,7 @@ def _ours(*flags: str) -> Callable[[Workload, Path], Launch]:
             f"--log_dir={directory / 'logs'}",
             *flags,
         ]
-        return Launch(command, {"PYTHONPATH": _import_path()})
+        return Launch(command, {"PYTHONPATH": _import_path(), **_KEEP_BYTECODE})
 
     return launch
 
@@ -111,7 +114,11 @@ def _job(workload: Workload) -> dict[str, str]:
         "schema": str(resources.event_schema_path()),
         "reference_dir": str(resources.reference_dir()),
     }
-    return {JOB_VARIABLE: json.dumps(job), "PYTHONPATH": str(CONTENDERS_DIR)}
+    return {
+        JOB_VARIABLE: json.dumps(job),
+        "PYTHONPATH": str(CONTENDERS_DIR),
+        **_KEEP_BYTECODE,
+    }
 
 
 def _flink_missing() -> str | None:

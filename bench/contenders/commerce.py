@@ -465,7 +465,7 @@ def normalize_event(event: dict[str, Any]) -> dict[str, Any]:
     return {
         "event_id": event["event_id"].lower(),
         "event_type": event["event_type"],
-        "event_time": datetime.fromisoformat(event["event_time"]).astimezone(timezone.utc),
+        "event_time": event_time_of(event),
         "user_id": event["user_id"],
         "session_id": event["session_id"].lower(),
         "country": event["country"].upper(),
@@ -495,6 +495,11 @@ def enrich_event(row: dict[str, Any], append_ms: int, reference: Reference) -> d
         "event_date": row["event_time"].date(),
         "ingestion_delay_ms": append_ms + -microseconds_of(row["event_time"]) // 1000,
     }
+
+
+def event_time_of(event: dict[str, Any]) -> datetime:
+    """The event's time, in UTC."""
+    return datetime.fromisoformat(event["event_time"]).astimezone(timezone.utc)
 
 
 def microseconds_of(moment: datetime) -> int:

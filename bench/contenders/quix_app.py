@@ -2,7 +2,8 @@
 
 It commits, and so flushes its sinks, every five seconds, its default. The sink has no windows: it
 writes a file a partition and commit, so a row's window is a column, `window_start` (seconds since
-1970). Its own windows (`tumbling_window().collect()`) would put every row through RocksDB.
+1970). Its own windows (`tumbling_window().collect()`) would put every row through RocksDB. A
+dataframe that branches copies each value by pickle, so it branches while events are plain JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from commerce import (
     check_time,
     dead_letter,
     enrich_event,
+    event_time_of,
     microseconds_of,
     normalize_event,
 )
@@ -35,11 +37,10 @@ def main() -> None:
 
     def validate(value: Any, key: Any, timestamp: int, headers: Any) -> dict[str, Any]:
         event, failure = judge.judge(value)
-        row = {} if event is None else normalize_event(event)
         if failure is None:
-            failure = check_time(microseconds_of(row["event_time"]), timestamp)
+            failure = check_time(microseconds_of(event_time_of(event)), timestamp)
         if failure is None:
-            return {"row": row}
+            return {"event": event}
         context = message_context()
         record = Record(
             context.topic,
@@ -52,8 +53,8 @@ def main() -> None:
         )
         return {"letter": dead_letter(record, failure, judge.schema_ref)}
 
-    def enrich(value: dict[str, Any], key: Any, timestamp: int, headers: Any) -> dict[str, Any]:
-        row = enrich_event(value["row"], timestamp, reference)
+    def to_row(value: dict[str, Any], key: Any, timestamp: int, headers: Any) -> dict[str, Any]:
+        row = enrich_event(normalize_event(value["event"]), timestamp, reference)
         context = message_context()
         second = microseconds_of(row["event_time"]) // 1_000_000
         row["kafka_topic"] = context.topic
@@ -70,7 +71,7 @@ def main() -> None:
     )
     topic = app.topic(job.topic, key_deserializer="bytes", value_deserializer="bytes")
     judged = app.dataframe(topic).apply(validate, metadata=True)
-    rows = judged.filter(lambda value: "row" in value).apply(enrich, metadata=True)
+    rows = judged.filter(lambda value: "event" in value).apply(to_row, metadata=True)
     rows.sink(LocalFileSink(directory=job.output_dir, format=ParquetFormat(compression="zstd")))
     letters = judged.filter(lambda value: "letter" in value)
     letters.apply(lambda value: value["letter"]).sink(
