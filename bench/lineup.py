@@ -16,7 +16,7 @@ JOB_VARIABLE = "BENCH_JOB"
 FLINK_PARALLELISM = 2
 
 _KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
-"""Set to anything, every start compiles what pip has not compiled: the checkout, so ours alone."""
+"""Set to anything, every start compiles what pip has not: the checkout, of which ours has most."""
 
 
 @dataclass(frozen=True, slots=True)
