@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,6 +117,9 @@ def _download(scratch: Path, progress: SetupProgress) -> Path:
 
 
 def _sizes(directory: Path) -> Iterator[int]:
-    for path in directory.rglob("*.tar.gz"):
-        with contextlib.suppress(OSError):
-            yield path.stat().st_size
+    """Of the archives below `directory`, from which pip takes files away at any moment."""
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            if name.endswith(".tar.gz"):
+                with contextlib.suppress(OSError):
+                    yield Path(parent, name).stat().st_size
