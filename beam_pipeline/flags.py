@@ -16,6 +16,7 @@ from beam_pipeline.schemas import Contract, load_contracts
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
 
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
+PARQUET_CODECS = ("zstd", "snappy", "lz4", "gzip", "none")
 
 
 def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +184,7 @@ def add_landing_flags(parser: argparse.ArgumentParser) -> None:
     )
     sink.add_argument(
         "--parquet_codec",
-        choices=("zstd", "snappy", "lz4", "gzip", "none"),
+        choices=PARQUET_CODECS,
         default="zstd",
         help="compression of the Parquet files (default: %(default)s)",
     )

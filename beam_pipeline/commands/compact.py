@@ -10,6 +10,7 @@ import orjson
 
 from beam_pipeline.commands.engines import end_earlier_jobs
 from beam_pipeline.errors import UsageError
+from beam_pipeline.flags import PARQUET_CODECS
 from beam_pipeline.ops import flags
 from beam_pipeline.runtime.flink_job import job_records
 from beam_pipeline.runtime.lease import hold_lease
@@ -61,7 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--parquet_codec",
-        choices=("zstd", "snappy", "lz4", "gzip", "none"),
+        choices=PARQUET_CODECS,
         default="zstd",
         help="compression of the Parquet files (default: %(default)s)",
     )

@@ -232,7 +232,9 @@ class Supervisor:
         A restored job has its own offsets, and files of its epoch are no ground to skip a record.
         """
         plan = self._plan
-        self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir, self.status.epoch)
+        # Only a runner that goes back in time replaces files; looking at each again costs.
+        live_epoch = self.status.epoch if self._engine.restores_checkpoints else ""
+        self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir, live_epoch)
         point = find_resume_point(plan.connection, plan.topics, self._ledger)
         self._starts = point.starts
         self.status.notices += [
