@@ -6,5 +6,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
 setup_venv test
 cd "$ROOT"
+# Before the first test, so that none waits for a download within its own time limit.
+"$VENV/bin/python" -m beam_pipeline fetch
+"$VENV/bin/python" -m beam_pipeline fetch --engine=flink ||
+  printf 'The tests on Flink will be skipped\n' >&2
 (($#)) || set -- --numprocesses=2 --dist=loadfile
 exec "$VENV/bin/python" -m pytest tests/ "$@"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from beam_pipeline.commands import broker, compact, demo, doctor, flink, run, schema
+from beam_pipeline.commands import broker, compact, demo, doctor, fetch, flink, run, schema
 from beam_pipeline.commands.engines import FLINK
 from beam_pipeline.errors import PipelineError
 from beam_pipeline.ops import dlq_command as dlq
@@ -22,6 +22,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "demo": (demo, "broker, producer and pipeline for a minute, and the proof"),
     "produce": (produce, "write synthetic events, or a file's lines, to a topic"),
     "broker": (broker, "an embedded Kafka in the foreground"),
+    "fetch": (fetch, "fetch Java, jars and the runner ahead of a run"),
     "doctor": (doctor, "look at what a run needs, each thing green or with the remedy"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
     "flink": (flink, "look after a job on a Flink cluster"),

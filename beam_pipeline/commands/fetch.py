@@ -1,0 +1,53 @@
+"""`beam-pipeline fetch`: what a run needs is fetched ahead of it."""
+
+from __future__ import annotations
+
+import argparse
+
+from beam_pipeline import resources
+from beam_pipeline.commands.engines import FLINK, PRISM
+from beam_pipeline.runtime.cache import cache_directory
+from beam_pipeline.runtime.engine import find_local_tools
+from beam_pipeline.runtime.flink import find_flink_tools
+from beam_pipeline.runtime.java import fetch_jars
+from beam_pipeline.runtime.progress import SetupProgress
+
+_DESCRIPTION = """\
+Fetches Java, the jars and the runner that `run` and `demo` need, where they are not in the cache
+yet; they do so themselves otherwise. For machines that are cut off later, images and CI.
+"""
+_EPILOG = """\
+The cache is $BEAM_PIPELINE_CACHE, else $XDG_CACHE_HOME/beam-pipeline, else ~/.cache/beam-pipeline.
+
+example:
+  beam-pipeline fetch --engine=flink
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `fetch`, its description and an example to `parser`."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--engine",
+        choices=(PRISM, FLINK),
+        default=PRISM,
+        help="the engine to come: Beam's local runner, or Flink (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fetches, with progress; 0 when all of it is in the cache.
+
+    Raises:
+      EnvironmentFailure: one can't be had.
+    """
+    with SetupProgress() as progress:
+        fetch_jars(resources.java_lock_path("kafka"), progress)
+    if args.engine == FLINK:
+        find_flink_tools(with_cluster=True)
+    else:
+        find_local_tools()
+    print(f"All that {args.engine} needs is in {cache_directory()}")
+    return 0
