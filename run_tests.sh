@@ -10,5 +10,5 @@ cd "$ROOT"
 "$VENV/bin/python" -m beam_pipeline fetch
 "$VENV/bin/python" -m beam_pipeline fetch --engine=flink ||
   printf 'The tests on Flink will be skipped\n' >&2
-(($#)) || set -- --numprocesses=2 --dist=loadfile
+(($#)) || set -- --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 exec "$VENV/bin/python" -m pytest tests/ "$@"

@@ -50,6 +50,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_LONGEST_FIRST = (
+    "integration/test_flink.py",
+    "integration/test_examples.py",
+    "faults",
+    "integration",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes begins first, so that no worker is left alone with it at the end."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        places = enumerate(_LONGEST_FIRST)
+        return next(
+            (place for place, prefix in places if path.startswith(prefix)), len(_LONGEST_FIRST)
+        )
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def java() -> Path:
     """The `java` program."""
