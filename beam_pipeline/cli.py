@@ -7,12 +7,31 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from beam_pipeline.commands import broker, compact, demo, doctor, fetch, flink, run, schema
+from beam_pipeline.commands import (
+    broker,
+    compact,
+    completion,
+    demo,
+    doctor,
+    fetch,
+    flink,
+    run,
+    schema,
+)
 from beam_pipeline.commands.engines import FLINK
+from beam_pipeline.configuration import (
+    Sources,
+    add_config_flags,
+    parse,
+    read_sources,
+    unknown_variables,
+)
+from beam_pipeline.configuration_text import settings_text
 from beam_pipeline.errors import PipelineError
 from beam_pipeline.ops import dlq_command as dlq
 from beam_pipeline.ops import inspect_command as inspect
 from beam_pipeline.ops import reconcile_command as reconcile
+from beam_pipeline.ops.terminal import printable
 from beam_pipeline.producer import cli as produce
 
 _DESCRIPTION = "Kafka to Parquet on Apache Beam: every record is a row or a dead letter, once."
@@ -30,21 +49,20 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "schema": (schema, "propose, show and compare the JSON Schemas of events"),
     "inspect": (inspect, "what a file or a directory says of itself"),
     "compact": (compact, "put small Parquet files together"),
+    "completion": (completion, "let bash, zsh or fish complete commands and flags"),
 }
 _TAKES_BEAM_FLAGS = ("run", "demo")
+_SOURCE_FLAGS = ("kafka_bootstrap_servers", "kafka_config", "input_topics")
+_NO_SOURCES = Sources()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand; its exit code. A failure the user can mend is one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["direct"]:
-        words = direct_words(words[1:])
-    elif words[:1] == ["flink"]:
-        words = flink_words(words[1:])
     try:
         return _dispatch(words)
     except PipelineError as error:
-        print(f"beam-pipeline: {error}", file=sys.stderr)
+        print(f"beam-pipeline: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -52,22 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def direct_words(words: list[str]) -> list[str]:
+def direct_words(words: list[str], sources: Sources = _NO_SOURCES) -> list[str]:
     """What `./run_direct.sh WORDS` means: a subcommand as it is, `run` where a broker or a topic
-    is named, else the demo."""
+    is named, here or in the environment or the file of `--config`, else the demo."""
     if words and words[0] in _COMMANDS:
         return words
-    own = ("--kafka_bootstrap_servers", "--kafka_config", "--input_topics", "--until", "--detach")
-    names_own = any(word.split("=")[0] in own for word in words)
-    return ["run" if names_own else "demo", *words]
+    named = {word.split("=")[0] for word in words}
+    names_own = named & {*(f"--{flag}" for flag in _SOURCE_FLAGS), "--until", "--detach"}
+    return ["run" if names_own or sources.give_any(_SOURCE_FLAGS, "run") else "demo", *words]
 
 
-def flink_words(words: list[str]) -> list[str]:
+def flink_words(words: list[str], sources: Sources = _NO_SOURCES) -> list[str]:
     """What `./run_flink.sh WORDS` means: as `direct_words`, with `run` and `demo` on Flink, and
     the actions of `flink` by their own names."""
     if words and words[0] in flink.ACTIONS:
         return ["flink", *words]
-    command, *rest = direct_words(words)
+    command, *rest = direct_words(words, sources)
     on_flink = [f"--engine={FLINK}"] if command in _TAKES_BEAM_FLAGS else []
     return [command, *on_flink, *rest]
 
@@ -84,19 +102,34 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     for name, (module, summary) in _COMMANDS.items():
         commands[name] = subparsers.add_parser(name, help=summary, allow_abbrev=False)
         module.add_flags(commands[name])
+        add_config_flags(commands[name])
+    commands["completion"].set_defaults(top_parser=parser)
     return parser, commands
 
 
 def _dispatch(words: list[str]) -> int:
     parser, _ = _parsers()
     words, beam_flags = _split_at_dashes(words)
-    args = parser.parse_args(words)
+    sources = read_sources(parser, words)
+    if words[:1] == ["direct"]:
+        words = direct_words(words[1:], sources)
+    elif words[:1] == ["flink"]:
+        words = flink_words(words[1:], sources)
+    configured = parse(parser, words, sources)
+    args = configured.args
     module = _COMMANDS[args.command][0]
-    if args.command in _TAKES_BEAM_FLAGS:
-        return int(module.run(args, beam_flags))
-    if beam_flags:
+    if beam_flags and args.command not in _TAKES_BEAM_FLAGS:
         parser.error(f"{args.command} takes no flags for Beam: {' '.join(beam_flags)}")
-    return int(module.run(args))
+    for line in unknown_variables(parser):
+        print(f"beam-pipeline: {line}", file=sys.stderr)
+    if getattr(args, "print_config", False):
+        sys.stdout.write(settings_text(configured.settings))
+        return 0
+    try:
+        return int(module.run(args, *([beam_flags] if args.command in _TAKES_BEAM_FLAGS else [])))
+    except PipelineError as error:
+        error.args = (configured.explained(str(error)),)
+        raise
 
 
 def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:

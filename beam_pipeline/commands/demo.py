@@ -23,6 +23,7 @@ from beam_pipeline.commands.engines import (
 from beam_pipeline.commands.logs import RunLogs, logs_of
 from beam_pipeline.commands.run import add_supervision_flags, hold_leases, plan_of, stop_on_signals
 from beam_pipeline.commands.view import RunView
+from beam_pipeline.configuration import without_configuration
 from beam_pipeline.errors import UsageError
 from beam_pipeline.flags import add_landing_flags
 from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
@@ -199,6 +200,7 @@ def _run_pipeline(
             f"--status_file={status_file}",
         ],
         logs.file("producer"),
+        env=without_configuration(),
     )
     produced = 0
     goal_set = False

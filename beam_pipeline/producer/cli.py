@@ -77,7 +77,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_target_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--kafka_bootstrap_servers", metavar="HOST:PORT", help="brokers, comma-separated"
+        "--kafka_bootstrap_servers", metavar="HOST:PORT[,…]", help="brokers to ask first"
     )
     group.add_argument(
         "--kafka_config",
@@ -254,7 +254,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         )
     if args.input:
         for flag, unset in _UNSET_EVENT_FLAGS.items():
-            if (value := getattr(args, flag)) != unset:
+            # What a file or the environment says may be meant for other commands and inputs.
+            if flag in args.given_flags and (value := getattr(args, flag)) != unset:
                 raise UsageError(
                     f"--{flag}={value}: is for made-up events; leave it or --input out"
                 )
@@ -266,7 +267,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 def _check_replay(args: argparse.Namespace) -> None:
     speed = args.replay_speed
     if speed is None:
-        if args.event_time_field is not None:
+        if "event_time_field" in args.given_flags:
             raise UsageError(
                 f"--event_time_field={args.event_time_field}: is what --replay_speed goes by; add "
                 "that, or leave it out"
@@ -278,7 +279,7 @@ def _check_replay(args: argparse.Namespace) -> None:
         raise UsageError(f"--replay_speed={speed:g}: is for --input; made-up events are of now")
     if not args.event_time_field:
         raise UsageError(f"--replay_speed={speed:g}: name the time in --event_time_field")
-    if args.events_per_second != DEFAULT_RATE:
+    if "events_per_second" in args.given_flags and args.events_per_second != DEFAULT_RATE:
         raise UsageError(
             f"--replay_speed={speed:g} and --events_per_second={args.events_per_second:g}: one "
             "rhythm or the other; leave one out"

@@ -16,7 +16,8 @@ def flags_of(parser: argparse.ArgumentParser) -> set[str]:
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
                 found |= flags_of(child)
-        found |= {option for option in action.option_strings if option.startswith("--")}
+        elif action.help != argparse.SUPPRESS:
+            found |= {option for option in action.option_strings if option.startswith("--")}
     return found - {"--help"}
 
 

@@ -1,0 +1,302 @@
+"""Where a flag's value comes from: the command line, else the environment, else a file, else its
+default. Every value goes through the flag's own argparse converter and choices."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from beam_pipeline.config_file import CommandNames, ConfigFile, read_config
+from beam_pipeline.errors import UsageError
+from beam_pipeline.masking import is_secret, masked
+
+PREFIX = "BEAM_PIPELINE_"
+NOT_FLAGS = frozenset({f"{PREFIX}CACHE"})
+"""Variables that begin like those of flags and are none."""
+
+FLAG, DEFAULT = "flag", "default"
+
+_ON = frozenset({"true", "yes", "on", "1"})
+_OFF = frozenset({"false", "no", "off", "0"})
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A flag's value and where it comes from: FLAG, DEFAULT, `environment NAME`, or
+    `file PATH, line N`."""
+
+    name: str
+    value: object
+    source: str
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether it comes from the environment or a file."""
+        return self.source not in (FLAG, DEFAULT)
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A command line with the environment and the file put into it.
+
+    Attributes:
+        args: as argparse gives them, every flag with the value that holds; `given_flags` of it has
+            the names of those on the command line.
+        settings: each flag of the command, in the order of its help.
+    """
+
+    args: argparse.Namespace
+    settings: Sequence[Setting]
+
+    def explained(self, message: str) -> str:
+        """A message about flags, and where those come from that are not on the command line."""
+        named = set(re.findall(r"--(\w+)", message))
+        sources = [
+            f"{setting.name} is from {setting.source}"
+            for setting in self.settings
+            if setting.name in named and setting.is_configured
+        ]
+        return f"{message} ({'; '.join(sources)})" if sources else message
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config` and `--print_config` to a command that has flags, or to those below it, and
+    for each switch, unseen in the help, a flag that turns it off: `--no_detach`."""
+    for below in _commands_below(parser).values():
+        add_config_flags(below)
+    flags = _own_flags(parser)
+    if not flags:
+        return
+    for name, action in flags.items():
+        if _is_switch(action):
+            parser.add_argument(
+                f"--no_{name}",
+                dest=action.dest,
+                action="store_false",
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )
+    group = parser.add_argument_group("configuration")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file with a line NAME: VALUE for each flag that is set there; flags win over "
+        f"the environment ({PREFIX}<FLAG>), that over the file, the file over defaults",
+    )
+    group.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print the value of each flag and where it comes from, and end",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What may give values beside the command line."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    file: ConfigFile = field(default_factory=ConfigFile)
+
+    def give_any(self, flags: Collection[str], command: str) -> bool:
+        """Whether one of the flags has a value here, for a command."""
+        return any(
+            self.environment.get(variable_of(flag)) or self.file.value((command,), flag)
+            for flag in flags
+        )
+
+
+def read_sources(
+    parser: argparse.ArgumentParser,
+    words: Sequence[str],
+    environment: Mapping[str, str] = os.environ,
+) -> Sources:
+    """The environment, and the file that `--config` names on the command line or there.
+
+    None of it where help is asked for, which a broken file shall not keep from coming.
+
+    Raises:
+      UsageError: the file does not serve; see `read_config`.
+    """
+    if _asks_for_help(words):
+        return Sources()
+    variable = variable_of("config")
+    path, given_as = environment.get(variable) or None, variable
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == "--config" and following is not None:
+            path, given_as = following, "--config"
+        elif word.startswith("--config="):
+            path, given_as = word.removeprefix("--config="), "--config"
+    if path is None:
+        return Sources(environment)
+    return Sources(environment, read_config(path, _names(parser), given_as))
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str], sources: Sources) -> Configured:
+    """Parses a command line, with what the sources give beside it.
+
+    Ends the process as `parse_args` does, for help and for wrong flags.
+
+    Raises:
+      UsageError: a value in a source does not serve; names the source, the flag and the remedy.
+    """
+    command, leaf = _command_of(parser, words)
+    flags = _own_flags(leaf)
+    if not flags or _asks_for_help(words):
+        return Configured(parser.parse_args(words), ())
+    named = {word[2:].split("=")[0] for word in words if word.startswith("--")}
+    given = {name for name in flags if named & {name, f"no_{name}"}}
+    configured = {
+        name: found
+        for name, action in flags.items()
+        if name not in given and (found := _found(leaf, command, action, name, sources))
+    }
+    for name, action in flags.items():
+        if name in configured or "print_config" in named:
+            action.required = False
+    args = parser.parse_args(words)
+    args.given_flags = frozenset(given)
+    settings = []
+    for name, action in flags.items():
+        unconfigured = getattr(args, action.dest), FLAG if name in given else DEFAULT
+        value, source = configured.get(name, unconfigured)
+        setattr(args, action.dest, value)
+        settings.append(Setting(name, value, source))
+    return Configured(args, settings)
+
+
+def unknown_variables(
+    parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ
+) -> Iterator[str]:
+    """A line for each variable whose name is nearly that of a flag. Others may be anybody's, such
+    as those that Kubernetes sets for a service of that name."""
+    names = {"config", *_names(parser).all_flags}
+    known = {variable_of(name) for name in names} | NOT_FLAGS
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX) and variable not in known:
+            name = variable.removeprefix(PREFIX).lower()
+            if close := difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8):
+                yield f"{variable} is no flag's and does nothing; meant {variable_of(close[0])}?"
+
+
+def without_configuration(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that undo those of flags, for a command that one starts with flags of its own."""
+    return {
+        variable: ""
+        for variable in environment
+        if variable.startswith(PREFIX) and variable not in NOT_FLAGS
+    }
+
+
+def variable_of(flag: str) -> str:
+    """The environment variable of a flag: `BEAM_PIPELINE_WINDOW_SECONDS`."""
+    return PREFIX + flag.upper()
+
+
+def _command_of(
+    parser: argparse.ArgumentParser, words: Sequence[str]
+) -> tuple[tuple[str, ...], argparse.ArgumentParser]:
+    """The command that the words begin with, and its parser."""
+    command: tuple[str, ...] = ()
+    for word in words:
+        below = _commands_below(parser).get(word)
+        if below is None:
+            break
+        command, parser = (*command, word), below
+    return command, parser
+
+
+def _commands_below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def _own_flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The flags of a command that can be configured, by name."""
+    return {
+        option.removeprefix("--"): action
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--")
+        and option not in ("--help", "--config", "--print_config")
+        and action.help != argparse.SUPPRESS
+    }
+
+
+def _names(parser: argparse.ArgumentParser) -> CommandNames:
+    return CommandNames(
+        frozenset(_own_flags(parser)),
+        {name: _names(below) for name, below in _commands_below(parser).items()},
+    )
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return "-h" in words or "--help" in words
+
+
+def _found(
+    parser: argparse.ArgumentParser,
+    command: tuple[str, ...],
+    action: argparse.Action,
+    name: str,
+    sources: Sources,
+) -> tuple[object, str] | None:
+    """The value of a flag by the environment, or else the file, and which it was."""
+    variable = variable_of(name)
+    if text := sources.environment.get(variable):
+        lines = tuple(filter(None, map(str.strip, text.splitlines())))
+        texts = lines if _is_repeatable(action) else (text,)
+        return _converted(parser, action, name, texts, False, variable), f"environment {variable}"
+    if value := sources.file.value(command, name):
+        where = value.where
+        return _converted(parser, action, name, value.texts, value.is_list, where), f"file {where}"
+    return None
+
+
+def _converted(
+    parser: argparse.ArgumentParser,
+    action: argparse.Action,
+    name: str,
+    texts: tuple[str, ...],
+    is_list: bool,
+    source: str,
+) -> object:
+    """What the flag makes of the texts."""
+    if _is_switch(action):
+        word = texts[0].lower()
+        if is_list or word not in _ON | _OFF:
+            given = masked(name, ",".join(texts))
+            raise UsageError(f"{source}: {name}={given}: is a switch; write true or false")
+        return word in _ON
+    takes_commas = ",…" in str(action.metavar)
+    if is_list and not takes_commas and not _is_repeatable(action):
+        raise UsageError(f"{source}: {name} takes one value, not a list; write {name}: VALUE")
+    try:
+        if _is_repeatable(action):
+            return [_convert(parser, action, text) for text in texts]
+        return _convert(parser, action, ",".join(texts))
+    except argparse.ArgumentError as error:
+        given = masked(name, ",".join(texts))
+        reason = "refused" if is_secret(name) else masked(name, error.message)
+        raise UsageError(
+            f"{source}: {name}={given}: {reason}; `{parser.prog} --help` says what it takes"
+        ) from None
+
+
+def _convert(parser: argparse.ArgumentParser, action: argparse.Action, text: str) -> object:
+    value: object = parser._get_value(action, text)
+    parser._check_value(action, value)
+    return value
+
+
+def _is_switch(action: argparse.Action) -> bool:
+    return isinstance(action, argparse._StoreTrueAction)
+
+
+def _is_repeatable(action: argparse.Action) -> bool:
+    return isinstance(action, argparse._AppendAction)

@@ -1,0 +1,43 @@
+"""What `--print_config` prints: YAML that `--config` takes, with the source of each value."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from beam_pipeline.configuration import Setting
+from beam_pipeline.masking import masked
+from beam_pipeline.ops.terminal import printable
+
+_WIDEST_COLUMN = 60
+# Texts that YAML takes for themselves; all others are quoted.
+_PLAIN = re.compile(r"[A-Za-z0-9_./](?:[\w./,+=@%-]|:(?=\S))*(?<!:)", re.ASCII)
+
+
+def settings_text(settings: Sequence[Setting]) -> str:
+    """A line `name: value  # source` for each flag: secrets masked, null where there is none."""
+    lines = [(f"{one.name}: {_value_text(one.name, one.value)}", one.source) for one in settings]
+    column = min(_WIDEST_COLUMN, max((len(line) for line, _ in lines), default=0))
+    return "".join(f"{line:<{column}}  # {printable(source)}\n" for line, source in lines)
+
+
+def _value_text(name: str, value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_text(masked(name, str(one)), in_list=True) for one in value)}]"
+    return _text(masked(name, _number(value) if isinstance(value, float) else str(value)))
+
+
+def _number(value: float) -> str:
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def _text(text: str, in_list: bool = False) -> str:
+    if _PLAIN.fullmatch(text) and text.lower() != "null" and not (in_list and "," in text):
+        return text
+    return printable(json.dumps(text, ensure_ascii=False))

@@ -1,0 +1,30 @@
+"""Flag values as they may be shown: without passwords, whatever flag they were put into."""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+
+_SECRET_NAME = re.compile(r"password|passwd|passphrase|secret|token|credential|api_?key", re.I)
+# user:password@ in an address, alone or behind a scheme; a name alone is no secret.
+_LOGIN = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)?(?P<login>[^\s,/?#@]*:(?!//).*)@")
+_PARAMETER = re.compile(
+    r"(?P<name>[\w.-]*(?:password|passwd|secret|token|credential|signature)[\w.-]*\s*[=:]\s*)"
+    r"""(?P<value>"[^"]*"|'[^']*'|[^\s&;,]+)""",
+    re.I,
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a flag of that name holds a secret, whatever its value."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def masked(name: str, text: str) -> str:
+    """`text`, the value of the flag `name` or a message about it, with what may be a secret
+    replaced by `***`: all of it by its name, logins in addresses, parameters such as password=…."""
+    if is_secret(name):
+        return MASK
+    text = _LOGIN.sub(lambda found: f"{found['scheme'] or ''}{MASK}@", text)
+    return _PARAMETER.sub(lambda found: f"{found['name']}{MASK}", text)
