@@ -4,7 +4,7 @@ from beam_pipeline.batches import BatchTransform, Outputs
 from beam_pipeline.transforms.enrich import Enrich
 from beam_pipeline.transforms.normalize import Normalize
 from beam_pipeline.transforms.own import Transform, own_transforms
-from beam_pipeline.transforms.validate import Validate
+from beam_pipeline.transforms.validate import Validate, ValidationRules
 from beam_pipeline.transforms.windowing import WindowBatches, WindowDeadLetters, Windowing
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Outputs",
     "Transform",
     "Validate",
+    "ValidationRules",
     "WindowBatches",
     "WindowDeadLetters",
     "Windowing",
