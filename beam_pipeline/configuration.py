@@ -182,13 +182,9 @@ def unknown_variables(
                 yield f"{variable} is no flag's and does nothing; meant {variable_of(close[0])}?"
 
 
-def without_configuration(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables that undo those of flags, for a command that one starts with flags of its own."""
-    return {
-        variable: ""
-        for variable in environment
-        if variable.startswith(PREFIX) and variable not in NOT_FLAGS
-    }
+def without_configuration(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Variables that undo those of a command's flags, for one that is started with flags alone."""
+    return {variable_of(name): "" for name in ("config", *_own_flags(parser))}
 
 
 def variable_of(flag: str) -> str:

@@ -31,6 +31,7 @@ from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.ops.summary import summarise
 from beam_pipeline.ops.summary_text import render
+from beam_pipeline.producer import cli as produce
 from beam_pipeline.runtime.broker import EmbeddedBroker
 from beam_pipeline.runtime.java import fetch_jars, find_java
 from beam_pipeline.runtime.processes import ManagedProcess
@@ -185,6 +186,8 @@ def _run_pipeline(
 ) -> int:
     """Produces while the pipeline runs, until all of it is in files; how many were produced."""
     status_file = logs.directory / f".{logs.started}-producer.json"
+    producer_flags = argparse.ArgumentParser()
+    produce.add_flags(producer_flags)
     producer = ManagedProcess(
         "producer",
         [
@@ -200,7 +203,7 @@ def _run_pipeline(
             f"--status_file={status_file}",
         ],
         logs.file("producer"),
-        env=without_configuration(),
+        env=without_configuration(producer_flags),
     )
     produced = 0
     goal_set = False

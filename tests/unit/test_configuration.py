@@ -360,13 +360,17 @@ def test_what_is_meant_for_run_does_not_stop_produce(
 
 
 def test_a_command_started_by_another_is_not_configured() -> None:
-    environment = {"BEAM_PIPELINE_SEED": "7", "BEAM_PIPELINE_CACHE": "/c", "PATH": "/bin"}
-    undone = without_configuration(environment)
-    assert undone == {"BEAM_PIPELINE_SEED": ""}
-    parser = small_parser()
-    words = ["look", "x"]
-    sources = read_sources(parser, words, {"BEAM_PIPELINE_DEPTH": "", **undone})
-    assert parse(parser, words, sources).args.depth == 1
+    producer = command_parsers()["produce"]
+    undone = without_configuration(producer)
+    assert undone.items() >= {"BEAM_PIPELINE_SEED": "", "BEAM_PIPELINE_CONFIG": ""}.items()
+    assert not NOT_FLAGS & undone.keys()
+    words = ["produce", "--topic=t"]
+    parser = argparse.ArgumentParser()
+    below = parser.add_subparsers()
+    below.add_parser("produce", parents=[producer], add_help=False)
+    environment = {"BEAM_PIPELINE_SEED": "7", "BEAM_PIPELINE_CONFIG": "missing.yaml"}
+    sources = read_sources(parser, words, {**environment, **undone})
+    assert parse(parser, words, sources).args.seed is None
 
 
 # --- what is shown ---------------------------------------------------------------------------
