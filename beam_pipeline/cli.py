@@ -33,6 +33,7 @@ from beam_pipeline.ops import inspect_command as inspect
 from beam_pipeline.ops import reconcile_command as reconcile
 from beam_pipeline.ops.terminal import printable
 from beam_pipeline.producer import cli as produce
+from beam_pipeline.report import command as report
 
 _DESCRIPTION = "Kafka to Parquet on Apache Beam: every record is a row or a dead letter, once."
 
@@ -48,6 +49,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "dlq": (dlq, "look into dead letters, and send them again"),
     "schema": (schema, "propose, show and compare the JSON Schemas of events"),
     "inspect": (inspect, "what a file or a directory says of itself"),
+    "report": (report, "what was landed, as one HTML file"),
     "compact": (compact, "put small Parquet files together"),
     "completion": (completion, "let bash, zsh or fish complete commands and flags"),
 }

@@ -38,7 +38,7 @@ TEMPORARY_DIR = "_tmp"
 ROW_GROUP_BYTES = 64 * 1024 * 1024
 
 _ROWS_AT_A_TIME = 65_536
-_OWN_EPOCH = re.compile(r"[0-9]{8}T[0-9]{6}Zc[0-9a-f]{4}")
+COMPACTION_EPOCH = re.compile(r"[0-9]{8}T[0-9]{6}Zc[0-9a-f]{4}")
 
 
 @dataclass(slots=True)
@@ -110,12 +110,12 @@ def compact(
 def remove_leftovers(output_dir: Path) -> None:
     """Removes what a compaction that was killed left below `_tmp`: none of it is in place."""
     for name in _temporary(output_dir):
-        if _OWN_EPOCH.fullmatch(name):
+        if COMPACTION_EPOCH.fullmatch(name):
             shutil.rmtree(output_dir / TEMPORARY_DIR / name)
 
 
 def _epochs_with_parts(output_dir: Path) -> set[str]:
-    return {name for name in _temporary(output_dir) if not _OWN_EPOCH.fullmatch(name)}
+    return {name for name in _temporary(output_dir) if not COMPACTION_EPOCH.fullmatch(name)}
 
 
 def _temporary(output_dir: Path) -> list[str]:

@@ -150,10 +150,11 @@ def null_share(column: ColumnStatistics) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "" if value is None else printable(_plain(value), _VALUE_WIDTH)
+    return "" if value is None else printable(plain_text(value), _VALUE_WIDTH)
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """A value of a column as text; not yet harmless."""
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
@@ -222,7 +223,7 @@ def _json(
         "dead_by_code": dict(dead_by_code),
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
-    return orjson.dumps(document, default=_plain, option=options).decode()
+    return orjson.dumps(document, default=plain_text, option=options).decode()
 
 
 def _offsets_json(offsets: Mapping[TopicPartition, BitMap64]) -> Iterator[dict[str, Any]]:

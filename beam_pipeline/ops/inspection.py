@@ -20,13 +20,16 @@ from beam_pipeline.ops.file_offsets import UnreadableFile, file_offsets
 from beam_pipeline.ops.offsets import TopicPartition, from_ranges, offset_set
 from beam_pipeline.ops.output_tree import json_lines, visible_files
 
+_EITHER = " or "
+
 
 @dataclass(slots=True)
 class ColumnStatistics:
     """One leaf column, from the statistics that Parquet keeps per row group.
 
-    `nulls` is None where a row group does not say; `smallest` and `largest` where none says.
-    `values` counts nulls, and for a list each of its items.
+    `nulls` is None where a row group does not say, and inside lists; `smallest` and `largest` where
+    none says, and `is_range_partial` where not each one with values does, such as of texts beyond
+    4 kB. `values` counts nulls, and for a list each of its items.
     """
 
     type: str
@@ -35,14 +38,17 @@ class ColumnStatistics:
     smallest: Any = None
     largest: Any = None
     stored_bytes: int = 0
+    is_range_partial: bool = False
 
     def add(self, other: ColumnStatistics) -> None:
         """Adds those of the same column elsewhere; a range whose types differ is given up."""
         self.values += other.values
         self.stored_bytes += other.stored_bytes
+        self.is_range_partial |= other.is_range_partial
         self.nulls = None if self.nulls is None or other.nulls is None else self.nulls + other.nulls
-        if other.type != self.type:
-            self.type = f"{self.type} or {other.type}"
+        if other.type not in self.type.split(_EITHER):
+            self.type += f"{_EITHER}{other.type}"
+        if _EITHER in self.type:
             self.smallest = self.largest = None
         elif other.smallest is not None:
             known = self.smallest is not None
@@ -190,22 +196,40 @@ def _columns(
         _readable(metadata.schema.column(position).path): ColumnStatistics(leaf)
         for position, leaf in enumerate(types)
     }
+    in_lists = {
+        column.path
+        for position in range(metadata.num_columns)
+        if (column := metadata.schema.column(position)).max_repetition_level
+    }
     for chunk in chunks:
         column = columns[_readable(chunk.path_in_schema)]
         found = chunk.statistics
-        has_nulls = found is not None and found.has_null_count
+        nulls = found.null_count if found is not None and found.has_null_count else None
         smallest, largest = _range(found)
         column.add(
             ColumnStatistics(
                 column.type,
                 chunk.num_values,
-                found.null_count if has_nulls else None,
+                # Arrow 23 counts missing lists as nulls of a text in them, but not of a number.
+                None if chunk.path_in_schema in in_lists else nulls,
                 smallest,
                 largest,
                 chunk.total_compressed_size,
+                smallest is None and _has_unstated_range(chunk),
             )
         )
     return columns
+
+
+def _has_unstated_range(chunk: pq.ColumnChunkMetaData) -> bool:
+    """Whether there are values in a chunk without a range, not only nulls."""
+    found = chunk.statistics
+    if found is None or found.has_min_max:
+        return True
+    # Only what is as long as it likes can be too long for the statistics.
+    return chunk.physical_type == "BYTE_ARRAY" and not (
+        found.has_null_count and found.null_count == chunk.num_values
+    )
 
 
 def _range(statistics: pq.Statistics | None) -> tuple[Any, Any]:

@@ -1,0 +1,1 @@
+"""`beam-pipeline report`: what a pipeline has landed, as one HTML file."""

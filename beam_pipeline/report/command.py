@@ -1,0 +1,132 @@
+"""`beam-pipeline report`: its flags and its run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.ops import flags
+
+if TYPE_CHECKING:
+    from beam_pipeline.ops.reconciliation import ReconcileReport
+    from beam_pipeline.report.gather import Landed
+
+DEFAULT_REPORT_FILE = Path("report.html")
+
+_DESCRIPTION = """\
+Writes one HTML file that tells what a pipeline has landed: whether it is complete, rows per window,
+dead letters by reason over time, the delay from event to file, lag, file sizes, and the columns
+with null rates and ranges. The file needs no network and no script, in light and dark, on a
+telephone too.
+
+With a broker it does what reconcile does, so it tells whether every record is in exactly one place,
+and the lag; without one it tells what the files say of themselves. Parquet data is not read then,
+only footers.
+"""
+_EPILOG = """\
+exit codes:
+  0  written, and nothing was found wrong
+  1  written, and something is missing, doubled, or can't be read; or it could not be written
+  2  a flag is wrong
+
+examples:
+  beam-pipeline report
+  beam-pipeline report --kafka_bootstrap_servers=localhost:9092 --input_topics=orders \\
+    --report_file=orders.html
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags and its help."""
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    flags.add_output_dir_flag(parser)
+    flags.add_dead_letter_dir_flag(parser)
+    parser.add_argument(
+        "--report_file",
+        type=Path,
+        default=DEFAULT_REPORT_FILE,
+        metavar="FILE",
+        help="the HTML file to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--input_topics",
+        type=flags.topic_names,
+        metavar="TOPIC[,…]",
+        help="tell of these topics only (default: those that the files are of)",
+    )
+    flags.add_kafka_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command, says what the report says, and returns the exit code.
+
+    Raises:
+      UsageError: a directory is missing, a topic has no files, or the report can't go there.
+      EnvironmentFailure: the cluster fails, or the file can't be written.
+    """
+    # Imported here: the command line knows every command's flags, and runs one.
+    from datetime import datetime, timezone
+
+    from beam_pipeline.io.durable import write_atomically
+    from beam_pipeline.ops.terminal import printable
+    from beam_pipeline.report import page
+    from beam_pipeline.report.verdict import verdict_of
+
+    if args.report_file.is_dir():
+        raise UsageError(f"--report_file={args.report_file} is a directory; name a file in it")
+    landed = _landed(args)
+    topics = args.input_topics or sorted(landed.topics)
+    completeness = _completeness(args, topics)
+    given = page.ReportInput(
+        landed,
+        completeness,
+        datetime.now(timezone.utc),
+        topics,
+        [
+            ("Parquet files in", str(args.output_dir.resolve())),
+            ("Dead letters in", str(args.dead_letter_dir.resolve())),
+            (
+                "Kafka",
+                args.kafka_bootstrap_servers
+                or ("by --kafka_config" if completeness else "not asked"),
+            ),
+        ],
+    )
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    try:
+        args.report_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.report_file, page.render_page(given, style))
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"--report_file={args.report_file} can't be written: {error.strerror}"
+        ) from None
+    verdict = verdict_of(landed, completeness)
+    print(f"{printable(str(args.report_file))}: {verdict.title}. {verdict.told}")
+    return 0 if verdict.holds else 1
+
+
+def _landed(args: argparse.Namespace) -> Landed:
+    from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
+    from beam_pipeline.ops.output_tree import visible_files
+    from beam_pipeline.ops.terminal import progress_bar
+    from beam_pipeline.report.gather import gather
+
+    paths = visible_files(args.output_dir, PARQUET_SUFFIX, "--output_dir")
+    paths += visible_files(args.dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
+    with progress_bar("Reading footers and dead letters", len(paths)) as progress:
+        return gather(paths, args.input_topics, progress)
+
+
+def _completeness(args: argparse.Namespace, topics: list[str]) -> ReconcileReport | None:
+    """The comparison with the log, where there is a broker and something to ask for."""
+    from beam_pipeline.ops.reconcile import reconcile
+
+    if args.kafka_bootstrap_servers is None and args.kafka_config is None:
+        return None
+    if not topics:
+        raise UsageError("the files are of no topic, so which one to compare? Give --input_topics")
+    return reconcile(flags.kafka_connection(args), topics, args.output_dir, args.dead_letter_dir)

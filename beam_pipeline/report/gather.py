@@ -1,0 +1,219 @@
+"""What a report tells, added up file by file: footers and statistics of Parquet, lines of letters.
+
+Memory grows by about 50 bytes a file and by the number of columns and topics, not with rows.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pyroaring import BitMap64
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.ops.compact import COMPACTION_EPOCH
+from beam_pipeline.ops.coverage import Coverage, FileProblem
+from beam_pipeline.ops.file_offsets import UnreadableFile
+from beam_pipeline.ops.inspection import ColumnStatistics, FileInspection, inspect_file
+from beam_pipeline.ops.letters import Letter, read_letters
+from beam_pipeline.ops.offsets import TopicPartition
+from beam_pipeline.report.time_bins import TimeCounts
+
+PROBLEMS_KEPT = 100
+_FIELDS_KEPT = 1_000
+_FIELD_WIDTH = 200
+_WINDOW_SHARE = 0.95
+_KAFKA_TIMESTAMP = "kafka_timestamp"
+
+
+@dataclass(slots=True)
+class Reason:
+    """The dead letters of one code, and the message of the first one."""
+
+    letters: int = 0
+    message: str = ""
+
+
+@dataclass(slots=True)
+class Landed:
+    """What the files hold.
+
+    Attributes:
+      topics: rows and letters of each topic.
+      rows: rows by the start of their window and by topic.
+      letters: dead letters by the time Kafka got the record (where it has none, by that of the
+        failure) and by code.
+      fields: dead letters by `keyword field` of each rule that was broken, an index into an array
+        as it is; of very many the rarest are let go.
+      window_rows: rows by the length of their window in seconds.
+      file_sizes: bytes of each Parquet file.
+      delay_rows: rows of each file that `delays` are known of: not of those that were compacted,
+        whose time says nothing.
+      end_delays, start_delays: seconds from the window's end, and from its start, to the file.
+      kafka_delays: seconds from the oldest record in Kafka to the file, with `kafka_delay_rows`.
+      coverage: which offsets the footers and letters name.
+      problems: files that can't be read, the first ones; `unreadable` counts all.
+    """
+
+    topics: dict[str, Counter[str]] = field(default_factory=dict)
+    rows: TimeCounts = field(default_factory=TimeCounts)
+    letters: TimeCounts = field(default_factory=TimeCounts)
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    fields: Counter[str] = field(default_factory=Counter)
+    row_count: int = 0
+    letter_count: int = 0
+    letter_files: int = 0
+    letter_bytes: int = 0
+    first_window: datetime | None = None
+    last_window: datetime | None = None
+    window_rows: Counter[int] = field(default_factory=Counter)
+    epochs: set[str] = field(default_factory=set)
+    compacted_files: int = 0
+    file_sizes: array[int] = field(default_factory=lambda: array("q"))
+    delay_rows: array[int] = field(default_factory=lambda: array("q"))
+    end_delays: array[float] = field(default_factory=lambda: array("d"))
+    start_delays: array[float] = field(default_factory=lambda: array("d"))
+    kafka_delay_rows: array[int] = field(default_factory=lambda: array("q"))
+    kafka_delays: array[float] = field(default_factory=lambda: array("d"))
+    newest_record: datetime | None = None
+    columns: dict[str, ColumnStatistics] = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=Coverage)
+    problems: list[FileProblem] = field(default_factory=list)
+    unreadable: int = 0
+
+    @property
+    def window_seconds(self) -> int:
+        """The window length that nearly all rows have, or less."""
+        reached = 0
+        for length, rows in sorted(self.window_rows.items()):
+            reached += rows
+            if reached >= _WINDOW_SHARE * self.window_rows.total():
+                return length
+        return 1
+
+    @property
+    def doubled(self) -> int:
+        """How many offsets the files name more than once."""
+        return sum(map(len, self.coverage.doubled.values()))
+
+    def add_problem(self, path: Path, reason: str) -> None:
+        """Notes a file that can't be read."""
+        self.unreadable += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(FileProblem(path, reason))
+
+
+def gather(
+    paths: Iterable[Path],
+    topics: Collection[str] | None = None,
+    progress: Callable[[int], object] = lambda files: None,
+) -> Landed:
+    """Adds up what the files say.
+
+    Args:
+      paths: Parquet files and JSON lines files of dead letters.
+      topics: those to tell of; None is all.
+      progress: is told of each file.
+    """
+    landed = Landed()
+    for path in paths:
+        name = OutputFile.parse(path)
+        if name is None:
+            landed.add_problem(path, "has no name that the pipeline gives")
+        elif topics is None or name.topic in topics:
+            try:
+                if path.suffix == PARQUET_SUFFIX:
+                    _add_parquet(landed, name, inspect_file(path), path.stat().st_mtime)
+                else:
+                    _add_letters(landed, name, path)
+            except (UnreadableFile, EnvironmentFailure, OSError) as error:
+                landed.add_problem(path, str(error))
+        progress(1)
+    return landed
+
+
+def _add_parquet(landed: Landed, name: OutputFile, file: FileInspection, written: float) -> None:
+    landed.row_count += file.rows
+    _topic(landed, name.topic)["rows"] += file.rows
+    _topic(landed, name.topic)["files"] += 1
+    landed.rows.add(name.window_start.timestamp(), name.topic, file.rows)
+    landed.window_rows[round((name.window_end - name.window_start).total_seconds())] += file.rows
+    landed.file_sizes.append(file.size_bytes)
+    landed.epochs.add(name.epoch)
+    _widen(landed, name)
+    for path, column in file.columns.items():
+        if path in landed.columns:
+            landed.columns[path].add(column)
+        else:
+            landed.columns[path] = column
+    for partition, offsets in file.offsets.items():
+        _cover(landed, partition, offsets)
+
+    received = file.columns.get(_KAFKA_TIMESTAMP)
+    newest = received.largest if received else None
+    if isinstance(newest, datetime) and newest.tzinfo:
+        landed.newest_record = max(landed.newest_record or newest, newest)
+    if COMPACTION_EPOCH.fullmatch(name.epoch):
+        landed.compacted_files += 1
+        return
+    landed.delay_rows.append(file.rows)
+    landed.end_delays.append(written - name.window_end.timestamp())
+    landed.start_delays.append(written - name.window_start.timestamp())
+    oldest = received.smallest if received else None
+    if isinstance(oldest, datetime) and oldest.tzinfo:
+        landed.kafka_delay_rows.append(file.rows)
+        landed.kafka_delays.append(written - oldest.timestamp())
+
+
+def _add_letters(landed: Landed, name: OutputFile, path: Path) -> None:
+    landed.letter_files += 1
+    landed.letter_bytes += path.stat().st_size
+    landed.epochs.add(name.epoch)
+    offsets: dict[TopicPartition, BitMap64] = {}
+    for letter in read_letters([path]):
+        landed.letter_count += 1
+        _topic(landed, name.topic)["letters"] += 1
+        reason = landed.reasons.setdefault(letter.code, Reason())
+        reason.letters += 1
+        reason.message = reason.message or str(letter.document["error"]["message"])
+        landed.letters.add(_received(letter), letter.code, 1)
+        landed.fields.update(
+            {f"{keyword} {place}"[:_FIELD_WIDTH] for keyword, place in letter.violations}
+        )
+        if len(landed.fields) > 10 * _FIELDS_KEPT:
+            landed.fields = Counter(dict(landed.fields.most_common(_FIELDS_KEPT)))
+        partition = TopicPartition(letter.topic, letter.partition)
+        seen = offsets.setdefault(partition, BitMap64())
+        if letter.offset in seen:
+            _cover(landed, partition, BitMap64([letter.offset]))
+        seen.add(letter.offset)
+    for partition, seen in offsets.items():
+        _cover(landed, partition, seen)
+
+
+def _received(letter: Letter) -> float:
+    timestamp: Any = letter.document["source"]["timestamp"]
+    if timestamp is None:
+        return letter.failed_at.timestamp()
+    # datetime.fromisoformat takes the suffix Z only from Python 3.11 on.
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+
+
+def _topic(landed: Landed, topic: str) -> Counter[str]:
+    return landed.topics.setdefault(topic, Counter())
+
+
+def _cover(landed: Landed, partition: TopicPartition, offsets: BitMap64) -> None:
+    own = Coverage({partition: offsets}, {}, Counter({partition: len(offsets)}))
+    landed.coverage.merge(own)
+
+
+def _widen(landed: Landed, name: OutputFile) -> None:
+    landed.first_window = min(landed.first_window or name.window_start, name.window_start)
+    landed.last_window = max(landed.last_window or name.window_end, name.window_end)

@@ -1,0 +1,595 @@
+"""The page: the verdict, the key figures, then one section for each question. Pure, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import islice
+from statistics import median
+from typing import Any
+
+from pyroaring import BitMap64
+
+from beam_pipeline.ops.inspect_text import null_share, plain_text
+from beam_pipeline.ops.inspection import ColumnStatistics
+from beam_pipeline.ops.offsets import range_count, ranges
+from beam_pipeline.ops.reconciliation import PartitionReconciliation, ReconcileReport
+from beam_pipeline.report.charts import bar, columns_chart
+from beam_pipeline.report.distribution import (
+    DELAY_EDGES,
+    SIZE_EDGES,
+    SizeClass,
+    classes,
+    percentiles,
+)
+from beam_pipeline.report.gather import PROBLEMS_KEPT, Landed
+from beam_pipeline.report.markup import Element, document, foreign, prose, tag
+from beam_pipeline.report.time_bins import bars_of
+from beam_pipeline.report.units import (
+    between,
+    binary_size,
+    duration,
+    plural,
+    share,
+    size,
+    span,
+    step_length,
+    utc,
+)
+from beam_pipeline.report.verdict import Tone, Verdict, verdict_of
+
+COLUMNS_SHOWN = 500
+_TOPICS_SHOWN = 8
+_RULES_SHOWN = 10
+_PARTITIONS_SHOWN = 200
+_PROBLEMS_SHOWN = 20
+_RANGES_SHOWN = 3
+_SMALL_FILE_BYTES = 1 << 20
+_MANY_FILES = 100
+_VALUE_WIDTH = 48
+
+# Shapes of 24 by 24: a tick, a clock, a cross, a question mark.
+_ICONS = {
+    Tone.GOOD: "M5 12.5l4.5 4.5L19 7.5",
+    Tone.WAITING: "M12 6v6l4 2.5",
+    Tone.BAD: "M7 7l10 10M17 7L7 17",
+    Tone.OPEN: "M9 9.2a3 3 0 1 1 4.4 2.7c-.9.5-1.4 1-1.4 2.1M12 17.5v.1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReportInput:
+    """All that a page is made of.
+
+    Attributes:
+      landed: what the files hold.
+      completeness: the comparison with the log; None without a broker.
+      made_at: aware.
+      topics: the topics told of.
+      sources: name and value of where it is from, such as the directories.
+    """
+
+    landed: Landed
+    completeness: ReconcileReport | None
+    made_at: datetime
+    topics: Sequence[str]
+    sources: Sequence[tuple[str, str]] = field(default=())
+
+
+def render_page(given: ReportInput, style: str) -> bytes:
+    """The file, UTF-8."""
+    verdict = verdict_of(given.landed, given.completeness)
+    main = tag(
+        "main",
+        _verdict(verdict),
+        _figures(given),
+        _problems(given),
+        _rows(given.landed),
+        _letters(given.landed),
+        tag("div", _delay(given), _files(given.landed), class_="pair"),
+        _partitions(given),
+        _columns(given.landed),
+    )
+    body = tag("body", _header(given), main, _footer(given))
+    topics = ", ".join(given.topics[:3]) or "no topic"
+    return document(f"{verdict.title}: {topics}"[:120], style, body)
+
+
+def _header(given: ReportInput) -> Element:
+    shown = given.topics[:_TOPICS_SHOWN]
+    heading = tag("h1")
+    for place, topic in enumerate(shown):
+        heading.append(tag("span", foreign(topic, 249), ", " if place < len(shown) - 1 else ""))
+    if len(given.topics) > len(shown):
+        heading.append(tag("span", f" and {len(given.topics) - len(shown):,} more"))
+    if not given.topics:
+        heading.append(tag("span", "No topic"))
+    landed = given.landed
+    told = f"made {utc(given.made_at)} UTC"
+    if landed.first_window and landed.last_window:
+        told = f"Events of {span(landed.first_window, landed.last_window)} UTC · {told}"
+    return tag("header", tag("p", "beam-pipeline report", class_="kicker"), heading, tag("p", told))
+
+
+def _verdict(verdict: Verdict) -> Element:
+    icon = tag(
+        "svg",
+        tag("circle", cx=12, cy=12, r=11),
+        tag("path", d=_ICONS[verdict.tone]),
+        viewBox="0 0 24 24",
+        aria_hidden="true",
+    )
+    return tag(
+        "section",
+        icon,
+        tag("div", tag("h2", verdict.title, id="verdict"), tag("p", *prose(verdict.told))),
+        class_=f"verdict {verdict.tone.value}",
+        aria_labelledby="verdict",
+    )
+
+
+def _figures(given: ReportInput) -> Element:
+    landed, report = given.landed, given.completeness
+    records = landed.row_count + landed.letter_count
+    delays = percentiles(landed.end_delays, landed.delay_rows, (0.5, 0.95))
+    stored = sum(landed.file_sizes)
+    lag = f"{report.reconciliation.missing:,}" if report else "not known"
+    tiles = [
+        ("Records landed", f"{records:,}", "rows and dead letters"),
+        ("Rows", f"{landed.row_count:,}", f"{share(landed.row_count, records)} of the records"),
+        (
+            "Dead letters",
+            f"{landed.letter_count:,}",
+            f"{share(landed.letter_count, records)}, {plural(len(landed.reasons), 'reason')}",
+        ),
+        ("Lag", lag, "records in Kafka and in no file" if report else "needs a broker"),
+        (
+            "Delay to file",
+            duration(delays[0]) if delays else "not known",
+            f"median after the window; 95% within {duration(delays[1])}" if delays else "no files",
+        ),
+        (
+            "Parquet",
+            size(stored),
+            f"{plural(len(landed.file_sizes), 'file')}"
+            + (f", {stored / landed.row_count:,.0f} bytes a row" if landed.row_count else ""),
+        ),
+    ]
+    return tag(
+        "dl",
+        *(
+            tag("div", tag("dt", name), tag("dd", value), tag("dd", note, class_="note"))
+            for name, value, note in tiles
+        ),
+        class_="figures",
+        aria_label="Key figures",
+    )
+
+
+def _problems(given: ReportInput) -> Element | None:
+    """What is wrong, by file and by offset; nothing where nothing is."""
+    lines: list[Element] = []
+    known = {problem.path for problem in given.landed.problems}
+    problems = list(given.landed.problems)
+    if given.completeness:
+        problems += [one for one in given.completeness.problems if one.path not in known]
+        for one in given.completeness.reconciliation.partitions:
+            for what, offsets in (
+                ("in no file", one.missing),
+                ("in more than one place", one.doubled),
+                ("in files, but beyond the log's end", one.beyond_end),
+            ):
+                if offsets:
+                    lines.append(
+                        tag("li", foreign(str(one.partition), 260), f": {what}: {_ranges(offsets)}")
+                    )
+    for problem in problems:
+        lines.append(tag("li", foreign(str(problem.path), 300), ": ", foreign(problem.reason, 300)))
+    if not lines:
+        return None
+    more = len(lines) - _PROBLEMS_SHOWN + max(0, given.landed.unreadable - PROBLEMS_KEPT)
+    shown = lines[:_PROBLEMS_SHOWN]
+    if more > 0:
+        shown.append(tag("li", f"and {more:,} more; beam-pipeline reconcile tells all"))
+    return _section("problems", "What is wrong", None, tag("ul", *shown, class_="problems"))
+
+
+def _ranges(offsets: BitMap64) -> str:
+    shown = [
+        f"{first:,}" if first == last else between(f"{first:,}", f"{last:,}")
+        for first, last in islice(ranges(offsets), _RANGES_SHOWN)
+    ]
+    more = range_count(offsets) - len(shown)
+    if more > 0:
+        shown.append(f"and {more:,} ranges more")
+    return f"{plural(len(offsets), 'offset')}: {', '.join(shown)}"
+
+
+def _rows(landed: Landed) -> Element:
+    bars = bars_of(landed.rows, landed.window_seconds)
+    lead = (
+        f"By event time, in windows of {step_length(landed.window_seconds)}."
+        if bars
+        else "No rows yet."
+    )
+    chart = (
+        columns_chart(bars, "row", f"{plural(landed.row_count, 'row')} over time") if bars else None
+    )
+    topics = None
+    if len(landed.topics) > 1:
+        topics = _table(
+            "Topics",
+            ("topic", "rows", "dead letters", "files"),
+            [
+                (
+                    foreign(topic, 249),
+                    f"{counts['rows']:,}",
+                    f"{counts['letters']:,}",
+                    f"{counts['files']:,}",
+                )
+                for topic, counts in sorted(
+                    landed.topics.items(), key=lambda item: (-item[1]["rows"], item[0])
+                )[:_PARTITIONS_SHOWN]
+            ],
+            _numeric(1, 2, 3),
+        )
+    return _section("rows", "Rows per window", lead, chart, topics)
+
+
+def _letters(landed: Landed) -> Element:
+    bars = bars_of(landed.letters, landed.window_seconds)
+    if bars is None:
+        return _section("dead", "Dead letters", "None: every record was valid.")
+    ordered = sorted(landed.reasons.items(), key=lambda item: (-item[1].letters, item[0]))
+    most = ordered[0][1].letters
+    reasons = _table(
+        "Reasons",
+        ("reason", "letters", "share", "example"),
+        [
+            (
+                foreign(code, 60),
+                f"{reason.letters:,}",
+                _with_bar(share(reason.letters, landed.letter_count), reason.letters, most),
+                foreign(reason.message, 200),
+            )
+            for code, reason in ordered[:_PARTITIONS_SHOWN]
+        ],
+        {1: "num", 2: "narrow", 3: "text"},
+    )
+    rules = landed.fields.most_common(_RULES_SHOWN)
+    broken = None
+    if rules:
+        broken = _table(
+            "Rules of the schema that were broken most",
+            ("rule", "field", "letters"),
+            [
+                (
+                    foreign(rule.partition(" ")[0], 40),
+                    foreign(rule.partition(" ")[2] or "(the whole event)", 120),
+                    f"{count:,}",
+                )
+                for rule, count in rules
+            ],
+            _numeric(2),
+        )
+    lead = (
+        f"{share(landed.letter_count, landed.row_count + landed.letter_count)} of all records, by "
+        "the time Kafka got them. beam-pipeline dlq show has them in full."
+    )
+    description = f"{plural(landed.letter_count, 'dead letter')} by reason over time"
+    return _section(
+        "dead",
+        "Dead letters",
+        lead,
+        columns_chart(bars, "dead letter", description),
+        reasons,
+        broken,
+    )
+
+
+def _delay(given: ReportInput) -> Element:
+    landed = given.landed
+    shares = (0.5, 0.95, 0.99, 1.0)
+    measured = [
+        (name, note, percentiles(values, rows, shares))
+        for name, note, values, rows in (
+            ("its window's end", "the least an event waits", landed.end_delays, landed.delay_rows),
+            (
+                "its window's start",
+                "the most an event waits",
+                landed.start_delays,
+                landed.delay_rows,
+            ),
+            (
+                "Kafka",
+                "the oldest record of each file",
+                landed.kafka_delays,
+                landed.kafka_delay_rows,
+            ),
+        )
+    ]
+    if not measured[0][2]:
+        return _section("delay", "Delay from event to file", "No files to measure it by.")
+    table = _table(
+        "Time by which a share of the rows was in files",
+        ("after", "50%", "95%", "99%", "100%"),
+        [
+            (
+                tag("span", name, tag("small", note)),
+                *(f"{duration(value)}" for value in found),
+            )
+            for name, note, found in measured
+            if found
+        ],
+        _numeric(1, 2, 3, 4),
+    )
+    found = classes(landed.end_delays, landed.delay_rows, DELAY_EDGES)
+    lead = (
+        "From the end of an event's window to its file, by the file's modification time. Late "
+        "events have files of their own."
+    )
+    if landed.newest_record:
+        age = max(0.0, (given.made_at - landed.newest_record).total_seconds())
+        lead += (
+            f" The newest record in a Parquet file reached Kafka at {utc(landed.newest_record)} "
+            f"UTC, {duration(age)} before this report."
+        )
+    if landed.compacted_files:
+        lead += f" {plural(landed.compacted_files, 'compacted file')} left out."
+    return _section(
+        "delay",
+        "Delay from event to file",
+        lead,
+        _classes_table("Rows by delay after the window's end", "delay", "rows", found, duration),
+        table,
+    )
+
+
+def _partitions(given: ReportInput) -> Element:
+    report = given.completeness
+    if report is None:
+        return _section(
+            "partitions",
+            "Completeness and lag",
+            "What Kafka holds was not asked, so there is neither here: give "
+            "--kafka_bootstrap_servers. What the files name:",
+            _named_offsets(given.landed),
+        )
+    found = report.reconciliation
+    most = max((len(one.missing) for one in found.partitions), default=0)
+    shown = found.partitions[:_PARTITIONS_SHOWN]
+    table = _table(
+        "Partitions",
+        ("partition", "log", "records", "rows", "dead letters", "doubled", "lag"),
+        [_partition_cells(one, most) for one in shown],
+        {**_numeric(1, 2, 3, 4, 5), 6: "narrow"},
+    )
+    lead = (
+        f"{plural(found.records, 'record')} in Kafka, {found.covered:,} of them in files, counted "
+        "from rows and lines. The lag is what is in Kafka and in no file: a window "
+        "that is still open, or a pipeline that stands."
+    )
+    if len(found.partitions) > len(shown):
+        lead += f" The first {len(shown):,} of {len(found.partitions):,} partitions."
+    return _section("partitions", "Completeness and lag", lead, table)
+
+
+def _partition_cells(one: PartitionReconciliation, most: int) -> tuple[Element | str, ...]:
+    doubled = len(one.doubled)
+    return (
+        foreign(str(one.partition), 260),
+        between(f"{one.low:,}", f"{one.high - 1:,}") if one.high > one.low else "empty",
+        f"{one.records:,}",
+        f"{one.parquet_rows:,}",
+        f"{one.dead_letters:,}",
+        tag("b", f"{doubled:,}", class_="bad") if doubled else "0",
+        _with_bar(f"{len(one.missing):,}", len(one.missing), most, "s1"),
+    )
+
+
+def _named_offsets(landed: Landed) -> Element:
+    return _table(
+        "Partitions",
+        ("partition", "first offset", "last offset", "records"),
+        [
+            (
+                foreign(str(partition), 260),
+                f"{offsets.min():,}",
+                f"{offsets.max():,}",
+                f"{len(offsets):,}",
+            )
+            for partition, offsets in islice(
+                sorted(landed.coverage.offsets.items()), _PARTITIONS_SHOWN
+            )
+            if offsets
+        ],
+        _numeric(1, 2, 3),
+    )
+
+
+def _files(landed: Landed) -> Element:
+    sizes = landed.file_sizes
+    if not sizes:
+        return _section("files", "File sizes", "No Parquet files.")
+    facts = _table(
+        "All files",
+        ("", "of Parquet", "of dead letters"),
+        [
+            ("files", f"{len(sizes):,}", f"{landed.letter_files:,}"),
+            ("stored", size(sum(sizes)), size(landed.letter_bytes)),
+            ("rows, letters", f"{landed.row_count:,}", f"{landed.letter_count:,}"),
+            ("median size", size(median(sizes)), ""),
+            ("largest", size(max(sizes)), ""),
+            ("compacted", f"{landed.compacted_files:,}", ""),
+        ],
+        _numeric(1, 2),
+    )
+    lead = f"Written by {plural(len(landed.epochs), 'submission')} of the job."
+    small = sum(one < _SMALL_FILE_BYTES for one in sizes)
+    if small >= _MANY_FILES and 2 * small > len(sizes):
+        lead += f" {small:,} are smaller than 1 MiB; beam-pipeline compact puts them together."
+    found = classes(sizes, [1] * len(sizes), SIZE_EDGES)
+    return _section(
+        "files",
+        "File sizes",
+        lead,
+        _classes_table("Files by size", "size", "files", found, binary_size),
+        facts,
+    )
+
+
+def _columns(landed: Landed) -> Element:
+    if not landed.columns:
+        return _section("columns", "Columns", "No Parquet files, so no columns.")
+    shown = list(islice(landed.columns.items(), COLUMNS_SHOWN))
+    partial = any(column.is_range_partial and column.smallest is not None for _, column in shown)
+    lead = (
+        f"{plural(len(landed.columns), 'column')}, from the statistics in the files' footers. Null "
+        "rates are of the files that have the column; of what is inside a list they say none."
+    )
+    if partial:
+        lead += " ≈ marks a range that not every file states, such as of texts beyond 4 kB."
+    if len(landed.columns) > len(shown):
+        lead += f" The first {len(shown):,}; beam-pipeline inspect has all."
+    table = _table(
+        "Columns",
+        ("column", "type", "null", "smallest", "largest", "stored"),
+        [_column_cells(path, column) for path, column in shown],
+        {1: "type", 2: "narrow", 3: "value", 4: "value", 5: "num spare"},
+    )
+    return _section("columns", "Columns", lead, table)
+
+
+def _column_cells(path: str, column: ColumnStatistics) -> tuple[Element | str, ...]:
+    nulls = null_share(column)
+    mark = "≈ " if column.is_range_partial and column.smallest is not None else ""
+    return (
+        foreign(path, 200),
+        foreign(column.type, 80),
+        "\N{EN DASH}" if column.nulls is None else _with_bar(nulls, column.nulls, column.values),
+        *(
+            tag("span", mark, foreign(_value_text(value), _VALUE_WIDTH))
+            if value is not None
+            else "\N{EN DASH}"
+            for value in (column.smallest, column.largest)
+        ),
+        size(column.stored_bytes),
+    )
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, datetime):
+        zone = "" if value.tzinfo is None else " UTC"
+        moment = value.astimezone(timezone.utc).replace(tzinfo=None) if zone else value
+        return (
+            moment.isoformat(" ", "microseconds" if moment.microsecond % 1000 else "milliseconds")
+            + zone
+        )
+    return plain_text(value)
+
+
+def _footer(given: ReportInput) -> Element:
+    return tag(
+        "footer",
+        tag(
+            "dl",
+            *(
+                tag("div", tag("dt", name), tag("dd", foreign(value, 400)))
+                for name, value in given.sources
+            ),
+        ),
+        tag(
+            "p",
+            "Times are UTC. This file holds what events said (messages, smallest and largest "
+            "values): treat it as you treat the data.",
+        ),
+    )
+
+
+def _section(identity: str, title: str, lead: str | None, *children: Element | None) -> Element:
+    return tag(
+        "section",
+        tag("h2", title, id=identity),
+        tag("p", *prose(lead), class_="lead") if lead else None,
+        *children,
+        aria_labelledby=identity,
+    )
+
+
+def _classes_table(
+    caption: str, what: str, noun: str, found: list[SizeClass], shown: object
+) -> Element:
+    total = sum(one.count for one in found)
+    most = max((one.count for one in found), default=0)
+    return _table(
+        caption,
+        (what, noun, "share"),
+        [
+            (
+                _class_name(one, shown),
+                f"{one.count:,}",
+                _with_bar(share(one.count, total), one.count, most),
+            )
+            for one in found
+        ],
+        {0: "class", 1: "num", 2: "wide"},
+    )
+
+
+def _class_name(one: SizeClass, shown: object) -> str:
+    assert callable(shown)
+    if one.low is None:
+        return f"below {shown(one.high)}"
+    if one.high is None:
+        return f"{shown(one.low)} or more"
+    return between(shown(one.low), shown(one.high))
+
+
+def _with_bar(text: str, part: float, whole: float, tone: str = "s0") -> Element:
+    drawn = bar(part, whole, tone) if whole > 0 else None
+    return tag("span", drawn, tag("span", text), class_="measure")
+
+
+def _numeric(*places: int) -> dict[int, str]:
+    return dict.fromkeys(places, "num")
+
+
+def _table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Element | str]],
+    kinds: dict[int, str],
+) -> Element:
+    """A table. One of more than three columns has its rows become blocks where there is no room
+    for columns; the roles keep it a table for screen readers, which go by how it is laid out."""
+    layout = "stack" if len(heads) > 3 else "compact"
+    body = tag("tbody", role="rowgroup")
+    for row in rows:
+        line = tag("tr", role="row")
+        for place, cell in enumerate(row):
+            name = "th" if place == 0 else "td"
+            line.append(
+                tag(
+                    name,
+                    cell,
+                    scope="row" if place == 0 else None,
+                    role="rowheader" if place == 0 else "cell",
+                    class_=kinds.get(place),
+                    data_label=heads[place] if place else None,
+                )
+            )
+        body.append(line)
+    head = tag(
+        "thead",
+        tag(
+            "tr",
+            *(
+                tag("th", name, scope="col", role="columnheader", class_=kinds.get(place))
+                for place, name in enumerate(heads)
+            ),
+            role="row",
+        ),
+        role="rowgroup",
+    )
+    return tag("table", tag("caption", caption), head, body, role="table", class_=layout)
