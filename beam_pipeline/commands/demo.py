@@ -21,8 +21,13 @@ from beam_pipeline.commands.engines import (
     make_supervisor,
 )
 from beam_pipeline.commands.logs import RunLogs, logs_of
-from beam_pipeline.commands.run import add_supervision_flags, hold_leases, plan_of, stop_on_signals
-from beam_pipeline.commands.view import RunView
+from beam_pipeline.commands.run import (
+    add_supervision_flags,
+    hold_leases,
+    plan_of,
+    stop_on_signals,
+    view_of,
+)
 from beam_pipeline.configuration import without_configuration
 from beam_pipeline.errors import UsageError
 from beam_pipeline.flags import add_landing_flags
@@ -220,7 +225,7 @@ def _run_pipeline(
         view.show(status, produced)
 
     try:
-        with producer, RunView(topic, console) as view:
+        with producer, view_of(args, topic, connection, console) as view:
             supervisor.run(stop, on_tick)
     finally:
         status_file.unlink(missing_ok=True)

@@ -131,7 +131,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             highlight=False,
             soft_wrap=True,
         )
-        with RunView(", ".join(topics), console) as view:
+        with view_of(args, ", ".join(topics), connection, console) as view:
             caught_up = supervisor.run(stop, view.show)
         if args.detach and caught_up:
             console.print(_left_line(args), markup=False, highlight=False, soft_wrap=True)
@@ -175,6 +175,13 @@ def stop_on_signals() -> Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def view_of(
+    args: argparse.Namespace, title: str, connection: KafkaConnection, console: Console
+) -> RunView:
+    """The view of a run into the directories that the flags name."""
+    return RunView(title, console, connection, Path(args.output_dir), Path(args.dead_letter_dir))
 
 
 def hold_leases(stack: ExitStack, args: argparse.Namespace) -> list[Lease]:

@@ -1,56 +1,108 @@
-"""What a run looks like in the terminal: a live table, or a line now and then in a log."""
+"""What a run looks like in the terminal: a live view, or a line now and then in a log."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
 from types import TracebackType
 
+import pyarrow as pa
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
+from beam_pipeline.commands.board import Board, Figure, FileLine, PartitionLine, board_text
+from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.io.footer import FooterError, read_footer
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.offsets import TopicPartition
+from beam_pipeline.ops.terminal import printable
+from beam_pipeline.runtime.log_ends import LogEnds
 from beam_pipeline.runtime.supervisor import RunStatus
 
 LINE_SECONDS = 5.0
 RATE_WINDOW_SECONDS = 5.0
+REFRESH_SECONDS = 1.0
+LIVE_RATE_SECONDS = 10.0
+_FILES_KEPT = 10
+_RATED = ("read", "valid", "dead")
 
 
 class RunView:
     """Shows a `RunStatus` as it changes; a context manager."""
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        console: Console,
+        connection: KafkaConnection,
+        output_dir: Path,
+        dead_letter_dir: Path,
+    ) -> None:
+        """Describe the view.
+
+        Args:
+          title: what is landed.
+          console: where to; what is no terminal gets lines.
+          connection: asked where the topics end, for a terminal.
+          output_dir, dead_letter_dir: where the files are that the status names.
+        """
         self._title = title
-        self._console = console or Console()
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._console = console
+        self._roots = {PARQUET_SUFFIX: output_dir}
+        self._dead_letter_dir = dead_letter_dir
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._ends = LogEnds(connection)
+        self._stack = ExitStack()
+        self._started = time.monotonic()
         self._next_line = 0.0
-        self._reads: list[tuple[float, int]] = []
+        self._counts: deque[tuple[float, Counter[str]]] = deque()
         self._told = 0
+        self._files: deque[FileLine] = deque(maxlen=_FILES_KEPT)
+        self._landed_to: dict[TopicPartition, datetime] = {}
 
     def show(self, status: RunStatus, produced: int | None = None) -> None:
         """Brings the view up to date; `produced` where a producer belongs to the run."""
-        now = time.monotonic()
-        self._reads.append((now, status.counters["read"]))
-        self._reads = [(at, read) for at, read in self._reads if now - at <= RATE_WINDOW_SECONDS]
         for notice in status.notices[self._told :]:
-            self._console.print(notice, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(notice), markup=False, highlight=False, soft_wrap=True)
         self._told = len(status.notices)
+        now = time.monotonic()
         if self._console.is_terminal:
-            self._live.update(self._table(status, produced))
-        elif now >= self._next_line:
+            if now >= self._next_line:
+                self._next_line = now + REFRESH_SECONDS
+                self._take_counts(now, status, LIVE_RATE_SECONDS)
+                self._ends.watch(list(status.starts))
+                self._take_files(status)
+                self._draw(status, produced)
+            return
+        self._take_counts(now, status, RATE_WINDOW_SECONDS)
+        if now >= self._next_line:
             self._next_line = now + LINE_SECONDS
             line = "  ".join(f"{name} {value}" for name, value in self._facts(status, produced))
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def _take_counts(self, now: float, status: RunStatus, seconds: float) -> None:
+        self._counts.append((now, Counter({name: status.counters[name] for name in _RATED})))
+        while now - self._counts[0][0] > seconds:
+            self._counts.popleft()
+
+    def _rate(self, name: str) -> float:
+        """How much a counter rises, a second."""
+        if len(self._counts) < 2:
+            return 0.0
+        (first_at, first), (last_at, last) = self._counts[0], self._counts[-1]
+        return max((last[name] - first[name]) / (last_at - first_at), 0.0)
+
     def _facts(self, status: RunStatus, produced: int | None) -> list[tuple[str, str]]:
         counters = status.counters
-        (first_at, first_read), (last_at, last_read) = self._reads[0], self._reads[-1]
-        rate = (last_read - first_read) / (last_at - first_at) if last_at > first_at else 0.0
         facts = [("state", status.state)]
         if produced is not None:
             facts.append(("produced", f"{produced:,}"))
         facts += [(name, f"{counters[name]:,}") for name in ("read", "valid", "dead")]
-        facts += [("files", f"{status.files:,}"), ("rate", f"{max(rate, 0):,.1f}/s")]
+        facts += [("files", f"{status.files:,}"), ("rate", f"{self._rate('read'):,.1f}/s")]
         late = counters["late"]
         if late:
             facts.append(("late", f"{late:,}"))
@@ -60,26 +112,84 @@ class RunView:
             facts.append(("restarts", str(status.restarts)))
         return facts
 
-    def _table(self, status: RunStatus, produced: int | None) -> Table:
-        facts = self._facts(status, produced)
-        table = Table(title=self._title, title_justify="left", expand=False)
-        for name, _ in facts:
-            table.add_column(name, justify="right")
-        table.add_row(*(value for _, value in facts))
-        dead = {
-            name.removeprefix("dead."): count
-            for name, count in sorted(status.counters.items())
-            if name.startswith("dead.") and count
-        }
-        if dead:
-            reasons = "  ".join(f"{code} {count:,}" for code, count in dead.items())
-            table.caption = Text(f"dead by reason: {reasons}")
-            table.caption_justify = "left"
-        return table
+    def _draw(self, status: RunStatus, produced: int | None) -> None:
+        size = self._console.size
+        board = self._board(status, produced)
+        # One line less than there are: the cursor stands behind the last one.
+        self._live.update(board_text(board, size.width, size.height - 1), refresh=True)
+
+    def _board(self, status: RunStatus, produced: int | None) -> Board:
+        counters = status.counters
+        figures = [Figure("produced", produced)] if produced is not None else []
+        figures += [Figure(name, counters[name], self._rate(name)) for name in _RATED]
+        figures += [Figure("late", counters["late"]), Figure("files", status.files)]
+        if status.remaining is not None:
+            figures.append(Figure("remaining", status.remaining))
+        return Board(
+            title=self._title,
+            state=status.state,
+            elapsed_seconds=time.monotonic() - self._started,
+            restarts=status.restarts,
+            figures=figures,
+            partitions=list(self._partitions(status)),
+            dead=sorted(
+                (name.removeprefix("dead."), count)
+                for name, count in counters.items()
+                if name.startswith("dead.") and count
+            ),
+            files=list(self._files),
+            now=datetime.now(timezone.utc),
+        )
+
+    def _partitions(self, status: RunStatus) -> Iterator[PartitionLine]:
+        ends = self._ends.ends()
+        one_topic = len({topic for topic, _ in status.starts}) == 1
+        for key in sorted(status.starts):
+            topic, partition = key
+            start, end = status.starts[key], ends.get(key)
+            yield PartitionLine(
+                name=str(partition) if one_topic else f"{topic}/{partition}",
+                position=status.covered.prefix_end(topic, partition, start),
+                end=end,
+                lag=None if end is None else status.covered.missing(topic, partition, start, end),
+                rate=self._ends.rate(key),
+                landed_to=self._landed_to.get(key),
+            )
+
+    def _take_files(self, status: RunStatus) -> None:
+        """Reads the footers of the files that are new, to tell how far each partition has come."""
+        while status.new_files:
+            name = OutputFile.parse(status.new_files.popleft())
+            if name is None:
+                continue
+            kind = "rows" if name.suffix == PARQUET_SUFFIX else "dead letters"
+            rows = size_bytes = None
+            root = self._roots.get(name.suffix, self._dead_letter_dir)
+            path = root / name.relative_path()
+            try:
+                size_bytes = path.stat().st_size
+                if name.suffix == PARQUET_SUFFIX:
+                    footer = read_footer(path)
+                    rows = footer.rows
+                    for topic, partitions in footer.offsets.items():
+                        for partition in partitions:
+                            self._note_landed((topic, partition), name.window_end)
+            except (OSError, FooterError, pa.ArrowException):  # replaced, or deleted, meanwhile
+                pass
+            self._files.appendleft(
+                FileLine(name.topic, name.window_start, name.window_end, kind, rows, size_bytes)
+            )
+
+    def _note_landed(self, key: TopicPartition, window_end: datetime) -> None:
+        self._landed_to[key] = max(self._landed_to.get(key, window_end), window_end)
 
     def __enter__(self) -> RunView:
         if self._console.is_terminal:
-            self._live.start()
+            with ExitStack() as stack:
+                stack.enter_context(self._ends)
+                stack.enter_context(self._live)
+                self._draw(RunStatus(), None)
+                self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -88,5 +198,4 @@ class RunView:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
+        self._stack.close()

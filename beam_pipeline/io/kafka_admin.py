@@ -185,6 +185,28 @@ def watermarks(connection: KafkaConnection, topic: str) -> dict[int, tuple[int, 
     return {partition: (low[partition], high[partition]) for partition in range(partitions)}
 
 
+class EndOffsets:
+    """Where partitions end, for who asks often: one client, one request, no patience."""
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._admin = _admin(connection)
+
+    def ask(
+        self, partitions: Iterable[tuple[str, int]], timeout_seconds: float = 5.0
+    ) -> dict[tuple[str, int], int]:
+        """The offset after the last record, by (topic, partition).
+
+        Raises:
+            EnvironmentFailure: the cluster did not answer in time, or refused.
+        """
+        wanted = {TopicPartition(*one): OffsetSpec.latest() for one in partitions}
+        futures = self._admin.list_offsets(wanted, request_timeout=timeout_seconds)
+        return {
+            (key.topic, key.partition): _result(f"end of {key.topic}", future).offset
+            for key, future in futures.items()
+        }
+
+
 def alter_group_offsets(
     connection: KafkaConnection, group: str, offsets: Mapping[tuple[str, int], int]
 ) -> None:

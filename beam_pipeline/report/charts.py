@@ -12,6 +12,9 @@ from beam_pipeline.report.units import between, instant, plural, span, step_leng
 
 _GAP = 0.14
 _DAY = 86_400
+# A few columns are not stretched into walls.
+_BAR_REM = 5
+_LEAST_REM = 20
 
 
 def columns_chart(bars: Bars, noun: str, description: str) -> Element:
@@ -43,6 +46,7 @@ def columns_chart(bars: Bars, noun: str, description: str) -> Element:
                 aria_hidden="true",
             ),
             class_="axes",
+            style=f"max-width:{max(_LEAST_REM, len(bars.counts) * _BAR_REM):g}rem",
         )
     )
     figure.append(tag("figcaption", _caption(bars, noun)))

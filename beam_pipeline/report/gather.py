@@ -23,9 +23,10 @@ from beam_pipeline.ops.file_offsets import UnreadableFile
 from beam_pipeline.ops.inspection import ColumnStatistics, FileInspection, inspect_file
 from beam_pipeline.ops.letters import Letter, read_letters
 from beam_pipeline.ops.offsets import TopicPartition
-from beam_pipeline.report.time_bins import TimeCounts
+from beam_pipeline.report.time_bins import OTHERS, TimeCounts
 
 PROBLEMS_KEPT = 100
+_REASONS_KEPT = 100
 _FIELDS_KEPT = 1_000
 _FIELD_WIDTH = 200
 _WINDOW_SHARE = 0.95
@@ -49,8 +50,8 @@ class Landed:
       rows: rows by the start of their window and by topic.
       letters: dead letters by the time Kafka got the record (where it has none, by that of the
         failure) and by code.
-      fields: dead letters by `keyword field` of each rule that was broken, an index into an array
-        as it is; of very many the rarest are let go.
+      fields: dead letters by keyword and field (a JSON pointer) of each rule that was broken; of
+        very many the rarest are let go.
       window_rows: rows by the length of their window in seconds.
       file_sizes: bytes of each Parquet file.
       delay_rows: rows of each file that `delays` are known of: not of those that were compacted,
@@ -65,7 +66,7 @@ class Landed:
     rows: TimeCounts = field(default_factory=TimeCounts)
     letters: TimeCounts = field(default_factory=TimeCounts)
     reasons: dict[str, Reason] = field(default_factory=dict)
-    fields: Counter[str] = field(default_factory=Counter)
+    fields: Counter[tuple[str, str]] = field(default_factory=Counter)
     row_count: int = 0
     letter_count: int = 0
     letter_files: int = 0
@@ -179,12 +180,14 @@ def _add_letters(landed: Landed, name: OutputFile, path: Path) -> None:
     for letter in read_letters([path]):
         landed.letter_count += 1
         _topic(landed, name.topic)["letters"] += 1
-        reason = landed.reasons.setdefault(letter.code, Reason())
+        known = letter.code in landed.reasons or len(landed.reasons) < _REASONS_KEPT
+        code = letter.code if known else OTHERS
+        reason = landed.reasons.setdefault(code, Reason())
         reason.letters += 1
         reason.message = reason.message or str(letter.document["error"]["message"])
-        landed.letters.add(_received(letter), letter.code, 1)
+        landed.letters.add(_received(letter), code, 1)
         landed.fields.update(
-            {f"{keyword} {place}"[:_FIELD_WIDTH] for keyword, place in letter.violations}
+            {(rule[:_FIELD_WIDTH], place[:_FIELD_WIDTH]) for rule, place in letter.violations}
         )
         if len(landed.fields) > 10 * _FIELDS_KEPT:
             landed.fields = Counter(dict(landed.fields.most_common(_FIELDS_KEPT)))

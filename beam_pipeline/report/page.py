@@ -265,11 +265,11 @@ def _letters(landed: Landed) -> Element:
             ("rule", "field", "letters"),
             [
                 (
-                    foreign(rule.partition(" ")[0], 40),
-                    foreign(rule.partition(" ")[2] or "(the whole event)", 120),
+                    foreign(rule, 40),
+                    foreign(place or "(the whole event)", 120),
                     f"{count:,}",
                 )
-                for rule, count in rules
+                for (rule, place), count in rules
             ],
             _numeric(2),
         )

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from beam_pipeline.io.kafka_admin import alter_group_offsets, cluster_reachable
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.io.ledger import Ledger, load_ledger
 from beam_pipeline.io.part_files import sweep_dead_epochs, sweep_parts
-from beam_pipeline.offsets import TopicPartition
+from beam_pipeline.offsets import CoveredOffsets, TopicPartition
 from beam_pipeline.runtime.breaker import BreakerLimits, CircuitBreaker
 from beam_pipeline.runtime.engine import Engine, LogFile, Pulse
 from beam_pipeline.runtime.lease import Lease
@@ -38,9 +38,16 @@ JOB_GRACE_SECONDS = 5.0
 USAGE_EXIT_CODE = 2
 
 
+NEW_FILES_KEPT = 64
+
+
 @dataclass
 class RunStatus:
-    """What a run has done so far, for whoever watches it; counts are over all its epochs."""
+    """What a run has done so far, for whoever watches it; counts are over all its epochs.
+
+    `starts` are the offsets where the epoch began to read, `covered` those that are in files now,
+    and `new_files` the names of the newest files, for the watcher to take away.
+    """
 
     state: str = "starting"
     epoch: str = ""
@@ -49,6 +56,9 @@ class RunStatus:
     restarts: int = 0
     remaining: int | None = None
     notices: list[str] = field(default_factory=list)
+    starts: dict[TopicPartition, int] = field(default_factory=dict)
+    covered: CoveredOffsets = field(default_factory=CoveredOffsets)
+    new_files: deque[str] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
 
 
 @dataclass(frozen=True)
@@ -236,7 +246,8 @@ class Supervisor:
         live_epoch = self.status.epoch if self._engine.restores_checkpoints else ""
         self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir, live_epoch)
         point = find_resume_point(plan.connection, plan.topics, self._ledger)
-        self._starts = point.starts
+        self._starts = self.status.starts = point.starts
+        self.status.covered = self._ledger.covered
         self.status.notices += [
             notice for notice in point.notices if notice not in self.status.notices
         ]
@@ -262,7 +273,8 @@ class Supervisor:
             self._take_counters(pulse, status_file)
             if self._breaker:
                 self._breaker.check(self.status.counters)
-            self._ledger.refresh()
+            self.status.new_files.extend(self._ledger.refresh())
+            self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
             if self._goal is not None and self._reached(self._goal):
                 return None

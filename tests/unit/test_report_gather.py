@@ -49,7 +49,7 @@ def test_rows_and_letters(tree: OutputTree) -> None:
         "SCHEMA_VIOLATION": 1,
         "TOO_OLD": 2,
     }
-    assert landed.fields == {"pattern /currency": 1}
+    assert landed.fields == {("pattern", "/currency"): 1}
     assert landed.coverage.offsets[TopicPartition("orders", 0)] == BitMap64(range(13))
     assert (landed.doubled, landed.unreadable) == (0, 0)
     assert landed.window_seconds == 10

@@ -1,0 +1,279 @@
+"""The live view as text: every number in a place of its own, so that nothing moves but numbers.
+
+Pure: takes what is known and the terminal's size, and gives lines that fit. What is not known is
+left blank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from beam_pipeline.ops.terminal import printable
+
+_FIGURE_WIDTH = 10
+_MAX_WIDTH = 120
+_DIM, _BOLD, _BAD = "dim", "bold", "red"
+_STATE_STYLES = {"running": "green", "starting": "cyan"}
+_LEAST_DETAIL = 3  # a heading and two lines
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A counter and, where it has one, its rate a second."""
+
+    name: str
+    count: int
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLine:
+    """One partition.
+
+    Attributes:
+      position: the first offset that is in no file.
+      end: the offset after the log's last record.
+      lag: how many offsets before the end are in no file.
+      rate: records that come to the log, a second.
+      landed_to: end of the newest window of which a record of this partition is in a Parquet file
+        of this run; what the files tell of the watermark.
+    """
+
+    name: str
+    position: int
+    end: int | None = None
+    lag: int | None = None
+    rate: float | None = None
+    landed_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileLine:
+    """A file of this run; `kind` is what it holds, `rows` how many where that is known."""
+
+    topic: str
+    window_start: datetime
+    window_end: datetime
+    kind: str
+    rows: int | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """All that the view shows; `partitions` and `dead` in a fixed order, `files` newest first."""
+
+    title: str
+    state: str
+    elapsed_seconds: float
+    restarts: int
+    figures: Sequence[Figure]
+    partitions: Sequence[PartitionLine]
+    dead: Sequence[tuple[str, int]]
+    files: Sequence[FileLine]
+    now: datetime
+
+
+def board_text(board: Board, width: int, height: int) -> Text:
+    """Lines of at most `width` cells, at most `height` of them; what is least urgent goes first."""
+    width = min(width, _MAX_WIDTH)
+    head = [_title(board, width), *_figures(board, width)]
+    room = height - len(head)
+    shown = len(board.partitions)
+    table_height = shown + 3  # a blank line, the heading, the total
+    detail = min(max(_LEAST_DETAIL, height // 5, room - table_height - 1), 11)
+    if table_height + 1 + detail > room:
+        shown = max(0, room - detail - 1 - 3)
+    lines = head
+    if shown and room >= 4:
+        lines += [Text(), *_partitions(board, width, shown)]
+    left = height - len(lines) - 1
+    if left >= _LEAST_DETAIL:
+        lines += [Text(), *_details(board, width, min(left, detail))]
+    for line in lines:
+        line.truncate(width)
+    text = Text("\n").join(lines[:height])
+    text.no_wrap = True
+    return text
+
+
+def count_text(count: float) -> str:
+    """A count in at most nine characters: `1,234,567`, `12.3M`."""
+    for limit, factor, unit in ((1e7, 1, ""), (1e10, 1e6, "M"), (1e13, 1e9, "G")):
+        if abs(count) < limit:
+            return f"{count:,.0f}" if not unit else f"{count / factor:,.1f}{unit}"
+    return f"{count:.1e}"
+
+
+def rate_text(rate: float) -> str:
+    """A rate a second in at most nine characters."""
+    return f"{rate:.1f}/s" if rate < 100 else f"{count_text(rate)}/s"
+
+
+def age_text(seconds: float) -> str:
+    """How long ago, in at most seven characters: `12 s`, `3 min`, `5 h`, `12 d`."""
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{min(seconds // length, 9_999):.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def clock_text(seconds: float) -> str:
+    """`0:01:23`, `26:00:00`."""
+    whole = int(seconds)
+    return f"{whole // 3_600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _title(board: Board, width: int) -> Text:
+    state = printable(board.state)
+    right = f"{state}  {clock_text(board.elapsed_seconds)}  restarts {board.restarts:,}"
+    room = max(0, width - cell_len(right) - 2)
+    text = Text(set_cell_size(_shortened(board.title, room), room), _BOLD)
+    text.append("  ")
+    text.append(state, _STATE_STYLES.get(board.state, "yellow"))
+    text.append(right[len(state) :], _BAD if board.restarts else _DIM)
+    return text
+
+
+def _figures(board: Board, width: int) -> list[Text]:
+    shown = board.figures[: max(1, width // _FIGURE_WIDTH)]
+    names = "".join(f"{figure.name:>{_FIGURE_WIDTH}}" for figure in shown)
+    counts = "".join(f"{count_text(figure.count):>{_FIGURE_WIDTH}}" for figure in shown)
+    rates = "".join(
+        f"{'' if figure.rate is None else rate_text(figure.rate):>{_FIGURE_WIDTH}}"
+        for figure in shown
+    )
+    return [Text(names, _DIM), Text(counts, _BOLD), Text(rates, _DIM)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    heading: str
+    width: int
+    cell: Callable[[PartitionLine, datetime], str]
+
+
+def _optional(value: float | None, shown: Callable[[float], str]) -> str:
+    return "" if value is None else shown(value)
+
+
+# In the order in which they stay when there is less room.
+_COLUMNS = (
+    _Column("lag", 11, lambda one, now: _optional(one.lag, count_text)),
+    _Column("position", 14, lambda one, now: f"{one.position:,}"),
+    _Column("delay", 9, lambda one, now: _age(one.landed_to, now)),
+    _Column("landed to", 12, lambda one, now: _moment(one.landed_to, now)),
+    _Column("end", 14, lambda one, now: _optional(one.end, lambda end: f"{end:,.0f}")),
+    _Column("in", 10, lambda one, now: _optional(one.rate, rate_text)),
+)
+_ORDER = ("position", "end", "lag", "in", "landed to", "delay")
+_NAME_WIDTH = 10
+
+
+def _partitions(board: Board, width: int, shown: int) -> list[Text]:
+    columns: list[_Column] = []
+    left = width - _NAME_WIDTH
+    for column in _COLUMNS:
+        if column.width <= left:
+            columns.append(column)
+            left -= column.width
+    columns.sort(key=lambda column: _ORDER.index(column.heading))
+    longest = max(cell_len(printable(one.name)) for one in board.partitions) + 2
+    name_width = min(max(_NAME_WIDTH, longest), width - sum(column.width for column in columns))
+    heading = set_cell_size("partition", name_width) + "".join(
+        f"{column.heading:>{column.width}}" for column in columns
+    )
+    lines = [Text(heading, _DIM)]
+    for one in board.partitions[:shown]:
+        name = set_cell_size(_shortened(one.name, name_width - 1), name_width)
+        cells = "".join(f"{column.cell(one, board.now):>{column.width}}" for column in columns)
+        lines.append(Text(name + cells))
+    lines.append(_total(board, columns, name_width, shown))
+    return lines
+
+
+def _total(board: Board, columns: Sequence[_Column], name_width: int, shown: int) -> Text:
+    """The sums, where all parts of them are known."""
+    lag = _sum([one.lag for one in board.partitions])
+    rate = _sum([one.rate for one in board.partitions])
+    sums = {"lag": _optional(lag, count_text), "in": _optional(rate, rate_text)}
+    hidden = len(board.partitions) - shown
+    name = f"all {len(board.partitions):,}" if hidden > 0 else "all"
+    cells = "".join(f"{sums.get(column.heading, ''):>{column.width}}" for column in columns)
+    return Text(set_cell_size(name, name_width) + cells, _BOLD)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _details(board: Board, width: int, height: int) -> list[Text]:
+    """Dead letters by reason to the left, the newest files to the right."""
+    reasons = 30 if width >= 72 else 0
+    files = width - reasons
+    left = [Text(set_cell_size("dead by reason", reasons), _DIM)] if reasons else [Text()]
+    right = [Text(set_cell_size("newest files, window in UTC", files), _DIM)]
+    dead = _most(board.dead, height - 1)
+    for place in range(height - 1):
+        reason = ""
+        if reasons and place < len(dead):
+            code, count = dead[place]
+            reason = f"{set_cell_size(printable(code), 18)}{count_text(count):>9}"
+        left.append(Text(set_cell_size(reason, reasons)))
+        line = _file_line(board.files[place], files, board.now) if place < len(board.files) else ""
+        right.append(Text(line))
+    return [Text.assemble(*pair) for pair in zip(left, right, strict=True)]
+
+
+def _most(dead: Sequence[tuple[str, int]], lines: int) -> list[tuple[str, int]]:
+    """The commonest reasons, in the order given, so that they keep their places; then the rest."""
+    if len(dead) <= lines:
+        return list(dead)
+    common = sorted(dead, key=lambda one: -one[1])[: lines - 1]
+    rest = sum(count for _, count in dead) - sum(count for _, count in common)
+    return [*(one for one in dead if one in common), ("others", rest)]
+
+
+def _file_line(file: FileLine, width: int, now: datetime) -> str:
+    window = f"{_moment(file.window_start, now)} - {_moment(file.window_end, now)}"
+    rows = file.kind if file.rows is None else f"{count_text(file.rows)} {file.kind}"
+    stored = _optional(file.size_bytes, lambda size: f"{count_text(size / 1_000)} kB")
+    line = f"{window:<20}{rows:>18}"
+    if width >= 50:
+        line += f"{stored:>12}"
+    if width >= 64:
+        line += f"  {printable(file.topic)}"
+    return set_cell_size(_cut(line, width), width)
+
+
+def _moment(moment: datetime | None, now: datetime) -> str:
+    """The time of day of a moment, or its date where that is another one."""
+    if moment is None:
+        return ""
+    utc = moment.astimezone(timezone.utc).isoformat()
+    return utc[11:19] if utc[:10] == now.astimezone(timezone.utc).isoformat()[:10] else utc[:10]
+
+
+def _age(moment: datetime | None, now: datetime) -> str:
+    return "" if moment is None else age_text((now - moment).total_seconds())
+
+
+def _shortened(name: str, width: int) -> str:
+    """A name without its middle: its end tells partitions apart."""
+    name = printable(name)
+    if cell_len(name) <= width:
+        return name
+    if width < 3:
+        return name[:width]
+    kept = (width - 1) // 3
+    return f"{name[:kept]}…{name[-(width - 1 - kept) :]}"
+
+
+def _cut(line: str, width: int) -> str:
+    return line if cell_len(line) <= width else f"{set_cell_size(line, max(0, width - 1))}…"

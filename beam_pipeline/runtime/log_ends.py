@@ -1,0 +1,72 @@
+"""Where the topics end, looked at now and then beside a run; only for the eye."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from threading import Event, Thread
+from types import TracebackType
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.kafka_admin import EndOffsets
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.offsets import TopicPartition
+
+INTERVAL_SECONDS = 2.0
+RATE_SECONDS = 30.0
+
+
+class LogEnds:
+    """Asks for the end of each partition in a thread of its own, so that a broker that is away
+    holds nobody up; a context manager. What it does not know, it leaves out."""
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._connection = connection
+        self._partitions: Sequence[TopicPartition] = ()
+        self._seen: deque[tuple[float, Mapping[TopicPartition, int]]] = deque()
+        self._stop = Event()
+        self._thread = Thread(target=self._ask, name="log-ends", daemon=True)
+
+    def watch(self, partitions: Sequence[TopicPartition]) -> None:
+        """Names the partitions to ask for from now on."""
+        self._partitions = partitions
+
+    def ends(self) -> Mapping[TopicPartition, int]:
+        """The offset after the last record of each partition; nothing while the broker is away."""
+        return self._seen[-1][1] if self._seen else {}
+
+    def rate(self, partition: TopicPartition) -> float | None:
+        """Records that came a second, over up to half a minute."""
+        if len(self._seen) < 2:
+            return None
+        (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
+        if partition not in first or partition not in last:
+            return None
+        return max(0, last[partition] - first[partition]) / (last_at - first_at)
+
+    def _ask(self) -> None:
+        client = EndOffsets(self._connection)
+        while not self._stop.wait(INTERVAL_SECONDS if self._seen else 0.2):
+            if not self._partitions:
+                continue
+            try:
+                ends = client.ask(self._partitions)
+            except EnvironmentFailure:
+                self._seen = deque()
+                continue
+            now = time.monotonic()
+            kept = [(at, seen) for at, seen in self._seen if now - at <= RATE_SECONDS]
+            self._seen = deque([*kept, (now, ends)])
+
+    def __enter__(self) -> LogEnds:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()

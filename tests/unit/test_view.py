@@ -1,0 +1,89 @@
+"""What a run shows: lines in a log, a live view in a terminal, nothing unsafe in either."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from output_trees import OutputTree, sources
+from rich.console import Console
+
+from beam_pipeline.commands.view import RunView
+from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.io.ledger import load_ledger
+from beam_pipeline.runtime.supervisor import RunStatus
+
+NOBODY = KafkaConnection.from_flags("127.0.0.1:9", None)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> OutputTree:
+    return OutputTree(tmp_path)
+
+
+def view(tree: OutputTree, *, terminal: bool) -> tuple[RunView, io.StringIO]:
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        force_terminal=terminal,
+        color_system=None,
+        width=80,
+        height=24,
+        legacy_windows=False,
+    )
+    return RunView("orders", console, NOBODY, tree.output_dir, tree.dead_letter_dir), out
+
+
+def status_of(tree: OutputTree) -> RunStatus:
+    ledger = load_ledger(tree.output_dir, tree.dead_letter_dir)
+    status = RunStatus(
+        state="running",
+        counters=Counter({"read": 1_010, "valid": 1_000, "dead": 10, "dead.TOO_OLD": 10}),
+        files=len(ledger.files),
+        starts={("orders", 0): 0, ("orders", 1): 5},
+        covered=ledger.covered,
+    )
+    status.new_files.extend(sorted(ledger.files))
+    return status
+
+
+def test_a_log_gets_a_line_now_and_then(tree: OutputTree) -> None:
+    run_view, out = view(tree, terminal=False)
+    with run_view:
+        for _ in range(3):
+            run_view.show(status_of(tree), 1_234)
+    assert out.getvalue() == (
+        "state running  produced 1,234  read 1,010  valid 1,000  dead 10  files 0  rate 0.0/s\n"
+    )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_notice_can_do_nothing_to_a_terminal(tree: OutputTree, terminal: bool) -> None:
+    run_view, out = view(tree, terminal=terminal)
+    status = status_of(tree)
+    status.notices.append("starting again after: '\x1b]0;owned\x07\u202e[bold]' is no number")
+    with run_view:
+        run_view.show(status)
+        run_view.show(status)
+    assert out.getvalue().count("'\\x1b]0;owned\\x07\\u202e[bold]' is no number") == 1
+    assert "\x1b]" not in out.getvalue()
+
+
+def test_a_terminal_sees_how_far_the_files_are(tree: OutputTree) -> None:
+    tree.parquet(sources("orders", 0, range(100)))
+    tree.letters(sources("orders", 0, range(100, 103)))
+    gone = tree.parquet(sources("orders", 1, range(5, 9)))
+    run_view, out = view(tree, terminal=True)
+    status = status_of(tree)
+    gone.unlink()
+    with run_view:
+        run_view.show(status)
+    shown = [line.split() for line in out.getvalue().replace("\x1b", "\n").splitlines()]
+    # Position, no end and no lag since no broker answers, and the end of the newest window.
+    assert any(line[:3] == ["0", "103", "2026-11-23"] for line in shown)
+    assert any(line == ["1", "9"] for line in shown)
+    assert any(line[-4:-2] == ["100", "rows"] and line[-1] == "kB" for line in shown)
+    assert "TOO_OLD                  10" in out.getvalue()
+    assert not status.new_files
