@@ -241,8 +241,10 @@ def _most(dead: Sequence[tuple[str, int]], lines: int) -> list[tuple[str, int]]:
 
 
 def _file_line(file: FileLine, width: int, now: datetime) -> str:
-    window = f"{_moment(file.window_start, now)} - {_moment(file.window_end, now)}"
-    rows = file.kind if file.rows is None else f"{count_text(file.rows)} {file.kind}"
+    start, end = _moment(file.window_start, now), _moment(file.window_end, now)
+    window = f"{start} - {end}" if len(start) == len(end) == len("12:00:00") else f"from {start}"
+    kind = file.kind.removesuffix("s") if file.rows == 1 else file.kind
+    rows = kind if file.rows is None else f"{count_text(file.rows)} {kind}"
     stored = _optional(file.size_bytes, lambda size: f"{count_text(size / 1_000)} kB")
     line = f"{window:<20}{rows:>18}"
     if width >= 50:
@@ -253,11 +255,13 @@ def _file_line(file: FileLine, width: int, now: datetime) -> str:
 
 
 def _moment(moment: datetime | None, now: datetime) -> str:
-    """The time of day of a moment, or its date where that is another one."""
+    """`21:04:10` today, else `11-23 21:04` this year, else the date."""
     if moment is None:
         return ""
-    utc = moment.astimezone(timezone.utc).isoformat()
-    return utc[11:19] if utc[:10] == now.astimezone(timezone.utc).isoformat()[:10] else utc[:10]
+    utc, today = (one.astimezone(timezone.utc).isoformat() for one in (moment, now))
+    if utc[:10] == today[:10]:
+        return utc[11:19]
+    return f"{utc[5:10]} {utc[11:16]}" if utc[:4] == today[:4] else utc[:10]
 
 
 def _age(moment: datetime | None, now: datetime) -> str:

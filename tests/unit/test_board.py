@@ -189,3 +189,24 @@ def test_the_commonest_reasons_are_shown_in_a_fixed_order() -> None:
 )
 def test_numbers_are_short(shown: str, text: str) -> None:
     assert shown == text
+
+
+def test_other_days_are_named() -> None:
+    yesterday, long_ago = NOW - timedelta(days=1), NOW - timedelta(days=400)
+    full = board(partitions=2)
+    first, second = full.partitions
+    shown = lines(
+        replace(
+            full,
+            partitions=[replace(first, landed_to=yesterday), replace(second, landed_to=long_ago)],
+            files=[
+                replace(full.files[0], window_start=yesterday, rows=1),
+                replace(full.files[0], rows=None, kind="dead letters"),
+            ],
+        )
+    )
+    assert shown[6].endswith(" 11-23 21:04     24 h")
+    assert shown[7].endswith("  2025-10-20    400 d")
+    newest = [line[30:].split() for line in shown[-10:]]
+    assert newest[0] == ["from", "11-23", "21:04", "1", "row", "16", "kB"]
+    assert newest[1] == ["21:04:30", "-", "21:04:40", "dead", "letters", "16", "kB"]

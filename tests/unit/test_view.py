@@ -81,9 +81,9 @@ def test_a_terminal_sees_how_far_the_files_are(tree: OutputTree) -> None:
     with run_view:
         run_view.show(status)
     shown = [line.split() for line in out.getvalue().replace("\x1b", "\n").splitlines()]
-    # Position, no end and no lag since no broker answers, and the end of the newest window.
-    assert any(line[:3] == ["0", "103", "2026-11-23"] for line in shown)
+    # No end and no lag, since no broker answers; the window of a file that is gone is not known.
+    assert any(line[:2] == ["0", "103"] and len(line) > 2 for line in shown)
     assert any(line == ["1", "9"] for line in shown)
-    assert any(line[-4:-2] == ["100", "rows"] and line[-1] == "kB" for line in shown)
+    assert "100 rows" in out.getvalue()
     assert "TOO_OLD                  10" in out.getvalue()
     assert not status.new_files
