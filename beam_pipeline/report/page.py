@@ -84,7 +84,7 @@ def render_page(given: ReportInput, style: str) -> bytes:
         "main",
         _verdict(verdict),
         _figures(given),
-        _problems(given),
+        _problems(given, verdict),
         _rows(given.landed),
         _letters(given.landed),
         tag("div", _delay(given), _files(given.landed), class_="pair"),
@@ -167,7 +167,7 @@ def _figures(given: ReportInput) -> Element:
     )
 
 
-def _problems(given: ReportInput) -> Element | None:
+def _problems(given: ReportInput, verdict: Verdict) -> Element | None:
     """What is wrong, by file and by offset; nothing where nothing is."""
     lines: list[Element] = []
     known = {problem.path for problem in given.landed.problems}
@@ -192,7 +192,8 @@ def _problems(given: ReportInput) -> Element | None:
     shown = lines[:_PROBLEMS_SHOWN]
     if more > 0:
         shown.append(tag("li", f"and {more:,} more; beam-pipeline reconcile tells all"))
-    return _section("problems", "What is wrong", None, tag("ul", *shown, class_="problems"))
+    title = "In no file yet" if verdict.tone is Tone.WAITING else "What is wrong"
+    return _section("problems", title, None, tag("ul", *shown, class_="problems"))
 
 
 def _ranges(offsets: BitMap64) -> str:
