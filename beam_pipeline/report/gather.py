@@ -1,6 +1,6 @@
 """What a report tells, added up file by file: footers and statistics of Parquet, lines of letters.
 
-Memory grows by about 50 bytes a file and by the number of columns and topics, not with rows.
+Memory grows by 48 bytes a file and with the number of columns and topics, not with rows.
 """
 
 from __future__ import annotations

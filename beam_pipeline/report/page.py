@@ -364,7 +364,7 @@ def _partitions(given: ReportInput) -> Element:
         "Partitions",
         ("partition", "log", "records", "rows", "dead letters", "doubled", "lag"),
         [_partition_cells(one, most) for one in shown],
-        {**_numeric(1, 2, 3, 4, 5), 6: "narrow"},
+        {**_numeric(1, 2, 3, 4, 5), 6: "narrow" if most else "num"},
     )
     lead = (
         f"{plural(found.records, 'record')} in Kafka, {found.covered:,} of them in files, counted "
