@@ -52,7 +52,7 @@ class RunView:
         """
         self._title = title
         self._console = console
-        self._roots = {PARQUET_SUFFIX: output_dir}
+        self._output_dir = output_dir
         self._dead_letter_dir = dead_letter_dir
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._ends = LogEnds(connection)
@@ -162,13 +162,13 @@ class RunView:
             name = OutputFile.parse(status.new_files.popleft())
             if name is None:
                 continue
-            kind = "rows" if name.suffix == PARQUET_SUFFIX else "dead letters"
-            rows = size_bytes = None
-            root = self._roots.get(name.suffix, self._dead_letter_dir)
+            is_parquet = name.suffix == PARQUET_SUFFIX
+            root = self._output_dir if is_parquet else self._dead_letter_dir
             path = root / name.relative_path()
+            rows = size_bytes = None
             try:
                 size_bytes = path.stat().st_size
-                if name.suffix == PARQUET_SUFFIX:
+                if is_parquet:
                     footer = read_footer(path)
                     rows = footer.rows
                     for topic, partitions in footer.offsets.items():
@@ -176,6 +176,7 @@ class RunView:
                             self._note_landed((topic, partition), name.window_end)
             except (OSError, FooterError, pa.ArrowException):  # replaced, or deleted, meanwhile
                 pass
+            kind = "rows" if is_parquet else "dead letters"
             self._files.appendleft(
                 FileLine(name.topic, name.window_start, name.window_end, kind, rows, size_bytes)
             )

@@ -200,7 +200,10 @@ class EndOffsets:
             EnvironmentFailure: the cluster did not answer in time, or refused.
         """
         wanted = {TopicPartition(*one): OffsetSpec.latest() for one in partitions}
-        futures = self._admin.list_offsets(wanted, request_timeout=timeout_seconds)
+        try:
+            futures = self._admin.list_offsets(wanted, request_timeout=timeout_seconds)
+        except KafkaException as error:
+            raise _failure("ends of partitions", error) from None
         return {
             (key.topic, key.partition): _result(f"end of {key.topic}", future).offset
             for key, future in futures.items()

@@ -72,8 +72,29 @@ def test_a_parquet_file(tree: OutputTree) -> None:
     assert at.smallest == datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
     sku = found.columns["items[].sku"]
     assert (sku.type, sku.smallest, sku.largest) == ("string", "a", "b")
+    # Arrow's statistics do not tell nulls inside lists from missing lists.
+    assert sku.nulls is None
+    assert not any(column.is_range_partial for column in found.columns.values())
     assert found.columns["labels{value}"].largest == 1
     assert sum(column.stored_bytes for column in found.columns.values()) < found.size_bytes
+
+
+def test_a_text_too_long_for_the_statistics_makes_the_range_partial(tree: OutputTree) -> None:
+    rows = sources("orders", 0, range(2))
+    short = pa.table({"note": ["a", "b"], **kafka_columns(rows)})
+    long = pa.table({"note": ["z" * 10_000, None], **kafka_columns(rows)})
+    tree.parquet(rows, table=short)
+    tree.parquet(rows, table=long)
+    note = inspect_tree(tree.root).columns["note"]
+    assert (note.smallest, note.largest, note.nulls, note.values) == ("a", "b", 1, 4)
+    assert note.is_range_partial
+
+
+def test_many_types_of_a_column_are_named_once() -> None:
+    column = ColumnStatistics("int64")
+    for name in ("string", "int64", "string", "double"):
+        column.add(ColumnStatistics(name))
+    assert column.type == "int64 or string or double"
 
 
 def test_a_file_of_dead_letters(tree: OutputTree) -> None:
