@@ -12,7 +12,7 @@ from beam_pipeline.cli import main
 
 # What a key press asks for: the words so far, and some of what must be offered.
 WANTED = [
-    ("beam-pipeline re", {"reconcile"}),
+    ("beam-pipeline re", {"reconcile", "report"}),
     ("beam-pipeline dlq re", {"replay"}),
     ("beam-pipeline run --parquet", {"--parquet_codec"}),
     ("beam-pipeline run --parquet_codec z", {"zstd"}),
