@@ -11,6 +11,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from beam_pipeline.batch_coder import RecordBatchCoder as RecordBatchCoder  # registers itself
 from beam_pipeline.records import METRICS_NAMESPACE as METRICS_NAMESPACE
 from beam_pipeline.records import DeadLetter, ErrorCode, Failure, SchemaRef, make_dead_letter
 
@@ -49,10 +50,18 @@ class BatchTransform(beam.PTransform[Any, Any]):
         return self._function(empty).schema
 
     def expand(self, batches: beam.PCollection[Any]) -> Outputs:
-        outputs = batches | "ApplyToBatches" >> beam.ParDo(
-            _ApplyToBatch(self._function, self.stage, self._schema_ref)
-        ).with_outputs(DEAD, main="batches")
+        outputs = batches | "ApplyToBatches" >> with_batch_outputs(
+            beam.ParDo(_ApplyToBatch(self._function, self.stage, self._schema_ref)), "batches"
+        )
         return Outputs(outputs["batches"], outputs[DEAD])
+
+
+def with_batch_outputs(step: Any, main: str) -> Any:
+    """A ParDo with its main output of RecordBatch, and DeadLetter tagged `DEAD`, each with the
+    coder of its type."""
+    return step.with_output_types(pa.RecordBatch, **{DEAD: DeadLetter}).with_outputs(
+        DEAD, main=main
+    )
 
 
 class _ApplyToBatch(beam.DoFn):

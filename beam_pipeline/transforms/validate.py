@@ -25,6 +25,7 @@ from beam_pipeline.batches import (
     dead_letters_of,
     failure_of,
     leaf_at,
+    with_batch_outputs,
 )
 from beam_pipeline.errors import UsageError
 from beam_pipeline.offsets import CoveredOffsets
@@ -104,8 +105,8 @@ class Validate(beam.PTransform[Any, Any]):
         )
 
     def expand(self, records: beam.PCollection[Any]) -> Outputs:
-        outputs = records | "ValidateRecords" >> beam.ParDo(self._validate).with_outputs(
-            DEAD, main="valid"
+        outputs = records | "ValidateRecords" >> with_batch_outputs(
+            beam.ParDo(self._validate), "valid"
         )
         return Outputs(outputs["valid"], outputs[DEAD])
 

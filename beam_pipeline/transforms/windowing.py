@@ -50,7 +50,8 @@ class WindowBatches(beam.PTransform[Any, Any]):
     def expand(self, batches: beam.PCollection[Any]) -> beam.PCollection[Any]:
         windowed: beam.PCollection[Any] = (
             batches
-            | "CutByWindow" >> beam.ParDo(_CutByWindow(self._windowing))
+            | "CutByWindow"
+            >> beam.ParDo(_CutByWindow(self._windowing)).with_output_types(pa.RecordBatch)
             | "AssignFixedWindows" >> self._windowing.window_into()
         )
         return windowed

@@ -1,0 +1,74 @@
+"""Arrow batches between steps: what they are encoded as, and that nothing pickles them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from apache_beam.coders import registry
+from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
+from pipeline.test_graph import config_of
+
+from beam_pipeline.batch_coder import RecordBatchCoder
+from beam_pipeline.batches import DEAD
+from beam_pipeline.pipeline import land_records
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
+BATCHES = [
+    pa.RecordBatch.from_pydict({}),
+    pa.RecordBatch.from_pydict({"a": pa.array([], pa.string())}),
+    pa.RecordBatch.from_pydict(
+        {
+            "time": pa.array([NOON, None], pa.timestamp("us", "UTC")),
+            "kind": pa.array(["x", "y"]).dictionary_encode(),
+            "items": pa.array([[{"n": 1}], None]),
+            "value": pa.array([b"\0\xff", None]),
+        }
+    ),
+]
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_batch_comes_back(batch: pa.RecordBatch) -> None:
+    coder = RecordBatchCoder()
+    assert coder.decode(coder.encode(batch)).equals(batch)
+
+
+def test_a_slice_is_as_large_as_its_rows() -> None:
+    batch = pa.RecordBatch.from_pydict({"a": pa.array(range(100_000))})
+    coder = RecordBatchCoder()
+    assert coder.estimate_size(batch.slice(5, 10)) == 80
+    assert len(coder.encode(batch.slice(5, 10))) < 1_000
+
+
+STEPS = (
+    "Validate/ValidateRecords",
+    "Normalize/ApplyToBatches",
+    "Enrich/ApplyToBatches",
+    "WindowBatches/CutByWindow",
+    "WindowBatches/AssignFixedWindows",
+)
+
+
+class BatchCoders(PipelineVisitor):
+    """The coder of the main output of each of `STEPS`."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, type] = {}
+
+    def visit_transform(self, step: AppliedPTransform) -> None:
+        for output in step.outputs.values():
+            if step.full_label.startswith(STEPS) and output.tag != DEAD:
+                self.found[step.full_label] = type(registry.get_coder(output.element_type))
+
+
+def test_every_step_between_kafka_and_the_parts_has_the_coder(tmp_path: Path) -> None:
+    pipeline = beam.Pipeline()
+    land_records(pipeline | beam.Create([]), config_of(tmp_path))
+    visitor = BatchCoders()
+    pipeline.visit(visitor)
+    assert len(visitor.found) == len(STEPS), visitor.found
+    assert set(visitor.found.values()) == {RecordBatchCoder}, visitor.found
