@@ -46,7 +46,7 @@ from beam_pipeline.io.part_files import (
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import DeadLetter
 
-MAX_OPEN_BYTES = 128 * 1024 * 1024
+MAX_OPEN_BYTES = 32 * 1024 * 1024
 """How much a bundle may hold, over all its windows, before it goes to parts."""
 
 

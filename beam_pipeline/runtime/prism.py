@@ -53,7 +53,10 @@ def start_prism(binary: Path, log_file: Path) -> Service:
         *(str(binary), "--job_port", str(port), "--serve_http=false"),
         *("--log_level", "warn", "--log_kind", "text"),
     ]
-    return Service(ManagedProcess("Prism", command, log_file), f"{LOOPBACK}:{port}")
+    # Half of what Go lets garbage grow to: Prism holds whole bundles of a backlog.
+    environment = {"GOGC": os.environ.get("GOGC", "50")}
+    prism = ManagedProcess("Prism", command, log_file, env=environment)
+    return Service(prism, f"{LOOPBACK}:{port}")
 
 
 def _download(scratch: Path, progress: SetupProgress) -> Path | None:

@@ -30,6 +30,7 @@ from beam_pipeline.runtime.resume import Ends, cover_holes, find_resume_point
 
 POLL_SECONDS = 0.2
 SWEEP_SECONDS = 30.0
+MAX_LISTING_SHARE = 0.05
 STABLE_SECONDS = 600.0
 STANDSTILL_SECONDS = 10.0
 STATUS_FILE = "status.json"
@@ -121,6 +122,7 @@ class Supervisor:
         self._ledger = Ledger(plan.output_dir, plan.dead_letter_dir)
         self._starts: dict[TopicPartition, int] = {}
         self._goal: Ends | None = None
+        self._next_listing = 0.0
         self._moved_at = time.monotonic()
         self._progress: tuple[str, int, int] | None = None
         self._breaker = CircuitBreaker(plan.breaker_limits) if plan.breaker_limits else None
@@ -266,6 +268,7 @@ class Supervisor:
         on_tick: Callable[[RunStatus], None],
     ) -> str | None:
         files_before = len(self._ledger.files) - self.status.files
+        self._next_listing = 0.0
         next_sweep = time.monotonic() + SWEEP_SECONDS
         while not stop.wait(POLL_SECONDS):
             self._beat()
@@ -273,7 +276,7 @@ class Supervisor:
             self._take_counters(pulse, status_file)
             if self._breaker:
                 self._breaker.check(self.status.counters)
-            self.status.new_files.extend(self._ledger.refresh())
+            self._look_for_files()
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
             if self._goal is not None and self._reached(self._goal):
@@ -292,6 +295,15 @@ class Supervisor:
                 self._sweep()
             on_tick(self.status)
         return None
+
+    def _look_for_files(self) -> None:
+        """Reads what is new, at most for `MAX_LISTING_SHARE` of the time: with 100,000 files the
+        listing alone takes long."""
+        started = time.monotonic()
+        if started >= self._next_listing:
+            self.status.new_files.extend(self._ledger.refresh())
+            ended = time.monotonic()
+            self._next_listing = ended + (ended - started) / MAX_LISTING_SHARE
 
     def _take_counters(self, pulse: Pulse, status_file: Path) -> None:
         self.status.restarts += len(pulse.mended)
