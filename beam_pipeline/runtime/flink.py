@@ -39,6 +39,9 @@ from beam_pipeline.runtime.progress import SetupProgress
 LOOK_SECONDS = 1.0
 AWAY_SECONDS = 120.0
 MAX_MENDS = 20
+MAX_BUNDLE_RECORDS = 20_000
+"""A bundle writes a part for each window, topic and shard that it touches. Beam's default of 1,000
+makes that the most of the work where a backlog touches many windows."""
 WORKER_POOL, JOB_SERVER = "Python worker pool", "Beam job server"
 _LOGGING = Path(__file__).with_name("java_logging.properties")
 
@@ -176,6 +179,7 @@ class FlinkEngine:
             f"--parallelism={settings.parallelism}",
             f"--sdk_worker_parallelism={settings.parallelism}",
             f"--checkpointing_interval={settings.checkpointing_interval_ms}",
+            f"--max_bundle_size={MAX_BUNDLE_RECORDS}",
             "--externalized_checkpoints_enabled",
             "--retain_externalized_checkpoints_on_cancellation",
             "--detach",
