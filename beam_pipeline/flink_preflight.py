@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.flink_rest import FlinkRest
+from beam_pipeline.io.mounts import file_system_of, is_local
+from beam_pipeline.runtime.flink_rest import ClusterOverview, FlinkRest
 
 FLINK_VERSION = "1.19"
 _LOCALHOST = ("localhost", "127.0.0.1", "::1")
 _CONNECT_SECONDS = 3.0
 
 
-def check_cluster(rest: FlinkRest, parallelism: int, worker_pool: str, output_dir: Path) -> None:
+def check_cluster(rest: FlinkRest, parallelism: int, worker_pool: str) -> None:
     """Checks version, free slots and worker pools.
 
     Raises:
       EnvironmentFailure: says what is missing.
+    """
+    overview = check_version(rest)
+    check_slots(rest, overview, parallelism)
+    check_worker_pools(rest, worker_pool)
+
+
+def check_version(rest: FlinkRest) -> ClusterOverview:
+    """The cluster, if it answers and is of the version that Beam's runner is made for.
+
+    Raises:
+      EnvironmentFailure: it does not, or is not.
     """
     overview = rest.overview()
     if not overview.version.startswith(f"{FLINK_VERSION}."):
@@ -26,13 +39,31 @@ def check_cluster(rest: FlinkRest, parallelism: int, worker_pool: str, output_di
             f"--flink_master={rest.master}: runs Flink {overview.version}, and Beam's runner here "
             f"is made for {FLINK_VERSION}"
         )
+    return overview
+
+
+def check_slots(rest: FlinkRest, overview: ClusterOverview, parallelism: int) -> None:
+    """Checks that a job gets its task slots.
+
+    Raises:
+      EnvironmentFailure: too few are free.
+    """
     if overview.free_slots < parallelism:
         raise EnvironmentFailure(
             f"--flink_master={rest.master}: {overview.free_slots} of {overview.slots} task slots "
             f"are free, and --parallelism={parallelism} needs as many; end a job, add a "
             "TaskManager, or lower --parallelism"
         )
-    for address in pool_addresses(worker_pool, [tm["path"] for tm in rest.task_managers()]):
+
+
+def check_worker_pools(rest: FlinkRest, worker_pool: str) -> list[str]:
+    """Checks that every worker pool takes connections; their addresses.
+
+    Raises:
+      EnvironmentFailure: one does not.
+    """
+    addresses = pool_addresses(worker_pool, task_manager_hosts(rest))
+    for address in addresses:
         if not _accepts(address):
             raise EnvironmentFailure(
                 f"--worker_pool={worker_pool}: nothing listens at {address}; start, beside each "
@@ -40,23 +71,68 @@ def check_cluster(rest: FlinkRest, parallelism: int, worker_pool: str, output_di
                 "apache_beam.runners.worker.worker_pool_main "
                 f"--service_port={address.rpartition(':')[2]}"
             )
+    return addresses
 
 
-def pool_addresses(worker_pool: str, task_manager_paths: list[str]) -> list[str]:
-    """Where the worker pools must listen: a loopback address is one on each TaskManager's host.
+def unshared(hosts: Sequence[str], directories: Mapping[str, Path]) -> Iterator[str]:
+    """What speaks against the workers seeing this machine's directories, a line for each.
 
-    A path is `pekko.tcp://flink@HOST:PORT/user/rpc/taskmanager_0`.
+    It is no proof: a local directory may be exported to the workers, or mounted into their
+    containers. Only a worker could tell, and none runs before the job.
+
+    Args:
+      hosts: where the workers are.
+      directories: by flag.
     """
+    elsewhere = [host for host in hosts if not is_this_machine(host)]
+    if not elsewhere:
+        return
+    for flag, directory in directories.items():
+        kind = file_system_of(directory)
+        if kind is not None and is_local(kind):
+            yield (
+                f"{flag}={directory} is on this machine's own storage ({kind}), and workers run on "
+                f"{', '.join(elsewhere)}: what they write is found here only if they have that "
+                "directory too, under the same path"
+            )
+
+
+def task_manager_hosts(rest: FlinkRest) -> list[str]:
+    """The hosts of the TaskManagers, each once.
+
+    Their path is `pekko.tcp://flink@HOST:PORT/user/rpc/taskmanager_0`.
+    """
+    paths = [manager["path"] for manager in rest.task_managers()]
+    return sorted({match[1] for path in paths if (match := re.search(r"@(.+):\d+/", path))})
+
+
+def pool_addresses(worker_pool: str, task_manager_hosts: Sequence[str]) -> list[str]:
+    """Where the worker pools must listen: a loopback address is one on each TaskManager's host."""
     host, _, port = worker_pool.rpartition(":")
     if host not in _LOCALHOST:
         return [worker_pool]
-    hosts = {match[1] for path in task_manager_paths if (match := re.search(r"@(.+):\d+/", path))}
-    return sorted(f"{found}:{port}" for found in hosts)
+    return [f"{found}:{port}" for found in task_manager_hosts]
 
 
 def needs_jars(rest: FlinkRest) -> bool:
     """Whether the cluster lacks Beam's jars, so that each job has to bring them along."""
     return "beam-runners-flink" not in rest.class_path()
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a name or an address is this machine's: only then a socket can be bound to it."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def _accepts(address: str) -> bool:

@@ -17,6 +17,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from beam_pipeline import preflight, resources
+from beam_pipeline.commands.engines import (
+    FLINK,
+    add_engine_flags,
+    check_engine_flags,
+    directories_of,
+)
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.flags import (
     add_pipeline_flags,
@@ -35,8 +41,9 @@ MAX_CLOCK_SKEW_SECONDS = 5
 
 _DESCRIPTION = """\
 Looks at what a run needs, with the flags that `run` is to get: Python, Java, Prism, jars with their
-checksums, directories and disk, the schema, what earlier runs left, and, where a broker is named,
-broker, topics, their settings and clocks. It changes nothing and fetches nothing.
+checksums, directories and disk, the schema, what earlier runs left, with --engine=flink Flink
+instead of Prism, and, where a broker is named, broker, topics, their settings and clocks. It
+changes nothing and fetches nothing.
 """
 _EPILOG = """\
 exit codes:
@@ -61,11 +68,12 @@ class Finding:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `run` that shape the pipeline, and `--json`."""
+    """Adds the flags of `run` that shape the pipeline and name its engine, and `--json`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_pipeline_flags(parser)
+    add_engine_flags(parser)
     add_json_flag(parser)
 
 
@@ -81,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from beam_pipeline.ops.terminal import printable
 
     check_pipeline_flags(args)
+    check_engine_flags(args)
     findings = []
     console = Console()
     for finding in look(args):
@@ -98,11 +107,12 @@ def run(args: argparse.Namespace) -> int:
 
 def look(args: argparse.Namespace) -> Iterator[Finding]:
     """Each finding as it is made."""
+    on_flink = args.engine == FLINK
     looks: list[tuple[str, Callable[[], tuple[str, str]]]] = [
         ("Python", _python),
         ("Java", _java),
-        ("Prism", _prism),
-        ("jars", lambda: _jars("expansion")),
+        *([] if on_flink else [("Prism", _prism)]),
+        ("jars", lambda: _jars("flink" if on_flink else "expansion")),
         ("jars, demo", lambda: _jars("kafka")),
         ("schema", lambda: _schema(args)),
         ("output", lambda: _directory(args.output_dir, "--output_dir")),
@@ -111,6 +121,8 @@ def look(args: argparse.Namespace) -> Iterator[Finding]:
     ]
     for name, examine in looks:
         yield _finding(name, examine)
+    if on_flink:
+        yield from _flink(args)
     if not (args.kafka_bootstrap_servers or args.kafka_config):
         yield Finding("broker", NOTE, "not looked at: name it in --kafka_bootstrap_servers")
         return
@@ -188,6 +200,58 @@ def _sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _flink(args: argparse.Namespace) -> Iterator[Finding]:
+    from beam_pipeline import flink_preflight as flink
+    from beam_pipeline.runtime.flink_rest import FlinkRest
+
+    if not args.flink_master:
+        yield _finding("Flink", _flink_distribution)
+        return
+    rest = FlinkRest(args.flink_master)
+
+    def version() -> tuple[str, str]:
+        overview = flink.check_version(rest)
+        return GREEN, f"{overview.version} at {rest.web_url}"
+
+    def slots() -> tuple[str, str]:
+        overview = rest.overview()
+        flink.check_slots(rest, overview, args.parallelism)
+        return GREEN, f"{overview.free_slots} of {overview.slots} are free"
+
+    def pools() -> tuple[str, str]:
+        return GREEN, f"listen at {', '.join(flink.check_worker_pools(rest, args.worker_pool))}"
+
+    def jars() -> tuple[str, str]:
+        if flink.needs_jars(rest):
+            return NOTE, "not in the cluster's lib: each job brings 150 MB; see ./run_flink.sh jars"
+        return GREEN, "in the cluster's lib"
+
+    def storage() -> tuple[str, str]:
+        against = list(flink.unshared(flink.task_manager_hosts(rest), directories_of(args)))
+        if against:
+            return NOTE, "; ".join(against)
+        return GREEN, "nothing speaks against the workers sharing it"
+
+    found = _finding("Flink", version)
+    yield found
+    if found.state == GREEN:
+        looks = {"slots": slots, "worker pools": pools, "Beam's jars": jars, "storage": storage}
+        for name, examine in looks.items():
+            yield _finding(name, examine)
+
+
+def _flink_distribution() -> tuple[str, str]:
+    from beam_pipeline.runtime.flink_distribution import cached_flink
+
+    found = cached_flink()
+    if found is None:
+        return NOTE, "not there yet; 230 MB are fetched from PyPI at the first start"
+    names = [jar.name for jar in found.jars if jar.name.startswith("flink-dist-")]
+    if not names:
+        return RED, f"{found.directory} is not whole; remove it, it is fetched again"
+    return GREEN, f"{names[0].removeprefix('flink-dist-').removesuffix('.jar')}, {found.directory}"
 
 
 def _schema(args: argparse.Namespace) -> tuple[str, str]:

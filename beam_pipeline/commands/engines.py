@@ -12,7 +12,12 @@ from rich.console import Console
 
 from beam_pipeline.commands.logs import RunLogs
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.flink_preflight import check_cluster, needs_jars
+from beam_pipeline.flink_preflight import (
+    check_cluster,
+    needs_jars,
+    task_manager_hosts,
+    unshared,
+)
 from beam_pipeline.runtime.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.flink import FlinkEngine, FlinkSettings, end_job, find_flink_tools
 from beam_pipeline.runtime.flink_job import (
@@ -151,6 +156,11 @@ def end_earlier_jobs(output_dir: Path) -> None:
         end_job(FlinkRest(record.master), job.id)
 
 
+def directories_of(args: argparse.Namespace) -> dict[str, Path]:
+    """The directories that every worker and this machine must share, by flag."""
+    return {f"--{name}": Path(getattr(args, name)) for name in ("output_dir", "dead_letter_dir")}
+
+
 class _FlinkRun:
     """A run on Flink and the record of its jobs."""
 
@@ -170,7 +180,9 @@ class _FlinkRun:
         ship_jars = False
         if args.flink_master:
             rest = FlinkRest(args.flink_master)
-            check_cluster(rest, args.parallelism, args.worker_pool, plan.output_dir)
+            check_cluster(rest, args.parallelism, args.worker_pool)
+            for warning in unshared(task_manager_hosts(rest), directories_of(args)):
+                console.print(warning, markup=False, highlight=False, soft_wrap=True)
             ship_jars = needs_jars(rest)
         directory = Path(tempfile.mkdtemp(prefix="beam-pipeline-flink-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)

@@ -49,14 +49,19 @@ class FlinkDistribution:
         return self.directory / "plugins"
 
 
+def cached_flink() -> FlinkDistribution | None:
+    """Flink as locked in requirements/flink.txt, if it is in the cache."""
+    directory = _cache_place()
+    return FlinkDistribution(directory) if directory.is_dir() else None
+
+
 def find_flink(progress: SetupProgress) -> FlinkDistribution:
     """Flink as locked in requirements/flink.txt, fetched into the cache the first time.
 
     Raises:
         EnvironmentFailure: it can't be downloaded, or is not what was locked.
     """
-    locked = requirements_path("flink").read_bytes()
-    directory = cache_directory() / f"flink-{hashlib.sha256(locked).hexdigest()[:12]}"
+    directory = _cache_place()
     if not directory.is_dir():
         with scratch_directory() as scratch:
             archive = _download(scratch, progress)
@@ -64,6 +69,11 @@ def find_flink(progress: SetupProgress) -> FlinkDistribution:
                 unpack(archive, scratch / "flink")
             move_into_cache(scratch / "flink", directory)
     return FlinkDistribution(directory)
+
+
+def _cache_place() -> Path:
+    locked = requirements_path("flink").read_bytes()
+    return cache_directory() / f"flink-{hashlib.sha256(locked).hexdigest()[:12]}"
 
 
 def unpack(archive: Path, target: Path) -> None:

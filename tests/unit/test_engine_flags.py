@@ -58,6 +58,7 @@ def test_these_do_not(words: list[str], told: str) -> None:
         (["demo"], ["demo", "--engine=flink"]),
         (["reconcile", "--json"], ["reconcile", "--json"]),
         (["status"], ["flink", "status"]),
+        (["doctor", "--json"], ["doctor", "--engine=flink", "--json"]),
         (["cancel", "--output_dir=x"], ["flink", "cancel", "--output_dir=x"]),
     ],
 )
@@ -66,10 +67,6 @@ def test_what_run_flink_means(words: list[str], meant: list[str]) -> None:
 
 
 def test_worker_pools_are_beside_the_task_managers() -> None:
-    paths = [
-        "pekko.tcp://flink@10.0.0.5:37011/user/rpc/taskmanager_0",
-        "pekko.tcp://flink@10.0.0.6:37012/user/rpc/taskmanager_0",
-        "pekko.tcp://flink@10.0.0.5:37013/user/rpc/taskmanager_0",
-    ]
-    assert pool_addresses("localhost:50000", paths) == ["10.0.0.5:50000", "10.0.0.6:50000"]
-    assert pool_addresses("pool:50000", paths) == ["pool:50000"]
+    hosts = ["10.0.0.5", "10.0.0.6"]
+    assert pool_addresses("localhost:50000", hosts) == ["10.0.0.5:50000", "10.0.0.6:50000"]
+    assert pool_addresses("pool:50000", hosts) == ["pool:50000"]

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from rest_answers import Answers, answering
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.flink_rest import FlinkRefusedError, FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.processes import free_port
-
-Answers = dict[tuple[str, str], tuple[int, Any]]
-
-
-class _Server(ThreadingHTTPServer):
-    answers: Answers
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        assert isinstance(self.server, _Server)
-        status, answer = self.server.answers[self.command, self.path]
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    do_PATCH = do_POST = do_GET
-
-    def log_message(self, *args: Any) -> None:
-        """Silent."""
 
 
 @pytest.fixture
@@ -42,13 +20,8 @@ def answers() -> Answers:
 
 @pytest.fixture
 def rest(answers: Answers) -> Iterator[FlinkRest]:
-    with _Server(("127.0.0.1", 0), _Handler) as server:
-        server.answers = answers
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield FlinkRest(f"127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
+    with answering(answers) as client:
+        yield client
 
 
 def test_nobody_there_is_unreachable() -> None:
