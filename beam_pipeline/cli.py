@@ -88,7 +88,8 @@ def flink_words(words: list[str], sources: Sources = _NO_SOURCES) -> list[str]:
     if words and words[0] in flink.ACTIONS:
         return ["flink", *words]
     command, *rest = direct_words(words, sources)
-    on_flink = [f"--engine={FLINK}"] if command in _TAKES_BEAM_FLAGS else []
+    takes_engine = command in (*_TAKES_BEAM_FLAGS, "doctor")
+    on_flink = [f"--engine={FLINK}"] if takes_engine else []
     return [command, *on_flink, *rest]
 
 

@@ -14,6 +14,7 @@ from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
 
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
+PRIVATE, SHARED = "private", "shared"
 
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
 PARQUET_CODECS = ("zstd", "snappy", "lz4", "gzip", "none")
@@ -167,6 +168,13 @@ def add_landing_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         default="data/dead",
         help="where dead letters go as JSON lines (default: %(default)s)",
+    )
+    sink.add_argument(
+        "--dead_letter_access",
+        choices=(PRIVATE, SHARED),
+        default=PRIVATE,
+        help="who may read the files of --dead_letter_dir: the pipeline's user alone, or whoever "
+        "the umask lets (default: %(default)s)",
     )
     sink.add_argument(
         "--dead_letter_topic_suffix",

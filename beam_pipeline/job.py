@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_pipeline.batches import METRICS_NAMESPACE
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.options import IngestConfig
 from beam_pipeline.pipeline import build_pipeline
+from beam_pipeline.worker_pool import LoopbackPool
 
 STATUS_INTERVAL_SECONDS = 0.5
 ENDPOINT_TIMEOUT_SECONDS = 60.0
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = PipelineOptions(beam_arguments, streaming=True)
         config = IngestConfig.from_options(options)
+        pool = loopback_pool(options)  # ends when nothing refers to it
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
         build_pipeline(pipeline, config)
@@ -56,7 +58,22 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    return _watch(result, stop, own.status_file, own.detach)
+    code = _watch(result, stop, own.status_file, own.detach)
+    del pool
+    return code
+
+
+def loopback_pool(options: PipelineOptions) -> LoopbackPool | None:
+    """The pool that `--environment_type=LOOPBACK` asks for, and has `options` name it: the one that
+    Beam would start in this process listens on all interfaces."""
+    portable = options.view_as(PortableOptions)
+    if portable.environment_type != "LOOPBACK":
+        return None
+    pool = LoopbackPool(options, use_process=False)
+    portable.environment_type, portable.environment_config = "EXTERNAL", pool.endpoint
+    # A list of this environment's packages (pip freeze) would be made for a worker elsewhere.
+    options.view_as(DebugOptions).add_experiment("disable_logging_submission_environment")
+    return pool
 
 
 def await_endpoints(*endpoints: str | None) -> None:

@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipeline.flags import (
     CREATE_TIME,
+    PRIVATE,
     add_job_flags,
     add_pipeline_flags,
     check_pipeline_flags,
@@ -50,6 +51,7 @@ class IngestConfig:
     timing: PaneTiming
     output_dir: str
     dead_letter_dir: str
+    private_dead_letters: bool
     dead_letter_topic_suffix: str
     num_shards: int
     parquet_codec: str
@@ -96,6 +98,7 @@ class IngestConfig:
             ),
             output_dir=str(Path(flags.output_dir).absolute()),
             dead_letter_dir=str(Path(flags.dead_letter_dir).absolute()),
+            private_dead_letters=flags.dead_letter_access == PRIVATE,
             dead_letter_topic_suffix=flags.dead_letter_topic_suffix,
             num_shards=flags.num_shards,
             parquet_codec=flags.parquet_codec,

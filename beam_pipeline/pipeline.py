@@ -81,7 +81,12 @@ def land_records(records: beam.PCollection[Any], config: IngestConfig) -> beam.P
         | "FlattenDead" >> beam.Flatten()
         | "WindowDeadLetters" >> WindowDeadLetters(windowing)
     )
-    layout = FileLayout(config.dead_letter_dir, config.epoch, windowing.watermark_delay_seconds)
+    layout = FileLayout(
+        config.dead_letter_dir,
+        config.epoch,
+        windowing.watermark_delay_seconds,
+        private=config.private_dead_letters,
+    )
     _ = letters | "WriteDeadLetterFiles" >> WriteDeadLetterFiles(
         layout, config.num_shards, config.timing
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.flags import (
     CREATE_TIME,
+    PRIVATE,
     check_pipeline_flags,
     connection_of,
     contract_of,
@@ -23,6 +24,7 @@ from beam_pipeline.io.kafka_admin import (
     topic_config,
 )
 from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.io.private import make_directory
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 """Room for the headers that a dead letter gets beside the original record."""
@@ -41,23 +43,26 @@ def check(flags: argparse.Namespace) -> KafkaConnection:
     event_time_field(flags, contract_of(flags))
     if not Path(flags.reference_dir).is_dir():
         raise UsageError(f"--reference_dir={flags.reference_dir}: no such directory")
-    for flag in ("output_dir", "dead_letter_dir"):
-        check_writable(Path(getattr(flags, flag)), f"--{flag}")
+    check_writable(Path(flags.output_dir), "--output_dir")
+    private = flags.dead_letter_access == PRIVATE
+    check_writable(Path(flags.dead_letter_dir), "--dead_letter_dir", private=private)
     require_cluster(connection)
     check_topics(connection, topics, flags.window_by)
     make_dead_letter_topics(connection, topics, flags.dead_letter_topic_suffix)
     return connection
 
 
-def check_writable(directory: Path, flag: str) -> None:
+def check_writable(directory: Path, flag: str, *, private: bool = False) -> None:
     """Makes `directory` where it is missing, and a file in it for a moment.
+
+    A `private` one is made for its user alone; one that is there keeps its mode.
 
     Raises:
       EnvironmentFailure: it can't be written.
     """
     probe = directory / f".{flag.strip('-')}.probe"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory, private=private)
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from beam_pipeline.records import KafkaRecord, SchemaRef
+from beam_pipeline.records import (
+    DeadLetter,
+    ErrorCode,
+    Failure,
+    KafkaRecord,
+    SchemaRef,
+    make_dead_letter,
+)
 from beam_pipeline.resources import event_schema_path
 from beam_pipeline.schemas import Contract, load_contract
 
@@ -73,3 +80,22 @@ def kafka_record(
 def contract_of(document: Mapping[str, Any]) -> Contract:
     """A contract of a schema that is in no file."""
     return Contract("events.schema.json", document, SchemaRef(document.get("$id"), SHA256))
+
+
+def letter(**changes: Any) -> DeadLetter:
+    """A dead letter of a null value, with `changes`."""
+    given_fields: dict[str, Any] = {
+        "stage": "validate",
+        "failure": Failure(ErrorCode.NULL_VALUE, "the record's value is null"),
+        "schema": SchemaRef("urn:event:1", SHA256),
+        "topic": "orders",
+        "partition": 3,
+        "offset": 42,
+        "timestamp": NOON_MS,
+        "timestamp_type": "LOG_APPEND_TIME",
+        "key": b"key",
+        "value": b"value",
+        "headers": (),
+        "failed_at_ms": NOON_MS + 1,
+    }
+    return make_dead_letter(**{**given_fields, **changes})

@@ -141,4 +141,7 @@ def report_json(report: CompactionReport, dry_run: bool) -> str:
         "bytes_after": report.bytes_after,
         "left_alone": [{"path": str(one.path), "reason": one.reason} for one in report.left_alone],
     }
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    from beam_pipeline.ops.terminal import printable_json
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    return printable_json(orjson.dumps(document, option=options).decode())

@@ -39,5 +39,5 @@ def logs_of(args: argparse.Namespace) -> RunLogs:
     Raises:
       EnvironmentFailure: the directory can't be written.
     """
-    check_writable(args.log_dir, "--log_dir")
+    check_writable(args.log_dir, "--log_dir", private=True)
     return RunLogs(args.log_dir)

@@ -122,6 +122,7 @@ def _add_command(
 
 
 def _run_infer(args: argparse.Namespace) -> int:
+    from beam_pipeline.ops.terminal import printable
     from beam_pipeline.schemas.inference import infer_schema
 
     if args.max_enum_values < 0:
@@ -139,14 +140,14 @@ def _run_infer(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"FILE={args.file}: {error.strerror}; give a file of JSON lines") from None
     for told in bad_lines[:_BAD_LINES_SHOWN]:
-        print(f"left out: {told}", file=sys.stderr)
+        print(f"left out: {printable(told)}", file=sys.stderr)
     if len(bad_lines) > _BAD_LINES_SHOWN:
         print(f"and {len(bad_lines) - _BAD_LINES_SHOWN:,} lines more", file=sys.stderr)
     if not counts["events"]:
         raise EnvironmentFailure(f"FILE={args.file}: no line of it is a JSON event")
-    json.dump(schema, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
-    print(f"from {counts['events']:,} events; {_about_times(schema, times)}", file=sys.stderr)
+    _write_json(schema)
+    about_times = printable(_about_times(schema, times))
+    print(f"from {counts['events']:,} events; {about_times}", file=sys.stderr)
     return 0
 
 
@@ -174,8 +175,14 @@ def _about_times(schema: dict[str, Any], times: list[str]) -> str:
     return "no field is a date-time in all of them: run with --window_by=append_time, or name one"
 
 
+def _write_json(document: dict[str, Any]) -> None:
+    from beam_pipeline.ops.terminal import printable_json
+
+    sys.stdout.write(printable_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
+
+
 def _run_show(args: argparse.Namespace) -> int:
-    from beam_pipeline.ops.terminal import show
+    from beam_pipeline.ops.terminal import printable, show
     from beam_pipeline.schemas import load_contract
     from beam_pipeline.schemas.contract import file_schema
     from beam_pipeline.transforms import Enrich, Normalize
@@ -190,11 +197,11 @@ def _run_show(args: argparse.Namespace) -> int:
             "event_time_field": contract.event_time_field,
             "columns": [{"name": column.name, "type": str(column.type)} for column in schema],
         }
-        json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        _write_json(document)
     else:
         show(_columns_table(schema, dict(contract.columns), contract.event_time_field))
-        print(f"schema {contract.ref.id or '(no $id)'} sha256 {contract.ref.sha256}")
+        name = printable(contract.ref.id or "(no $id)")
+        print(f"schema {name} sha256 {contract.ref.sha256}")
     return 0
 
 
@@ -286,8 +293,7 @@ def _run_check(args: argparse.Namespace) -> int:
             },
             "columns_apart": apart,
         }
-        json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        _write_json(document)
     else:
         told: dict[str, list[Reason]] = {**reasons, "full": [], "dataset": []}
         told["dataset"] = [Reason("", text) for text in apart]

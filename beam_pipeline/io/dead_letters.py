@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import apache_beam as beam
 
@@ -18,6 +18,7 @@ from beam_pipeline.batches import Outputs
 from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.io.footer import ranges_of
 from beam_pipeline.io.part_files import PartRef
+from beam_pipeline.io.private import open_private
 from beam_pipeline.io.windowed_files import FileLayout, PaneTiming, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter
 
@@ -38,7 +39,7 @@ class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
         super().__init__()
         self._timing = timing
         self._layout = layout
-        self._format = JsonLinesFormat(layout.epoch, max(1, num_shards))
+        self._format = JsonLinesFormat(layout.epoch, max(1, num_shards), private=layout.private)
 
     def expand(self, letters: beam.PCollection[Any]) -> Outputs:
         outputs: Outputs = letters | "WriteWindows" >> WriteWindowedFiles(
@@ -49,12 +50,13 @@ class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
 
 @dataclass(frozen=True)
 class JsonLinesFormat:
-    """Letters as JSON lines, parts joined end to end."""
+    """Letters as JSON lines, parts joined end to end; `private` files have mode 0600."""
 
     epoch: str
     num_shards: int = 1
     suffix: str = JSON_LINES_SUFFIX
     part_suffix: str = JSON_LINES_SUFFIX
+    private: bool = False
 
     def shards_of(self, letter: DeadLetter) -> Iterator[tuple[Shard, DeadLetter, int]]:
         size_bytes = len(letter.value or b"") + len(letter.key or b"")
@@ -63,7 +65,7 @@ class JsonLinesFormat:
     def write_part(self, path: str, shard: Shard, pieces: Sequence[DeadLetter]) -> PartRef:
         offsets: dict[int, list[int]] = defaultdict(list)
         # Replaced, where a text holds half a surrogate pair, which no JSON reader takes.
-        with Path(path).open("w", encoding="utf-8", errors="replace") as sink:
+        with self._open(path, "w", encoding="utf-8", errors="replace") as sink:
             for letter in pieces:
                 sink.write(json.dumps(to_json(letter, self.epoch), ensure_ascii=False))
                 sink.write("\n")
@@ -72,11 +74,14 @@ class JsonLinesFormat:
         return PartRef(path, shard.topic, shard.number, len(pieces), ranges)
 
     def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
-        with Path(path).open("wb") as sink:
+        with self._open(path, "wb") as sink:
             for part in parts:
                 with Path(part.path).open("rb") as source:
                     shutil.copyfileobj(source, sink, 1 << 20)
         return sum(part.rows for part in parts)
+
+    def _open(self, path: str, mode: str, **how: Any) -> IO[Any]:
+        return open_private(path, mode, **how) if self.private else Path(path).open(mode, **how)
 
 
 def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:

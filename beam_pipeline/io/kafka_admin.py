@@ -19,6 +19,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.broker_certificate import certificate_problem
 from beam_pipeline.io.kafka_connection import KafkaConnection
 
 REQUEST_TIMEOUT_SECONDS = 15.0
@@ -64,7 +65,8 @@ def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) 
     """Check that a broker answers.
 
     Raises:
-        EnvironmentFailure: none does; the message names the flag and the reason.
+        EnvironmentFailure: none does, or it refuses the login, or its certificate is not trusted;
+            the message names the flag and the reason, and holds no setting's value.
     """
     errors: list[KafkaError] = []
     admin = _admin(connection, on_error=errors.append)
@@ -76,16 +78,35 @@ def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) 
             return
         except KafkaException as error:
             admin.poll(0)  # hands over what went wrong meanwhile
-            refused = [e for e in errors if e.code() == KafkaError._AUTHENTICATION]
-            if refused or left <= _ANSWER_SECONDS:
+            if refusal := _refusal(connection, errors):
+                raise EnvironmentFailure(
+                    f"--kafka_bootstrap_servers={connection.bootstrap_servers}: {refusal}"
+                ) from None
+            if left <= _ANSWER_SECONDS:
                 told = [e for e in errors if e.code() != KafkaError._ALL_BROKERS_DOWN]
-                reason = (refused or told or [error.args[0]])[-1].str()
+                reason = (told or [error.args[0]])[-1].str()
                 break
     raise EnvironmentFailure(
         f"--kafka_bootstrap_servers={connection.bootstrap_servers}: no broker answered within "
         f"{timeout_seconds:g} s ({reason}); check the address, and --kafka_config if the "
         "cluster asks for a login or TLS"
     )
+
+
+def _refusal(connection: KafkaConnection, errors: Sequence[KafkaError]) -> str | None:
+    """Why a broker that answers does not serve, with the remedy; None where that is not known."""
+    codes = {error.code() for error in errors}
+    if KafkaError._AUTHENTICATION in codes:
+        refused = [e.str() for e in errors if e.code() == KafkaError._AUTHENTICATION][-1]
+        # BROKER/bootstrap: SASL authentication error: REASON (after 3ms in state AUTH_REQ)
+        reason = refused.partition(": ")[2].rpartition(" (after ")[0] or refused
+        return (
+            f"the broker refuses the login ({reason}); check sasl.username, sasl.password and "
+            "sasl.mechanism in --kafka_config"
+        )
+    if KafkaError._SSL in codes and (problem := certificate_problem(connection)):
+        return f"the broker's certificate {problem}"
+    return None
 
 
 def cluster_reachable(connection: KafkaConnection, timeout_seconds: float = 10.0) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from beam_pipeline.io.footer import OffsetRange
+from beam_pipeline.io.private import make_directories
 
 TEMPORARY_DIR = "_tmp"
 _DONE_DIR = "done"
@@ -41,10 +43,11 @@ class PartMissingError(RuntimeError):
     """A part that a checkpoint asks for is gone; the rows in it must be read again."""
 
 
-def new_part_path(root: str, epoch: str, suffix: str) -> str:
-    """A path for a new part; the directories above it exist afterwards."""
+def new_part_path(root: str, epoch: str, suffix: str, *, private: bool = False) -> str:
+    """A path for a new part; the directories above it exist afterwards, `private` ones with mode
+    0700 where they were missing."""
     directory = Path(root, TEMPORARY_DIR, epoch)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directories(Path(root), directory, private=private)
     return str(directory / f"{uuid.uuid4().hex}{suffix}")
 
 
@@ -67,8 +70,9 @@ def retire_parts(parts: Iterable[PartRef]) -> None:
     """Moves parts whose file is in place to where the sweeper looks."""
     for part in parts:
         done = _done_path(part.path)
-        done.parent.mkdir(parents=True, exist_ok=True)
         try:
+            above = done.parent.parent.stat()
+            done.parent.mkdir(mode=stat.S_IMODE(above.st_mode), exist_ok=True)
             os.utime(part.path)  # before it moves: the sweeper takes the time of writing otherwise
             Path(part.path).rename(done)
         except FileNotFoundError:  # retired before, by a pane that a restore fires again

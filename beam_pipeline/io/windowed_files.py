@@ -43,6 +43,7 @@ from beam_pipeline.io.part_files import (
     new_part_path,
     retire_parts,
 )
+from beam_pipeline.io.private import make_directory
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import DeadLetter
 
@@ -90,11 +91,17 @@ class FileFormat(Protocol):
 @dataclass(frozen=True)
 class FileLayout:
     """Where a sink's files go. `watermark_delay_seconds` is how far elements and windows are
-    shifted (see `Windowing`); names carry the unshifted window."""
+    shifted (see `Windowing`); names carry the unshifted window. `private` directories are their
+    user's alone (mode 0700) where they are made here."""
 
     root: str
     epoch: str
     watermark_delay_seconds: int = 0
+    private: bool = False
+
+    def new_part_path(self, suffix: str) -> str:
+        """A path for a new part; the directories above it exist afterwards."""
+        return new_part_path(self.root, self.epoch, suffix, private=self.private)
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ class _WriteParts(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for (window, shard), part in self._open.items():
-            path = new_part_path(self._layout.root, self._layout.epoch, self._format.part_suffix)
+            path = self._layout.new_part_path(self._format.part_suffix)
             ref = self._format.write_part(path, shard, part.pieces)._replace(
                 window=(window.start.micros // 1_000_000, window.end.micros // 1_000_000)
             )
@@ -321,11 +328,11 @@ class _AssembleFiles(beam.DoFn):
             pane=pane,
             suffix=self._format.suffix,
         )
-        temporary = new_part_path(self._layout.root, self._layout.epoch, ".assembling")
+        temporary = self._layout.new_part_path(".assembling")
         rows = self._format.assemble(
             temporary, target, [part._replace(path=find_part(part)) for part in parts]
         )
-        path = publish(self._layout.root, target, temporary)
+        path = publish(self._layout.root, target, temporary, private=self._layout.private)
         retire_parts(parts)
         written = WrittenFile(str(path), rows, path.stat().st_size)
         self._count(written)
@@ -337,14 +344,17 @@ class _AssembleFiles(beam.DoFn):
             Metrics.counter(METRICS_NAMESPACE, f"{self._counter_prefix}.{name}").inc(amount)
 
 
-def publish(root: str | Path, target: OutputFile, temporary: str | Path) -> Path:
+def publish(
+    root: str | Path, target: OutputFile, temporary: str | Path, *, private: bool = False
+) -> Path:
     """Puts a finished file in place: synced, by one rename, superseding a rolled-back timeline.
 
     Files of the same epoch, topic, window and shard with this pane's index or a later one came
     from a timeline that the runner rolled back; their records come again, so they go first.
+    Directories that are missing are made, `private` ones with mode 0700.
     """
     path = Path(root, target.relative_path())
-    _make_directory(path.parent)
+    _make_directory(path.parent, private)
     for other in path.parent.iterdir():
         found = OutputFile.parse(other)
         if found is not None and _supersedes(target, found):
@@ -355,11 +365,11 @@ def publish(root: str | Path, target: OutputFile, temporary: str | Path) -> Path
     return path
 
 
-def _make_directory(path: Path) -> None:
+def _make_directory(path: Path, private: bool) -> None:
     """Makes a directory with those above it, each entry synced."""
     if not path.is_dir():
-        _make_directory(path.parent)
-        path.mkdir(exist_ok=True)
+        _make_directory(path.parent, private)
+        make_directory(path, private=private)
         sync(path.parent)
 
 

@@ -209,6 +209,7 @@ def _run_show(args: argparse.Namespace) -> int:
 def _run_replay(args: argparse.Namespace) -> int:
     from rich.text import Text
 
+    from beam_pipeline.io.kafka_admin import require_cluster
     from beam_pipeline.ops.letter_filter import parse_conditions
     from beam_pipeline.ops.replay import plan_only, replay
     from beam_pipeline.ops.replay_plan import ReplayChoice
@@ -221,6 +222,7 @@ def _run_replay(args: argparse.Namespace) -> int:
         show(Text(_plan_text(plan_only(args.dead_letter_dir, choice), choice)))
         return 0
     connection = flags.kafka_connection(args)
+    require_cluster(connection)
     with StopRequest() as stop:
         outcome = replay(connection, args.dead_letter_dir, choice, args.events_per_second, stop)
     show(Text(_outcome_text(outcome, choice)))

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from beam_pipeline.ops.inspection import ColumnStatistics, FileInspection, TreeInspection
 from beam_pipeline.ops.offsets import TopicPartition, range_count, ranges
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.ops.terminal import printable, printable_json
 
 _RANGES_IN_TEXT = 3
 _RANGES_IN_JSON = 1_000
@@ -223,7 +223,7 @@ def _json(
         "dead_by_code": dict(dead_by_code),
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
-    return orjson.dumps(document, default=plain_text, option=options).decode()
+    return printable_json(orjson.dumps(document, default=plain_text, option=options).decode())
 
 
 def _offsets_json(offsets: Mapping[TopicPartition, BitMap64]) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_pipeline.ops.letters import Letter
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.ops.terminal import printable, printable_json
 
 _ARRAY_INDEX = re.compile(r"(?<=/)[0-9]+(?=/|$)")
 _ROWS_SHOWN = 15
@@ -77,7 +77,8 @@ def stats_json(stats: LetterStats) -> str:
         "by_hour": dict(sorted(stats.by_hour.items())),
         "by_attempt": {str(number): count for number, count in sorted(stats.by_attempt.items())},
     }
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    return printable_json(orjson.dumps(document, option=options).decode())
 
 
 def _chart(

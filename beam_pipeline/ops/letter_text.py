@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_pipeline.ops.letters import Letter
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.ops.terminal import printable, printable_json
 
 
 def letter_text(letter: Letter) -> RenderableType:
@@ -26,7 +26,7 @@ def letter_text(letter: Letter) -> RenderableType:
 
 def letter_json(letter: Letter) -> str:
     """The letter's line, as its file has it."""
-    return orjson.dumps(letter.document, option=orjson.OPT_APPEND_NEWLINE).decode()
+    return printable_json(orjson.dumps(letter.document, option=orjson.OPT_APPEND_NEWLINE).decode())
 
 
 def _lines(letter: Letter) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from beam_pipeline.ops.reconciliation import (
     ReconcileReport,
     Reconciliation,
 )
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.ops.terminal import printable, printable_json
 
 _RANGES_IN_TEXT = 5
 _LINES_IN_TEXT = 20
@@ -171,7 +171,7 @@ def report_json(report: ReconcileReport) -> str:
         ],
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    return orjson.dumps(document, option=options).decode()
+    return printable_json(orjson.dumps(document, option=options).decode())
 
 
 def _partition_json(one: PartitionReconciliation) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from typing import Any
 import orjson
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.private import make_directory, open_private
 
 _DIRECTORY = "_replayed"
 
@@ -89,8 +90,8 @@ class ReplayJournal:
             EnvironmentFailure: another replay has it, or it can't be written.
         """
         try:
-            self._path.parent.mkdir(exist_ok=True)
-            self._file = self._path.open("ab")
+            make_directory(self._path.parent, private=True)
+            self._file = open_private(self._path, "ab")
             _sync_directory(self._path.parent)
         except OSError as error:
             raise EnvironmentFailure(f"replay journal {self._path}: {error.strerror}") from error

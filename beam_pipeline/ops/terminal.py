@@ -38,6 +38,22 @@ def printable(text: str, max_length: int | None = None) -> str:
     return escaped
 
 
+def printable_json(text: str) -> str:
+    r"""A JSON text that says the same and is harmless on a terminal: what `printable` escapes is
+    written as `\\uXXXX`, lines and indents stay."""
+    return "".join(
+        _json_escape(character)
+        if character != "\n" and unicodedata.category(character) in _UNSAFE_CATEGORIES
+        else character
+        for character in text
+    )
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
 def show(renderable: RenderableType) -> None:
     """Prints to standard output; lines of text are folded on a terminal only, so that paths can be
     found in a log."""

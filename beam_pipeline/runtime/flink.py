@@ -304,7 +304,7 @@ class FlinkEngine:
             WORKER_POOL,
             [
                 sys.executable,
-                *("-m", "apache_beam.runners.worker.worker_pool_main"),
+                *("-m", "beam_pipeline.worker_pool"),
                 f"--service_port={self._worker_port}",
             ],
             self._log_file("workers"),

@@ -39,13 +39,23 @@ _JAVA_MODULES = (
 )
 
 
+_PROMETHEUS = {
+    "metrics.reporters": "prometheus",
+    "metrics.reporter.prometheus.factory.class": (
+        "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Sizes of a local cluster, in MiB, and its number of task slots."""
+    """Sizes of a local cluster, in MiB, and its number of task slots; `prometheus` adds Flink's
+    reporter, which listens on all interfaces (PrometheusReporter of 1.19 takes no address)."""
 
     slots: int
     task_manager_mb: int = 2048
     job_manager_mb: int = 1024
+    prometheus: bool = False
 
 
 class FlinkCluster:
@@ -90,7 +100,7 @@ class FlinkCluster:
 
     @property
     def metrics_address(self) -> str:
-        """Where the TaskManager's Prometheus reporter answers, as host:port."""
+        """Where the TaskManager's Prometheus reporter answers, if there is one, as host:port."""
         return f"{LOOPBACK}:{self._metrics_ports[TASK_MANAGER]}"
 
     def dead(self, name: str) -> ManagedProcess | None:
@@ -164,7 +174,9 @@ class FlinkCluster:
     def _run(self, name: str, main_class: str, arguments: Sequence[str]) -> ManagedProcess:
         flags, dynamic = self._parameters[name]
         log_file = self._log_files[name]
-        metrics = ["-D", f"metrics.reporter.prometheus.port={self._metrics_ports[name]}"]
+        metrics: list[str] = []
+        if "metrics.reporters" in self._config:
+            metrics = ["-D", f"metrics.reporter.prometheus.port={self._metrics_ports[name]}"]
         return start_jvm(
             name,
             self._java,
@@ -245,10 +257,7 @@ def cluster_config(
         "web.submit.enable": "false",
         "web.refresh-interval": "1000",
         "metrics.fetcher.update-interval": "1000",
-        "metrics.reporters": "prometheus",
-        "metrics.reporter.prometheus.factory.class": (
-            "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
-        ),
+        **(_PROMETHEUS if settings.prometheus else {}),
     }
 
 

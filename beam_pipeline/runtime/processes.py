@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.private import PRIVATE_FILE_MODE, make_directory
 
 LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.02
@@ -251,12 +252,12 @@ def _spawn(
         bound = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT, str(os.getpid())]
         argv = [*bound, *argv]
     try:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        make_directory(log_file.parent, private=True)
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE_MODE)
     except OSError as error:
         raise EnvironmentFailure(f"{name}: log file {log_file}: {error.strerror}") from error
     try:
-        os.fchmod(log, 0o600)
+        os.fchmod(log, PRIVATE_FILE_MODE)
         return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,

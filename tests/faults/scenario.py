@@ -34,7 +34,7 @@ COMMAND_OF = {
 COMMAND_ON_FLINK = {
     "TaskManager": "TaskManagerRunner",
     "JobManager": "StandaloneSessionClusterEntrypoint",
-    "worker pool": "worker_pool_main",
+    "worker pool": "beam_pipeline.worker_pool",
     "Python worker": "import SdkHarness",
 }
 """The same, on Flink; job server and expansion service live while a job is submitted only."""

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 from confluent_kafka import Producer
+from listening import Listener, listeners
 
 from beam_pipeline.io.kafka_connection import KafkaConnection
 
@@ -60,7 +61,9 @@ class PipelineRun:
             *flags,
         ]
 
-    def start(self, *words: str, output: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str, output: IO[str] | int = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
         """Starts a command; `output` takes what it prints."""
         self.directory.mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(
@@ -69,7 +72,7 @@ class PipelineRun:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.directory,
-            env={**os.environ, MARKER: self.marker},
+            env={**os.environ, MARKER: self.marker, **environment},
         )
 
     def finish(self, *words: str, timeout_seconds: float = CAUGHT_UP_TIMEOUT_SECONDS) -> Finished:
@@ -82,6 +85,29 @@ class PipelineRun:
             output, _ = process.communicate()
             raise AssertionError(f"not at its end in {timeout_seconds} s:\n{output}") from None
         return Finished(process.returncode, output)
+
+    def watch(
+        self,
+        *words: str,
+        timeout_seconds: float = CAUGHT_UP_TIMEOUT_SECONDS,
+        **environment: str,
+    ) -> tuple[Finished, set[Listener], dict[int, str]]:
+        """Runs to the end; meanwhile notes where processes listen, and their command lines."""
+        process = self.start(*words, **environment)
+        deadline = time.monotonic() + timeout_seconds
+        seen: set[Listener] = set()
+        commands: dict[int, str] = {}
+        while True:
+            try:
+                output, _ = process.communicate(timeout=0.5)
+                return Finished(process.returncode, output), seen, commands
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    process.kill()
+                    raise
+                now = self.processes()
+                commands |= now
+                seen.update(listeners(now))
 
     def catch_up(self, kafka: KafkaConnection, topics: str, *flags: str) -> Finished:
         finished = self.finish(*self.run_words(kafka, topics, "--until=caught_up", *flags))

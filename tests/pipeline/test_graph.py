@@ -41,6 +41,7 @@ def config_of(directory: Path, transforms: tuple[str, ...] = ()) -> IngestConfig
         timing=PaneTiming(settle_seconds=0),
         output_dir=str(directory / "output"),
         dead_letter_dir=str(directory / "dead"),
+        private_dead_letters=True,
         dead_letter_topic_suffix=".dlq",
         num_shards=2,
         parquet_codec="zstd",

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_records import NOON_MS, SHA256, commerce_contract, kafka_record
+from sample_records import NOON_MS, SHA256, commerce_contract, kafka_record, letter
 
 from beam_pipeline.batches import failure_of
 from beam_pipeline.io.dead_letters import MAX_TEXT_CHARACTERS, JsonLinesFormat, to_headers, to_json
@@ -29,7 +29,6 @@ from beam_pipeline.records import (
     Header,
     SchemaRef,
     Violation,
-    make_dead_letter,
 )
 from beam_pipeline.resources import dead_letter_schema_path
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
@@ -45,24 +44,6 @@ def contract() -> jsonschema.Draft202012Validator:
         json.loads(dead_letter_schema_path().read_bytes()),
         format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
     )
-
-
-def letter(**changes: Any) -> DeadLetter:
-    given_fields: dict[str, Any] = {
-        "stage": "validate",
-        "failure": Failure(ErrorCode.NULL_VALUE, "the record's value is null"),
-        "schema": SchemaRef("urn:event:1", SHA256),
-        "topic": "orders",
-        "partition": 3,
-        "offset": 42,
-        "timestamp": NOON_MS,
-        "timestamp_type": "LOG_APPEND_TIME",
-        "key": b"key",
-        "value": b"value",
-        "headers": (),
-        "failed_at_ms": NOON_MS + 1,
-    }
-    return make_dead_letter(**{**given_fields, **changes})
 
 
 def line_of(letter: DeadLetter) -> dict[str, Any]:

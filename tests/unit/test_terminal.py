@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.ops.terminal import printable, printable_json
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,11 @@ def test_nothing_unsafe_is_left_and_the_length_holds(text: str, max_length: int 
 def test_a_cut_is_marked() -> None:
     assert printable("abcdef", 6) == "abcdef"
     assert printable("abcdefg", 6) == "abcde…"
+
+
+@given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_json_says_the_same_without_harm(value: object) -> None:
+    for text in (json.dumps(value, ensure_ascii=False, indent=2), json.dumps(value)):
+        shown = printable_json(text)
+        assert json.loads(shown) == value
+        assert printable(shown.replace("\n", "")) == shown.replace("\n", "")

@@ -1,0 +1,74 @@
+"""Why a broker's certificate is not trusted, which librdkafka does not tell apart.
+
+librdkafka 2.16 says "broker certificate could not be verified" of an expired certificate as of one
+by an unknown issuer. Python's ssl module, on the same OpenSSL, gives the reason.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from beam_pipeline.io.kafka_connection import KafkaConnection
+
+_TIMEOUT_SECONDS = 5.0
+_CA_SETTING = "ssl.ca.location (or ssl.truststore.location) in --kafka_config"
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h.
+_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED = 9, 10
+_SELF_SIGNED, _SELF_SIGNED_IN_CHAIN = 18, 19
+_NO_ISSUER, _NO_ISSUER_LOCALLY, _UNVERIFIABLE = 2, 20, 21
+_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH = 62, 64
+_REASONS = {
+    _CERT_NOT_YET_VALID: "is not valid yet; set this machine's clock, or wait",
+    _CERT_HAS_EXPIRED: "has expired; have it renewed on the broker, or set this machine's clock",
+    _SELF_SIGNED: f"is self-signed and not trusted; name it, as a PEM file, as {_CA_SETTING}",
+    _HOSTNAME_MISMATCH: "is for other host names; use one of those in --kafka_bootstrap_servers",
+    _IP_ADDRESS_MISMATCH: "is for other addresses; use one of those in --kafka_bootstrap_servers",
+    **dict.fromkeys(
+        (_SELF_SIGNED_IN_CHAIN, _NO_ISSUER, _NO_ISSUER_LOCALLY, _UNVERIFIABLE),
+        f"is by an issuer that is not trusted; name the issuer's, as a PEM file, as {_CA_SETTING}",
+    ),
+}
+
+
+def certificate_problem(connection: KafkaConnection) -> str | None:
+    """What is wrong with the certificate of the first broker that shows one, and the remedy.
+
+    Returns:
+        the end of a sentence about it, such as "has expired; …"; None where nothing is wrong, or
+        it can't be told.
+    """
+    context = _context(connection)
+    if context is None:
+        return None
+    for server in connection.bootstrap_servers.split(","):
+        host, _, port = server.rpartition(":")
+        name = host.strip("[]")
+        try:
+            with (
+                socket.create_connection((name, int(port)), timeout=_TIMEOUT_SECONDS) as plain,
+                context.wrap_socket(plain, server_hostname=name),
+            ):
+                return None
+        except ssl.SSLCertVerificationError as error:
+            return _REASONS.get(error.verify_code, f"is refused: {error.verify_message}")
+        except OSError:  # TLS errors are among them
+            continue
+    return None
+
+
+def _context(connection: KafkaConnection) -> ssl.SSLContext | None:
+    """Trust as librdkafka has it; None where its settings are no good, which it tells itself."""
+    settings = connection.for_librdkafka()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = settings.get("ssl.endpoint.identification.algorithm") != "none"
+    location, certificates = settings.get("ssl.ca.location"), settings.get("ssl.ca.pem")
+    try:
+        if location or certificates:
+            context.load_verify_locations(cafile=location, cadata=certificates)
+        else:
+            context.load_default_certs()
+    except (OSError, ValueError):
+        return None
+    return context
