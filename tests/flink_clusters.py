@@ -40,6 +40,8 @@ class OwnCluster:
     metrics_address: str
     worker_pool: str
     pool_pid: int
+    modules: Path
+    """On the workers' PYTHONPATH."""
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ def own_flink(tools: FlinkTools, directory: Path, slots: int) -> Iterator[OwnClu
         tools.java,
         beam_only(tools.jars),
         directory,
-        ClusterSettings(slots=slots),
+        ClusterSettings(slots=slots, prometheus=True),
         {name: directory / f"{name}.log" for name in (JOB_MANAGER, TASK_MANAGER)},
     )
     port = free_port()
@@ -67,11 +69,17 @@ def own_flink(tools: FlinkTools, directory: Path, slots: int) -> Iterator[OwnClu
     command = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
     cluster.start()
     try:
+        modules = directory / "modules"
+        modules.mkdir()
+        on_path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(modules)])
+        environment = {"PATH": path, "PYTHONPATH": on_path}
         with ManagedProcess(
-            "pool", [sys.executable, *command], directory / "pool.log", env={"PATH": path}
+            "pool", [sys.executable, *command], directory / "pool.log", env=environment
         ) as pool:
             cluster.wait_ready()
             pool.wait_for_port(port)
-            yield OwnCluster(cluster.rest, cluster.metrics_address, f"localhost:{port}", pool.pid)
+            yield OwnCluster(
+                cluster.rest, cluster.metrics_address, f"localhost:{port}", pool.pid, modules
+            )
     finally:
         cluster.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import stat
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,27 @@ def letters_as_set(run: PipelineRun) -> set[str]:
     return as_set(letters)
 
 
+def write_transform(directory: Path) -> None:
+    """A user's module: a column more, and an event type that it refuses."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "mine.py").write_text(
+        "import pyarrow as pa\n"
+        "def mark(batch):\n"
+        "    if 'add_to_cart' in batch.column('event_type').to_pylist():\n"
+        "        raise ValueError('no carts')\n"
+        "    marks = pa.array(['seen'] * batch.num_rows, pa.string())\n"
+        "    return batch.append_column('mark', marks)\n"
+    )
+
+
+def refused_by_transform(run: PipelineRun) -> int:
+    """How many letters the transform made; all rows have its column."""
+    assert {row["mark"] for row in run.rows()} == {"seen"}
+    letters = [letter for letter in run.letters() if letter["stage"] == "transform_1"]
+    assert {letter["error"]["message"] for letter in letters} <= {"no carts"}
+    return len(letters)
+
+
 def flink(run: PipelineRun, action: str, *flags: str) -> Finished:
     return run.finish("flink", action, f"--output_dir={run.output_dir}", *flags)
 
@@ -74,10 +96,13 @@ def assert_each_once(run: PipelineRun, kafka: KafkaConnection, topic: str, count
 
 @pytest.mark.slow
 def test_the_demo_on_a_cluster_of_its_own(flink_tools: FlinkTools, tmp_path: Path) -> None:
+    """With a transform from the directory that it is started in."""
     run = PipelineRun(tmp_path / "demo")
-    finished = run.finish(
+    write_transform(run.directory)
+    finished, seen, commands = run.watch(
         "demo",
         "--engine=flink",
+        "--transform=mine:mark",
         "--demo_seconds=8",
         "--events_per_second=50",
         "--invalid_ratio=0.1",
@@ -93,6 +118,14 @@ def test_the_demo_on_a_cluster_of_its_own(flink_tools: FlinkTools, tmp_path: Pat
     assert f"= valid {len(run.rows())} + dead {len(run.letters())}: holds" in finished.output
     assert "Flink's web UI: http://127.0.0.1:" in finished.output
     assert "restarts" not in finished.output
+    assert refused_by_transform(run) > 0
+    # Beam's gRPC servers in Java take no address; all else is on loopback.
+    exposed = [commands[listener.pid] for listener in seen if not listener.on_loopback]
+    beams = ("ExpansionService", "FlinkJobServerDriver", "TaskManagerRunner")
+    assert all(any(name in command for name in beams) for command in exposed), exposed
+    loopback = " ".join(commands[listener.pid] for listener in seen if listener.on_loopback)
+    for name in ("kafka.Kafka", "SessionClusterEntrypoint", "beam_pipeline.worker_pool"):
+        assert name in loopback
     assert run.processes() == {}
 
 
@@ -122,16 +155,25 @@ def test_rows_and_letters_are_those_of_prism(
     fresh_topic: Callable[..., str],
     tmp_path: Path,
 ) -> None:
-    """With more slots than partitions too, where a part of the source has nothing to read."""
+    """With more slots than partitions too, where a part of the source has nothing to read, and with
+    a transform from the PYTHONPATH of the cluster's workers."""
     topic = fresh_topic(partitions=2)
     for partition in range(2):
         send(kafka, topic, mixed_values(150, seed=partition), partition)
     on_prism, on_flink = PipelineRun(tmp_path / "prism"), PipelineRun(tmp_path / "flink")
-    on_prism.catch_up(kafka, topic)
-    on_flink.catch_up(kafka, topic, *own_cluster.flags, f"--parallelism={SLOTS}")
-    assert len(on_flink.rows()) == 270
+    for directory in (on_prism.directory, on_flink.directory, own_cluster.modules):
+        write_transform(directory)
+    own = "--transform=mine:mark"
+    on_prism.catch_up(kafka, topic, own)
+    on_flink.catch_up(kafka, topic, own, *own_cluster.flags, f"--parallelism={SLOTS}")
+    refused = refused_by_transform(on_flink)
+    assert refused > 0
+    assert len(on_flink.rows()) == 270 - refused
     assert as_set(on_flink.rows()) == as_set(on_prism.rows())
     assert letters_as_set(on_flink) == letters_as_set(on_prism)
+    letters = list(on_flink.dead_letter_dir.rglob("*.jsonl"))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in letters} == {0o600}
+    assert {stat.S_IMODE(path.parent.stat().st_mode) for path in letters} == {0o700}
     assert [job.is_over for job in own_cluster.rest.jobs()].count(False) == 0
 
 
@@ -219,5 +261,9 @@ def test_a_cluster_that_does_not_serve_is_told(
     )
     crowded = refusal(*own_cluster.flags, "--parallelism=99")
     assert f"{SLOTS} of {SLOTS} task slots are free, and --parallelism=99" in crowded
+    doctor = run.finish("doctor", *own_cluster.flags, f"--output_dir={run.output_dir}")
+    for told in (f"{SLOTS} of {SLOTS} are free", "worker pools listen at 127.0.0.1:", "1.19.3 at"):
+        assert told in doctor.output
+    assert "✗" not in doctor.output
     no_pool = refusal(*own_cluster.flags, f"--worker_pool=localhost:{free_port()}")
     assert "nothing listens at 127.0.0.1:" in no_pool
