@@ -102,7 +102,7 @@ MAX_DECIMAL_DIGITS = 38
 def derive_node(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Node:
     """The node for `schema`, a part of the document `root`.
 
-    `seen` holds the `$ref`s being followed: a recursive schema has no finite Arrow type and
+    `seen` holds the recursive `$ref`s being followed: a recursive schema has no finite Arrow type and
     becomes JSON text. Only references within the document are followed.
     """
     flat = flatten(schema, root, seen)
@@ -134,7 +134,8 @@ def derive_node(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()
 def flatten(
     schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()
 ) -> tuple[Mapping[str, Any], tuple[str, ...]] | None:
-    """`schema` with its `$ref` and `allOf` folded in, and the references seen with those followed.
+    """`schema` with its `$ref` and `allOf` folded in, and `seen` with the recursive ones of those
+    references.
 
     None where there is nothing to fold: no object, a reference that leads out of the document or
     into itself. A branch of `allOf` that leads nowhere is left out, which makes the schema wider.
@@ -148,7 +149,9 @@ def flatten(
             return None
         siblings = {name: value for name, value in schema.items() if name != "$ref"}
         merged = target if _ignores_siblings(root) else merge_schemas(target, siblings)
-        return flatten(merged, root, (*seen, reference))
+        if _is_recursive(root, reference):
+            seen = (*seen, reference)
+        return flatten(merged, root, seen)
     if "allOf" not in schema:
         return schema, seen
     folded: Mapping[str, Any] = {}
@@ -200,6 +203,24 @@ def _common_types(one: Any, other: Any) -> list[str]:
 def _ignores_siblings(root: Mapping[str, Any]) -> bool:
     """Up to draft 7 keywords beside a `$ref` have no effect."""
     return any(f"draft-0{number}" in str(root.get("$schema", "")) for number in (3, 4, 6, 7))
+
+
+def _is_recursive(root: Mapping[str, Any], reference: str) -> bool:
+    """Whether what a reference points to refers to it again, itself or by what it refers to."""
+    waiting, known = [resolve_pointer(root, reference)], set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            found = part.get("$ref")
+            if found == reference:
+                return True
+            if isinstance(found, str) and found not in known:
+                known.add(found)
+                waiting.append(resolve_pointer(root, found))
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+    return False
 
 
 def resolve_pointer(root: Mapping[str, Any], reference: str) -> Any | None:

@@ -323,3 +323,31 @@ def test_an_event_that_is_no_object_is_one_column(document: Any, column_type: An
     contract = contract_of(document)
     assert contract.event_schema == pa.schema([("value", column_type)])
     assert contract.extra_column is None
+
+
+def test_a_definition_that_is_used_twice_is_no_recursion() -> None:
+    """Once for the event itself and once for a field of it; its own fields may use others."""
+    document = {
+        "type": "object",
+        "allOf": [{"$ref": "#/$defs/identified"}],
+        "properties": {"owner": {"$ref": "#/$defs/identified"}, "top": {"$ref": "#/$defs/tree"}},
+        "unevaluatedProperties": False,
+        "$defs": {
+            "identified": {
+                "type": "object",
+                "properties": {"id": {"$ref": "#/$defs/text"}, "alias": {"$ref": "#/$defs/text"}},
+                "additionalProperties": False,
+            },
+            "text": {"type": "string"},
+            "tree": {
+                "type": "object",
+                "properties": {"under": {"$ref": "#/$defs/tree"}},
+                "additionalProperties": False,
+            },
+        },
+    }
+    node = derive_node(document, document)
+    assert isinstance(node, Struct)
+    fields = dict(node.fields)
+    assert fields["owner"].arrow_type == pa.struct([("id", pa.string()), ("alias", pa.string())])
+    assert fields["top"].arrow_type == pa.struct([("under", pa.string())])
