@@ -102,8 +102,8 @@ MAX_DECIMAL_DIGITS = 38
 def derive_node(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Node:
     """The node for `schema`, a part of the document `root`.
 
-    `seen` holds the recursive `$ref`s being followed: a recursive schema has no finite Arrow type and
-    becomes JSON text. Only references within the document are followed.
+    `seen` holds the recursive `$ref`s being followed: a recursive schema has no finite Arrow type
+    and becomes JSON text. Only references within the document are followed.
     """
     flat = flatten(schema, root, seen)
     if flat is None:

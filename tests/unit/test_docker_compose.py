@@ -206,7 +206,8 @@ def test_flink_is_set_up_as_the_local_cluster_is(compose: dict[str, Any]) -> Non
     services = compose["services"]
     properties = yaml.safe_load(services["jobmanager"]["environment"]["FLINK_PROPERTIES"])
     assert services["taskmanager"]["environment"] == services["jobmanager"]["environment"]
-    local = cluster_config(Path("/x"), ClusterSettings(slots=2), rest_port=1, rpc_port=2)
+    settings = ClusterSettings(slots=2, prometheus=True)
+    local = cluster_config(Path("/x"), settings, rest_port=1, rpc_port=2)
     different = {
         name for name, value in properties.items() if name not in local or local[name] != str(value)
     }

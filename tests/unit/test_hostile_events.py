@@ -17,6 +17,7 @@ from rich.console import Console
 from beam_pipeline import cli
 from beam_pipeline.commands.view import RunView
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.supervisor import RunStatus
 
@@ -128,12 +129,13 @@ def test_schema_infer_show_and_check(tmp_path: Path, capsys: pytest.CaptureFixtu
             assert "2J" in text
 
 
-def test_the_view_of_a_run() -> None:
+def test_the_view_of_a_run(tree: OutputTree) -> None:
     """A notice has the last line of a log in it, and that may be about an event."""
     for terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=200)
         status = RunStatus(notices=[f"starting again after: {HOSTILE}"])
-        RunView("orders", console).show(status)
+        nobody = KafkaConnection("127.0.0.1:9")
+        RunView("orders", console, nobody, tree.output_dir, tree.dead_letter_dir).show(status)
         assert isinstance(console.file, io.StringIO)
         assert_harmless(console.file.getvalue())
         assert HARMLESS in console.file.getvalue()

@@ -7,6 +7,7 @@ import sys
 
 SHARED = {"beam_pipeline.io", "beam_pipeline.io.file_names", "beam_pipeline.io.footer"}
 HOW_TO_REACH_KAFKA = {
+    "beam_pipeline.io.broker_certificate",
     "beam_pipeline.io.java_properties",
     "beam_pipeline.io.kafka_admin",
     "beam_pipeline.io.kafka_connection",
