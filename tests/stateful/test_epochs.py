@@ -382,11 +382,11 @@ def offsets_in(path: Path) -> list[Offset]:
 def crashing(where: str | None) -> Iterator[None]:
     """Lets the process die at a point of a pane's firing."""
 
-    def die(*_arguments: Any) -> Any:
+    def die(*_arguments: Any, **_options: Any) -> Any:
         raise Crash
 
-    def publish_and_die(*arguments: Any) -> Any:
-        publish(*arguments)
+    def publish_and_die(*arguments: Any, **options: Any) -> Any:
+        publish(*arguments, **options)
         raise Crash
 
     def retire_one_and_die(parts: Any) -> None:
