@@ -15,6 +15,10 @@ from beam_pipeline.runtime.progress import SetupProgress
 # No deadline and no complaint about slowness: the machine may be busy with a broker meanwhile.
 _local = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+# The tests start a hundred JVMs for seconds each; Java's second compiler would take most of the
+# processor's time and repay none of it.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+
 settings.register_profile("local", _local)
 settings.register_profile("ci", _local, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
