@@ -18,6 +18,10 @@ _JVM_FLAGS = (
     "-Djava.awt.headless=true",
 )
 
+QUICK_START = ("-XX:TieredStopAtLevel=1",)
+"""Java's quick compiler alone, for a JVM that lives for seconds or mostly waits for others: the other
+one takes as much of a small machine as the work itself."""
+
 
 def start_jvm(
     name: str,
