@@ -19,8 +19,8 @@ _JVM_FLAGS = (
 )
 
 QUICK_START = ("-XX:TieredStopAtLevel=1",)
-"""Java's quick compiler alone, for a JVM that lives for seconds or mostly waits for others: the other
-one takes as much of a small machine as the work itself."""
+"""Java's quick compiler alone, for a JVM that lives for seconds or mostly waits for others: its
+second one takes as much of a small machine as the work itself."""
 
 
 def start_jvm(
