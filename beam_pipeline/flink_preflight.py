@@ -65,11 +65,12 @@ def check_worker_pools(rest: FlinkRest, worker_pool: str) -> list[str]:
     addresses = pool_addresses(worker_pool, task_manager_hosts(rest))
     for address in addresses:
         if not _accepts(address):
+            host, _, port = address.rpartition(":")
+            reach = "" if is_this_machine(host) else " --service_host=0.0.0.0"
             raise EnvironmentFailure(
                 f"--worker_pool={worker_pool}: nothing listens at {address}; start, beside each "
                 "TaskManager and with its python first on PATH: python -m "
-                "apache_beam.runners.worker.worker_pool_main "
-                f"--service_port={address.rpartition(':')[2]}"
+                f"beam_pipeline.worker_pool --service_port={port}{reach}"
             )
     return addresses
 

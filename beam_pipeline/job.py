@@ -27,7 +27,7 @@ from beam_pipeline.batches import METRICS_NAMESPACE
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.options import IngestConfig
 from beam_pipeline.pipeline import build_pipeline
-from beam_pipeline.worker_pool import LoopbackPool
+from beam_pipeline.worker_pool import WorkerPool
 
 STATUS_INTERVAL_SECONDS = 0.5
 ENDPOINT_TIMEOUT_SECONDS = 60.0
@@ -63,13 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def loopback_pool(options: PipelineOptions) -> LoopbackPool | None:
+def loopback_pool(options: PipelineOptions) -> WorkerPool | None:
     """The pool that `--environment_type=LOOPBACK` asks for, and has `options` name it: the one that
     Beam would start in this process listens on all interfaces."""
     portable = options.view_as(PortableOptions)
     if portable.environment_type != "LOOPBACK":
         return None
-    pool = LoopbackPool(options, use_process=False)
+    pool = WorkerPool(options, use_process=False)
     portable.environment_type, portable.environment_config = "EXTERNAL", pool.endpoint
     # A list of this environment's packages (pip freeze) would be made for a worker elsewhere.
     options.view_as(DebugOptions).add_experiment("disable_logging_submission_environment")

@@ -66,7 +66,7 @@ def own_flink(tools: FlinkTools, directory: Path, slots: int) -> Iterator[OwnClu
     )
     port = free_port()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    command = ["-m", "beam_pipeline.worker_pool", f"--service_port={port}"]
     cluster.start()
     try:
         modules = directory / "modules"
