@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _GRPC_OPTIONS = (("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0))
 
 
-class _Servicer(BeamFnExternalWorkerPoolServicer):  # type: ignore[misc]
+class _Servicer(BeamFnExternalWorkerPoolServicer):
     """Knows which workers nobody has asked to stop, and starts those again."""
 
     def __init__(self, **arguments: Any) -> None:
@@ -39,12 +39,12 @@ class _Servicer(BeamFnExternalWorkerPoolServicer):  # type: ignore[misc]
         self._revivals: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:  # noqa: N802
+    def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
         with self._lock:
             self._revivals.pop(start_worker_request.worker_id, None)
             return super().StartWorker(start_worker_request, unused_context)
 
-    def StopWorker(self, stop_worker_request: Any, unused_context: Any) -> Any:  # noqa: N802
+    def StopWorker(self, stop_worker_request: Any, unused_context: Any) -> Any:
         with self._lock:
             return super().StopWorker(stop_worker_request, unused_context)
 
