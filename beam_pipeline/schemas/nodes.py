@@ -118,7 +118,7 @@ def derive_node(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()
     if types == {"array"}:
         items = schema.get("items")
         if isinstance(items, Mapping) and "prefixItems" not in schema:
-            return ListOf(derive_node(items, root, seen))
+            return ListOf(_without_dictionaries(derive_node(items, root, seen)))
         return JSON_TEXT
     if types == {"string"}:
         return _derive_string(schema)
@@ -384,7 +384,11 @@ def _derive_object(
             (part,) = patterns.values()
             return MapOf(_without_dictionaries(derive_node(part, root, seen)))
         return JSON_TEXT
-    fields = tuple((name, derive_node(part, root, seen)) for name, part in properties.items())
+    derived = ((name, derive_node(part, root, seen)) for name, part in properties.items())
+    fields = tuple(
+        (name, node if isinstance(node, Leaf) else _without_dictionaries(node))
+        for name, node in derived
+    )
     is_closed = others is False and not patterns
     return Struct(fields, None if is_closed else extra_name(properties))
 
@@ -399,8 +403,11 @@ def extra_name(taken: Iterable[str]) -> str:
 
 
 def _without_dictionaries(node: Node) -> Node:
-    """`node` with texts for dictionaries: inside a map they come back from Parquet as texts, so
-    files would differ from what they were written as (pyarrow 23)."""
+    """`node` with texts for dictionaries, for all below a column's own cells.
+
+    pyarrow 23: `ParquetFile.read` refuses a file of several row groups with dictionaries inside a
+    struct or list, and inside a map they come back as texts.
+    """
     if isinstance(node, Leaf):
         return Leaf(pa.string()) if node.encoding is Encoding.DICTIONARY else node
     if isinstance(node, ListOf):

@@ -81,8 +81,8 @@ def values_of(name: str) -> list[Any]:
 
 
 def landed(name: str, values: list[Any], directory: Path) -> tuple[pa.Table, list[DeadLetter]]:
-    """The values as a topic's records, through the validator and the sink: what a file has of them,
-    and the dead letters."""
+    """The values as a topic's records, through the validator and the sink: what a file of several
+    row groups has of them, and the dead letters."""
     contract = load_contract(SCHEMAS / f"{name}.schema.yaml")
     validator = RecordValidator(contract, ValidationRules(event_time_field=None))
     records = [
@@ -90,17 +90,21 @@ def landed(name: str, values: list[Any], directory: Path) -> tuple[pa.Table, lis
         for offset, value in enumerate(values)
     ]
     batches, dead = validator.validate(records)
-    sink = ParquetFormat(file_schema(contract.batch_schema), 1, contract.ref)
+    sink = ParquetFormat(file_schema(contract.batch_schema), 1, contract.ref, row_group_bytes=1)
     cut = [piece for batch in batches for piece in sink.shards_of(batch)]
     assert all(shard is not None for shard, _, _ in cut)
-    part_path, path = directory / f"{name}.arrow", directory / f"{name}.parquet"
     shard = cut[0][0]
     assert shard is not None
-    part = sink.write_part(str(part_path), shard, [piece for _, piece, _ in cut])
+    pieces = [piece.slice(at, 10) for _, piece, _ in cut for at in range(0, piece.num_rows, 10)]
+    parts = [
+        sink.write_part(str(directory / f"{name}-{number}.arrow"), shard, [piece])
+        for number, piece in enumerate(pieces)
+    ]
+    path = directory / f"{name}.parquet"
     start = datetime.fromtimestamp(NOON_MS / 1000, timezone.utc)
     target = OutputFile("orders", start, start + timedelta(minutes=1), 0, EPOCH, 0, ".parquet")
-    assert sink.assemble(str(path), target, [part]) == len(values) - len(dead)
-    return pq.read_table(path), dead
+    assert sink.assemble(str(path), target, parts) == len(values) - len(dead)
+    return pq.ParquetFile(path).read(), dead
 
 
 MISSING = object()
