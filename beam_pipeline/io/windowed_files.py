@@ -110,13 +110,10 @@ class PaneTiming:
 
     Rows that come after the window has closed are collected for `late_pane_seconds`. With
     `early_pane_seconds` above 0 an open window gives what it has that long after its first row.
-    When the watermark passes a window's end, its pane waits `settle_seconds` more: Prism's
-    watermark may follow the partition read last, and the rows of another come just behind it.
     """
 
     late_pane_seconds: float = 5.0
     early_pane_seconds: float = 0.0
-    settle_seconds: float = 1.0
 
 
 class WriteWindowedFiles(beam.PTransform[Any, Any]):
@@ -274,15 +271,10 @@ class _AssembleFiles(beam.DoFn):
         pane: Any = beam.DoFn.StateParam(PANE),
         waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
         closed: Any = beam.DoFn.StateParam(CLOSED),
-        due: Any = beam.DoFn.TimerParam(DUE),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
         closed.write(True)
-        if waiting_since.read() is None:
-            return
-        if self._timing.settle_seconds:
-            due.set(Timestamp.of(time.time() + self._timing.settle_seconds))
-        else:
+        if waiting_since.read() is not None:
             yield from self._fire(parts, pane, waiting_since, end)
 
     @on_timer(DUE)

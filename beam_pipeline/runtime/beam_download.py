@@ -1,4 +1,4 @@
-"""Settings for Beam's own downloaders, which set no timeout and warn about each address."""
+"""Settings for Beam's own downloader, which sets no timeout and warns about each address."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import threading
 from collections.abc import Iterator
 
 _TIMEOUT_SECONDS = 20.0
-_LOGGERS = ("apache_beam.utils.subprocess_server", "apache_beam.runners.portability.prism_runner")
+_LOGGER = "apache_beam.utils.subprocess_server"
 _lock = threading.Lock()
 _users = 0
 
 
 @contextlib.contextmanager
 def beam_download_settings() -> Iterator[None]:
-    """While any thread is inside, sockets time out and Beam's downloaders log errors only.
+    """While any thread is inside, sockets time out and Beam's downloader logs errors only.
 
     What is downloaded is locked and checked, so the warnings tell a user nothing to act on.
     """
@@ -36,5 +36,4 @@ def beam_download_settings() -> Iterator[None]:
 
 def _apply(timeout_seconds: float | None, level: int) -> None:
     socket.setdefaulttimeout(timeout_seconds)
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger(_LOGGER).setLevel(level)

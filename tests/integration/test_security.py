@@ -138,7 +138,7 @@ def test_a_whole_run_over_tls_with_a_login(
     assert_private(run)
     exposed = {listener.pid for listener in seen if not listener.on_loopback}
     names = {command_of(listener, commands) for listener in seen if listener.pid in exposed}
-    assert names == {"ExpansionService", "prism"}, names
+    assert names == {"ExpansionService"}, names
     assert {command_of(listener, commands) for listener in seen} > names, "the job's own pool"
 
 

@@ -38,7 +38,7 @@ def config_of(directory: Path, transforms: tuple[str, ...] = ()) -> IngestConfig
         ),
         reference_dir=reference_dir(),
         windowing=Windowing(10, DELAY_SECONDS),
-        timing=PaneTiming(settle_seconds=0),
+        timing=PaneTiming(),
         output_dir=str(directory / "output"),
         dead_letter_dir=str(directory / "dead"),
         private_dead_letters=True,

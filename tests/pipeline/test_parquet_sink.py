@@ -28,7 +28,7 @@ from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
 
 SCHEMA = pa.schema([("x", pa.int64())])
-AT_ONCE = PaneTiming(late_pane_seconds=5, settle_seconds=0)
+AT_ONCE = PaneTiming(late_pane_seconds=5)
 
 
 def row(second: int) -> TimestampedValue[Any]:
@@ -169,7 +169,7 @@ def test_ours_keeps_the_windows_of_bounded_input(tmp_path: Path) -> None:
     assert files_of(tmp_path) == {(0, 0): [1], (10, 0): [11]}
 
 
-@pytest.mark.parametrize("timing", [None, PaneTiming(60, 60, 60)])
+@pytest.mark.parametrize("timing", [None, PaneTiming(60, 60)])
 def test_when_the_input_ends_everything_is_in_files(
     tmp_path: Path, timing: PaneTiming | None
 ) -> None:
@@ -243,7 +243,7 @@ def test_an_early_pane_gives_what_an_open_window_has(tmp_path: Path) -> None:
         .add_elements([row(2)])
         .advance_watermark_to_infinity()
     )
-    timing = PaneTiming(early_pane_seconds=3, settle_seconds=0)
+    timing = PaneTiming(early_pane_seconds=3)
     run(lambda p: p | stream | in_windows() | ours(tmp_path, timing=timing))
     assert files_of(tmp_path) == {(0, 0): [1], (0, 1): [2]}
 

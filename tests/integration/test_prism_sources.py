@@ -1,0 +1,173 @@
+"""What `prism.patch` is for: bundles of a source end, and its watermark is that of all elements."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from beam_pipeline.runtime.prism import find_prism, start_prism
+from beam_pipeline.runtime.progress import SetupProgress
+
+BLOCK = 1 << 20
+BLOCKS = 120
+MAX_BUNDLE_BLOCKS = 60
+START = Timestamp.of(1_000_000)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Iterator[PipelineOptions]:
+    """For jobs on a Prism."""
+    with SetupProgress() as progress:
+        binary = find_prism(progress)
+    prism = start_prism(binary, tmp_path / "prism.log")
+    try:
+        prism.wait_ready()
+        yield PipelineOptions(
+            [
+                *("--runner=PortableRunner", "--streaming", "--environment_type=LOOPBACK"),
+                f"--job_endpoint={prism.endpoint}",
+            ]
+        )
+    finally:
+        prism.process.terminate(5)
+
+
+class AtOnce(OffsetRestrictionTracker):  # type: ignore[misc]
+    """It can be stopped where it is, and not be halved: as KafkaIO's."""
+
+    def try_split(self, fraction_of_remainder: float) -> Any:
+        return None if fraction_of_remainder else super().try_split(fraction_of_remainder)
+
+
+class Blocks(RestrictionProvider):  # type: ignore[misc]
+    """Restrictions of `BLOCKS` positions."""
+
+    def initial_restriction(self, element: Any) -> OffsetRange:
+        return OffsetRange(0, BLOCKS)
+
+    def create_tracker(self, restriction: OffsetRange) -> AtOnce:
+        return AtOnce(restriction)
+
+    def restriction_size(self, element: Any, restriction: OffsetRange) -> int:
+        return restriction.size()
+
+
+class FromStart(WatermarkEstimatorProvider):  # type: ignore[misc]
+    """A watermark that the reader moves by hand."""
+
+    def initial_estimator_state(self, element: Any, restriction: OffsetRange) -> Timestamp:
+        return START
+
+    def create_watermark_estimator(self, state: Timestamp) -> ManualWatermarkEstimator:
+        return ManualWatermarkEstimator(state)
+
+
+RESTRICTION = beam.DoFn.RestrictionParam(Blocks())
+WATERMARK = beam.DoFn.WatermarkEstimatorParam(FromStart())
+
+
+class ReadAll(beam.DoFn):
+    """Reads its whole backlog in one call, as KafkaIO does; (bundle, block) out."""
+
+    def start_bundle(self) -> None:
+        self._bundle = uuid.uuid4().hex
+
+    @beam.DoFn.unbounded_per_element()
+    def process(self, element: Any, tracker: Any = RESTRICTION) -> Iterator[tuple[str, bytes]]:
+        position = tracker.current_restriction().start
+        while tracker.try_claim(position):
+            time.sleep(0.01)
+            yield self._bundle, bytes(BLOCK)
+            position += 1
+
+
+def in_bounded_bundles(told: list[tuple[str, int]]) -> None:
+    blocks: dict[str, int] = {}
+    for bundle, count in told:
+        blocks[bundle] = blocks.get(bundle, 0) + count
+    assert sum(blocks.values()) == BLOCKS
+    assert max(blocks.values()) < MAX_BUNDLE_BLOCKS, blocks
+
+
+def test_a_backlog_is_read_in_bundles_of_some_size(options: PipelineOptions) -> None:
+    with TestPipeline(options=options) as pipeline:
+        read = pipeline | beam.Create([0]) | "ReadAll" >> beam.ParDo(ReadAll())
+        apart = read | beam.Reshuffle()  # or the blocks would not leave the reader's stage
+        assert_that(apart | beam.MapTuple(lambda bundle, block: (bundle, 1)), in_bounded_bundles)
+
+
+class ReadSlowly(beam.DoFn):
+    """Element n gives one row for each second of event time, and takes n / 10 s for it; then the
+    SDK is to come again. ((key, n), second) out."""
+
+    SECONDS = 8
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        element: int,
+        tracker: Any = RESTRICTION,
+        watermark: Any = WATERMARK,
+    ) -> Iterator[TimestampedValue]:
+        position = tracker.current_restriction().start
+        if position == self.SECONDS:
+            while tracker.try_claim(position):
+                position += 1
+            return
+        if tracker.try_claim(position):
+            time.sleep(element / 10)
+            yield TimestampedValue((f"at {position}", element), START + position)
+            watermark.set_watermark(START + position)
+            tracker.defer_remainder(Duration.of(0))
+
+
+class AreComplete(beam.DoFn):
+    """Per key, how many rows there are once the watermark has passed them."""
+
+    ROWS = BagStateSpec("rows", beam.coders.VarIntCoder())
+    PASSED = TimerSpec("passed", TimeDomain.WATERMARK)
+
+    def process(
+        self,
+        keyed: tuple[str, int],
+        timestamp: Any = beam.DoFn.TimestampParam,
+        rows: Any = beam.DoFn.StateParam(ROWS),
+        passed: Any = beam.DoFn.TimerParam(PASSED),
+    ) -> None:
+        rows.add(keyed[1])
+        passed.set(timestamp + Duration.of(0.5))
+
+    @on_timer(PASSED)
+    def tell(
+        self, key: Any = beam.DoFn.KeyParam, rows: Any = beam.DoFn.StateParam(ROWS)
+    ) -> Iterator[tuple[str, int]]:
+        yield key, len(list(rows.read()))
+        rows.clear()
+
+
+def each_complete_at_once(told: list[tuple[str, int]]) -> None:
+    assert sorted(told) == [(f"at {second}", 3) for second in range(ReadSlowly.SECONDS)]
+
+
+def test_the_watermark_waits_for_the_slowest(options: PipelineOptions) -> None:
+    with TestPipeline(options=options) as pipeline:
+        read = pipeline | beam.Create([0, 1, 5]) | "ReadSlowly" >> beam.ParDo(ReadSlowly())
+        keyed = read | beam.Map(lambda row: row).with_output_types(tuple[str, int])
+        told = keyed | "AreComplete" >> beam.ParDo(AreComplete())
+        assert_that(told, each_complete_at_once)
