@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults.scenario import Scenario
 from flink_clusters import OwnCluster, flink_or_skip, own_flink
-from integration.pipeline_runs import PipelineRun, send
+from integration.pipeline_runs import PipelineRun, send, wait_for
 
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
@@ -18,7 +18,11 @@ JOBS = 10
 PARALLELISMS = (1, 2, 4)
 METRICS = ("Status.JVM.Memory.Metaspace.Used", "Status.JVM.Threads.Count")
 METASPACE_BYTES_A_JOB = 4 * 1024 * 1024
-THREADS_A_JOB = 2
+THREADS_A_JOB = 3
+"""Two of them stay for good: each Java harness in the TaskManager has one that never ends (Beam 2.70,
+FinalizeBundleHandler)."""
+IDLE_SECONDS = 90.0
+"""The threads of Java's cached pools end after 60 s without work."""
 
 
 @pytest.fixture
@@ -43,18 +47,23 @@ def test_ten_jobs_one_after_another_leave_nothing_behind(
     """No growth that would end an eleventh; the figures are printed."""
     scene = scenario("ten jobs on one cluster")
     figures = []
+
+    def look() -> list[int]:
+        (manager,) = own_cluster.rest.task_managers()
+        found = own_cluster.rest.metrics(f"/taskmanagers/{manager['id']}", ",".join(METRICS))
+        return [int(found[name]) for name in METRICS]
+
     for number in range(JOBS):
         land_events(scene, 20)
         scene.run.catch_up(scene.kafka, scene.topic, *own_cluster.flags)
-        (manager,) = own_cluster.rest.task_managers()
-        found = own_cluster.rest.metrics(f"/taskmanagers/{manager['id']}", ",".join(METRICS))
-        figures.append([int(found[name]) for name in METRICS])
+        figures.append(look())
         print(f"job {number + 1}: metaspace {figures[-1][0]:,} bytes, threads {figures[-1][1]}")
     placed = scene.run.placed()
     assert placed.total() == len(placed) == 60 * JOBS
-    (metaspace, threads), (metaspace_at_end, threads_at_end) = figures[1], figures[-1]
-    assert metaspace_at_end - metaspace < METASPACE_BYTES_A_JOB * (JOBS - 2), figures
-    assert threads_at_end - threads < THREADS_A_JOB * (JOBS - 2), figures
+    assert figures[-1][0] - figures[1][0] < METASPACE_BYTES_A_JOB * (JOBS - 2), figures
+    limit = figures[0][1] + THREADS_A_JOB * (JOBS - 1)
+    wait_for(lambda: look()[1] < limit, f"fewer than {limit} threads, {figures}", IDLE_SECONDS)
+    print(f"idle: threads {look()[1]}")
     assert workers_of(own_cluster.pool_pid) == 0
 
 
