@@ -19,8 +19,8 @@ PARALLELISMS = (1, 2, 4)
 METRICS = ("Status.JVM.Memory.Metaspace.Used", "Status.JVM.Threads.Count")
 METASPACE_BYTES_A_JOB = 4 * 1024 * 1024
 THREADS_A_JOB = 3
-"""Two of them stay for good: each Java harness in the TaskManager has one that never ends (Beam 2.70,
-FinalizeBundleHandler)."""
+"""Two of them stay for good: each Java harness in the TaskManager has one that never ends
+(FinalizeBundleHandler of Beam 2.70)."""
 IDLE_SECONDS = 90.0
 """The threads of Java's cached pools end after 60 s without work."""
 
