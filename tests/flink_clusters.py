@@ -53,13 +53,15 @@ class OwnCluster:
 
 
 @contextmanager
-def own_flink(tools: FlinkTools, directory: Path, slots: int) -> Iterator[OwnCluster]:
-    """The cluster, ready, for the time of the block."""
+def own_flink(
+    tools: FlinkTools, directory: Path, slots: int, *, with_beam: bool = True
+) -> Iterator[OwnCluster]:
+    """The cluster, ready, for the time of the block, with Beam's jars in its class path or not."""
     assert tools.distribution is not None
     cluster = FlinkCluster(
         tools.distribution,
         tools.java,
-        beam_only(tools.jars),
+        beam_only(tools.jars) if with_beam else [],
         directory,
         ClusterSettings(slots=slots, prometheus=True),
         {name: directory / f"{name}.log" for name in (JOB_MANAGER, TASK_MANAGER)},
