@@ -45,7 +45,7 @@ from bench.landing import (
     spread_of,
 )
 from bench.lineup import Contender, lineup
-from bench.panels import X_FIELD
+from bench.panels import TITLES, X_LABELS, short, x_of
 from bench.sized_events import SMALLEST_READING_BYTES, sized_events
 
 RESULTS = Path(__file__).resolve().parent / "results" / "curves.json"
@@ -76,7 +76,7 @@ Written after each point, so an end in between leaves what is done. A series tha
 the place of its former points; with --append it keeps those at other places.
 
 examples:
-  everything (about an hour and a half on 2 cores, 15 GB of disk):
+  everything (about an hour on 2 cores, 10 GB of disk):
     bench/run.sh curves
   a first look, a few minutes:
     bench/run.sh curves --events_per_point=50000 --events=20000,50000,100000
@@ -302,7 +302,7 @@ def read_results(path: Path) -> Document:
 def merged(former: Sequence[Document], new: Iterable[Document], name: str) -> list[Document]:
     """The points of a series in order: the new ones, and the former ones with other settings."""
     points = {_settings_of(point): point for point in (*former, *new)}
-    return sorted(points.values(), key=lambda point: float(point[X_FIELD[name]]))
+    return sorted(points.values(), key=lambda point: x_of(name, point))
 
 
 def check_appendable(name: str, former: Document, bench: Document, new: Document) -> None:
@@ -532,14 +532,22 @@ def _plot(bench_python: Path, results: Path) -> None:
 
 
 def _table(name: str, series: Document) -> Table:
-    table = Table(title=f"by {name}", title_justify="left")
-    for heading in (name, "contender", "events/s", "streaming", "peak RSS", "CPU s/M", "ours/it"):
+    table = Table(title=TITLES[name], title_justify="left")
+    for heading in (
+        X_LABELS[name],
+        "contender",
+        "events/s",
+        "streaming",
+        "peak RSS",
+        "CPU s/M",
+        "ours/it",
+    ):
         table.add_column(heading, justify="left" if heading == "contender" else "right")
     for point in series["points"]:
         ours = point["contenders"].get(OURS)
         for contender, figures in point["contenders"].items():
             table.add_row(
-                f"{point[X_FIELD[name]]:,.4g}",
+                short(x_of(name, point)),
                 contender,
                 _cell(figures["events_per_second"]),
                 _cell(figures["streaming_events_per_second"]),

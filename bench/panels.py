@@ -11,14 +11,6 @@ from typing import Any
 
 Document = dict[str, Any]
 
-X_FIELD = {
-    "partitions": "partitions",
-    "events": "events",
-    "size": "event_bytes",
-    "invalid": "invalid_ratio",
-}
-"""What a point's place on the x axis is, by series."""
-
 STREAMING = "streaming_events_per_second"
 WHOLE = "events_per_second"
 STYLES = {STREAMING: "from the first read of the topic", WHOLE: "from the start of the process"}
@@ -29,7 +21,15 @@ TITLES = {
     "size": "By size of an event",
     "invalid": "By share of broken events",
 }
-_X_LABELS = {
+_X_FIELD = {
+    "partitions": "partitions",
+    "events": "events",
+    "size": "event_bytes",
+    "invalid": "invalid_ratio",
+}
+"""What a point's place on the x axis is, by series."""
+
+X_LABELS = {
     "partitions": "partitions of the topic",
     "events": "events in the topic",
     "size": "mean size of a value, bytes",
@@ -86,12 +86,12 @@ def axis_of(name: str, series: Document) -> Axis:
         apart = not ticks or (x / ticks[-1][0] > 1.3 if log else x - ticks[-1][0] > 2)
         if apart:
             ticks.append((x, short(x)))
-    return Axis(_X_LABELS[name], log, places[0], places[-1], ticks)
+    return Axis(X_LABELS[name], log, places[0], places[-1], ticks)
 
 
 def x_of(name: str, point: Document) -> float:
     """A point's place on the x axis; shares in percent."""
-    return float(point[X_FIELD[name]]) * (100 if name == "invalid" else 1)
+    return float(point[_X_FIELD[name]]) * (100 if name == "invalid" else 1)
 
 
 def short(number: float) -> str:
