@@ -540,7 +540,7 @@ def _table(name: str, series: Document) -> Table:
         "streaming",
         "peak RSS",
         "CPU s/M",
-        "ours/it",
+        "ours/it, streaming",
     ):
         table.add_column(heading, justify="left" if heading == "contender" else "right")
     for point in series["points"]:
