@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from beam_pipeline.io.file_names import OutputFile
 
 WINDOW_COLUMN = "window_start"
 """Start of a row's window in seconds since 1970: from the file's name, or a column of the file."""
+
+_PLACE_COLUMNS = ["kafka_partition", "kafka_offset"]
 
 MAX_TOLD = 3
 """How many offsets or values a difference names."""
@@ -92,19 +93,19 @@ class OutputReader:
         letters: dict[int, list[LetterContent]] = {}
         for path in visible_files(self.dead_letter_dir, ".jsonl"):
             with path.open("rb") as lines:
-                for offset, letter in letters_of(lines, partition):
-                    letters.setdefault(offset, []).append(letter)
+                for its_partition, offset, letter in letters_of(lines):
+                    if its_partition == partition:
+                        letters.setdefault(offset, []).append(letter)
         return letters
 
 
-def letters_of(lines: Iterable[bytes], partition: int) -> Iterator[tuple[int, LetterContent]]:
-    """(offset, letter) for the lines of a partition; Quix Streams puts them under `_value`."""
+def letters_of(lines: Iterable[bytes]) -> Iterator[tuple[int, int, LetterContent]]:
+    """(partition, offset, letter) for each line; Quix Streams puts them under `_value`."""
     for line in lines:
         letter = json.loads(line)
         letter = letter.get("_value", letter)
-        if letter["source"]["partition"] == partition:
-            content = LetterContent(letter["error"]["code"], letter["value_b64"])
-            yield letter["source"]["offset"], content
+        content = LetterContent(letter["error"]["code"], letter["value_b64"])
+        yield letter["source"]["partition"], letter["source"]["offset"], content
 
 
 def visible_files(root: Path, suffix: str) -> list[Path]:
@@ -161,19 +162,58 @@ def _conform(array: pa.Array, target: pa.DataType) -> pa.Array:
     return pa.StructArray.from_arrays(children, fields=list(target), mask=array.is_null())
 
 
-def incompleteness(output: PartitionOutput, end: int) -> list[str]:
-    """Whether each offset from 0 up to `end` is in exactly one place; what is wrong, in words."""
-    held = Counter(output.rows.column("kafka_offset").to_pylist())
-    for offset, letters in output.letters.items():
-        held[offset] += len(letters)
-    lost = [offset for offset in range(end) if offset not in held]
-    doubled = sorted(offset for offset, count in held.items() if count > 1)
-    beyond = sorted(offset for offset in held if not 0 <= offset < end)
-    return [
-        *_told("nowhere", lost),
-        *_told("in more than one place", doubled),
-        *_told("not in the topic", beyond),
-    ]
+class Coverage:
+    """How often each offset of a topic is in an output: two bytes an offset, whatever the rows.
+
+    Args:
+        ends: the offsets behind the last record, by partition; the first is 0.
+
+    Attributes:
+        letters: how many dead letters there are.
+    """
+
+    def __init__(self, ends: Mapping[int, int]) -> None:
+        self.letters = 0
+        self._counts = {partition: np.zeros(end, np.uint16) for partition, end in ends.items()}
+        self._beyond: dict[int, list[int]] = {}
+
+    def read(self, output_dir: Path, dead_letter_dir: Path) -> None:
+        """Counts what the files of an output hold."""
+        for path in visible_files(output_dir, ".parquet"):
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    self._count_rows(file.read_row_group(group, _PLACE_COLUMNS))
+        for path in visible_files(dead_letter_dir, ".jsonl"):
+            with path.open("rb") as lines:
+                for partition, offset, _ in letters_of(lines):
+                    self.letters += 1
+                    self._count(partition, np.array([offset]))
+
+    def faults(self) -> list[str]:
+        """What keeps the output from holding each offset once, in words."""
+        faults = []
+        for partition in sorted({*self._counts, *self._beyond}):
+            counts = self._counts.get(partition, np.zeros(0, np.uint16))
+            wrong = [
+                *_told("nowhere", np.flatnonzero(counts == 0).tolist()),
+                *_told("in more than one place", np.flatnonzero(counts > 1).tolist()),
+                *_told("not in the topic", sorted(self._beyond.get(partition, []))),
+            ]
+            if wrong:
+                faults.append(f"partition {partition}: {', '.join(wrong)}")
+        return faults
+
+    def _count_rows(self, rows: pa.Table) -> None:
+        partitions, offsets = (rows.column(name).to_numpy() for name in _PLACE_COLUMNS)
+        for partition in np.unique(partitions).tolist():
+            self._count(partition, offsets[partitions == partition])
+
+    def _count(self, partition: int, offsets: np.ndarray) -> None:
+        counts = self._counts.get(partition, np.zeros(0, np.uint16))
+        known = (offsets >= 0) & (offsets < counts.size)
+        np.add.at(counts, offsets[known], 1)
+        if not known.all():
+            self._beyond.setdefault(partition, []).extend(offsets[~known].tolist())
 
 
 def differences(ours: PartitionOutput, theirs: PartitionOutput) -> list[str]:

@@ -21,12 +21,17 @@ _KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A filled topic; `ends` are the offsets behind the last record, by partition."""
+    """A filled topic; `ends` are the offsets behind the last record, by partition.
+
+    `schema` is what the records keep to; None is the commerce event's, the only one that the
+    contenders other than ours know.
+    """
 
     bootstrap_servers: str
     topic: str
     ends: Mapping[int, int]
     window_seconds: int
+    schema: Path | None = None
 
     @property
     def records(self) -> int:
@@ -94,6 +99,7 @@ def _ours(*flags: str) -> Callable[[Workload, Path], Launch]:
             f"--window_seconds={workload.window_seconds}",
             *("--output_dir=out", "--dead_letter_dir=dead"),
             f"--log_dir={directory / 'logs'}",
+            *([f"--schema={workload.schema}"] if workload.schema else []),
             *flags,
         ]
         return Launch(command, {"PYTHONPATH": _import_path(), **_KEEP_BYTECODE})

@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
-# How fast the pipeline is, beside others that do the same work. `bench/run.sh --help` tells the flags.
+# How fast the pipeline is, beside others that do the same work: a table, or with `curves` plots.
+# `bench/run.sh --help` and `bench/run.sh curves --help` tell the flags.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup.sh"
 setup_venv runtime
 
-# The other contenders' packages have an environment of their own: Bytewax has wheels for Python up
-# to 3.12, Quix Streams needs 3.11, and neither takes the pipeline's versions of everything.
+BENCH=bench.throughput
+if [[ ${1-} == curves ]]; then
+  BENCH=bench.curves
+  shift
+fi
+
+# The other contenders' packages, and matplotlib, have an environment of their own: Bytewax has wheels
+# for Python up to 3.12, Quix Streams needs 3.11, and neither takes the pipeline's versions of
+# everything.
 BENCH_VENV=$ROOT/bench/.venv
 LOCK=$ROOT/requirements/bench.txt
 
@@ -52,4 +60,4 @@ if needs_bench_venv "$@"; then
   make_bench_venv
 fi
 cd "$ROOT"
-exec "$VENV/bin/python" -m bench.throughput "$@"
+exec "$VENV/bin/python" -m "$BENCH" "$@"

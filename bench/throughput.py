@@ -9,75 +9,45 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime, timezone
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from beam_pipeline import resources
-from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
-from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.runtime.broker import EmbeddedBroker
-from beam_pipeline.runtime.java import fetch_jars, find_java
-from beam_pipeline.runtime.processes import run_to_end
-from beam_pipeline.runtime.progress import SetupProgress
-from beam_pipeline.runtime.resume import ends_of
+from beam_pipeline.errors import PipelineError
 from beam_pipeline.schemas import load_contract
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms import Enrich, Normalize
-from bench.compare import OutputReader, differences, incompleteness, visible_files
+from bench.compare import Coverage, OutputReader, differences
+from bench.landing import (
+    BENCH_PYTHON,
+    MEGABYTE,
+    OURS,
+    Brokers,
+    DifferentWorkError,
+    Lander,
+    Landing,
+    Run,
+    choose,
+    commerce_events,
+    fill,
+    machine,
+    names_in,
+    say,
+    spread_of,
+)
 from bench.lineup import Contender, Workload, lineup
-from bench.measure import FirstFetch, Usage, run_measured
-
-TOPIC = "bench"
-OURS = "prism"
-MEGABYTE = 1_000_000
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
-BENCH_PYTHON = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
-
-say = partial(print, file=sys.stderr, flush=True)
-
-
-class DifferentWorkError(Exception):
-    """An output that is not the same as ours; the message tells what differs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The figures of one run.
-
-    Attributes:
-        events_per_second: all records over the time from the start of the process until its last
-            file was complete.
-        streaming_events_per_second: the same, but from the first read of the topic's log on; None
-            where the file system does not tell.
-        seconds_to_first_read: from the start of the process to that read; None likewise.
-        peak_rss_mb: memory of all processes together, in 10^6 bytes.
-        cpu_seconds_per_million: CPU time of all processes for a million records.
-        output_bytes: size of the Parquet files and of the dead-letter files.
-    """
-
-    events_per_second: float
-    streaming_events_per_second: float | None
-    seconds_to_first_read: float | None
-    peak_rss_mb: float
-    cpu_seconds_per_million: float
-    output_bytes: float
 
 
 def main() -> int:
@@ -150,18 +120,19 @@ def _parse_flags() -> argparse.Namespace:
 
 
 def _bench(args: argparse.Namespace, directory: Path) -> dict[Contender, list[Run]]:
-    contenders = _chosen(args)
-    with SetupProgress() as progress:
-        java = find_java(progress)
-        jars = fetch_jars(resources.java_lock_path("kafka"), progress)
-    broker = EmbeddedBroker(
-        directory / "kafka", java=java, jars=jars, log_file=directory / "broker.log"
+    contenders = choose(
+        lineup(args.bench_python.absolute()), names_in(args.only), f"--only={args.only}"
     )
-    with broker:
-        workload = _fill(args, broker.connection, directory)
-        segments = sorted((directory / "kafka").rglob(f"{TOPIC}-*/*.log"))
-        bench = _Bench(args, directory, workload, segments)
-        bench.make_reference(contenders[0] if contenders[0].name == OURS else _ours(args))
+    with Brokers().make(directory) as broker:
+        workload = fill(
+            broker.connection,
+            commerce_events(args.seed, args.invalid_ratio),
+            events=args.events,
+            partitions=args.partitions,
+            window_seconds=args.window_seconds,
+        ).workload
+        bench = _Bench(Lander(directory, workload, args.timeout_seconds), workload)
+        bench.make_reference(next(one for one in lineup(args.bench_python) if one.name == OURS))
         results: dict[Contender, list[Run]] = {contender: [] for contender in contenders}
         for repeat in range(1, args.repeats + 1):
             for contender in contenders:
@@ -170,67 +141,13 @@ def _bench(args: argparse.Namespace, directory: Path) -> dict[Contender, list[Ru
     return results
 
 
-def _chosen(args: argparse.Namespace) -> list[Contender]:
-    """The contenders that run: those named, without the ones that can't, of which it tells.
-
-    Raises:
-        UsageError: an unknown name, or one whose contender can't run here.
-        EnvironmentFailure: none can run.
-    """
-    contenders = lineup(args.bench_python.absolute())
-    known = [contender.name for contender in contenders]
-    named = [name.strip() for name in (args.only or "").split(",") if name.strip()]
-    for name in named:
-        if name not in known:
-            raise UsageError(f"--only={args.only}: no contender {name!r}; there are {known}")
-    chosen = []
-    for contender in contenders:
-        if named and contender.name not in named:
-            continue
-        missing = contender.missing()
-        if missing is None:
-            chosen.append(contender)
-        elif named:
-            raise UsageError(f"--only={args.only}: {contender.name} can't run: {missing}")
-        else:
-            say(f"{contender.name} is left out: {missing}")
-    return chosen
-
-
-def _ours(args: argparse.Namespace) -> Contender:
-    return next(one for one in lineup(args.bench_python) if one.name == OURS)
-
-
-def _fill(args: argparse.Namespace, connection: KafkaConnection, directory: Path) -> Workload:
-    """Makes the topic and produces its records."""
-    say(f"filling a topic with {args.events:,} events ...")
-    config = {"message.timestamp.type": "LogAppendTime"}
-    create_topics(connection, [TopicSpec(TOPIC, args.partitions, config)])
-    command = [
-        *(sys.executable, "-m", "beam_pipeline", "produce", f"--topic={TOPIC}"),
-        f"--kafka_bootstrap_servers={connection.bootstrap_servers}",
-        *(f"--events={args.events}", "--events_per_second=0", "--quiet"),
-        *(f"--invalid_ratio={args.invalid_ratio}", f"--seed={args.seed}"),
-    ]
-    log_file = directory / "producer.log"
-    if run_to_end("producer", command, log_file) != 0:
-        raise EnvironmentFailure(f"the producer failed: {log_file.read_text()[-500:]}")
-    ends = {partition: end for (_, partition), end in ends_of(connection, (TOPIC,)).items()}
-    return Workload(connection.bootstrap_servers, TOPIC, ends, args.window_seconds)
-
-
 class _Bench:
     """Runs contenders on one filled topic and holds their outputs against the first of ours."""
 
-    def __init__(
-        self, args: argparse.Namespace, directory: Path, workload: Workload, segments: list[Path]
-    ) -> None:
-        self._args = args
-        self._directory = directory
+    def __init__(self, lander: Lander, workload: Workload) -> None:
+        self._lander = lander
         self._workload = workload
-        self._segments = segments
         self._schema = _row_schema()
-        self._runs = 0
         self._reference: OutputReader | None = None
 
     def make_reference(self, ours: Contender) -> None:
@@ -240,12 +157,12 @@ class _Bench:
             DifferentWorkError: a record is lost or doubled.
         """
         say(f"reference: {ours.title}, not measured ...")
-        directory, _, _ = self._launch(ours)
-        self._reference = self._reader(directory)
-        for partition, end in self._workload.ends.items():
-            wrong = incompleteness(self._reference.read(partition), end)
-            if wrong:
-                raise DifferentWorkError(f"{ours.name}, partition {partition}: {'; '.join(wrong)}")
+        landing = self._lander.land(ours)
+        self._reference = self._reader(landing)
+        coverage = Coverage(self._workload.ends)
+        coverage.read(landing.output_dir, landing.dead_letter_dir)
+        if wrong := coverage.faults():
+            raise DifferentWorkError(f"{ours.name}: {'; '.join(wrong)}")
 
     def run(self, contender: Contender) -> Run:
         """Runs a contender once.
@@ -253,60 +170,26 @@ class _Bench:
         Raises:
             DifferentWorkError: its output is not the reference's.
         """
-        directory, usage, first_read_ns = self._launch(contender)
-        self._compare(contender, directory)
-        outputs = [path.stat() for path in _output_files(directory)]
-        shutil.rmtree(directory)
-        return figures(
-            self._workload.records,
-            usage,
-            first_read_ns,
-            last_file_ns=max(output.st_ctime_ns for output in outputs),
-            output_bytes=sum(output.st_size for output in outputs),
-        )
+        landing = self._lander.land(contender)
+        self._compare(landing)
+        run = landing.figures(self._workload.records)
+        landing.remove()
+        return run
 
-    def _launch(self, contender: Contender) -> tuple[Path, Usage, int | None]:
-        self._runs += 1
-        directory = self._directory / f"run{self._runs}_{contender.name}"
-        directory.mkdir()
-        launch = contender.launch(self._workload, directory)
-        log_file = self._directory / f"{directory.name}.log"
-        fetch = FirstFetch(self._segments)
-        usage = run_measured(
-            contender.name,
-            launch.command,
-            log_file,
-            env=launch.env,
-            cwd=directory,
-            timeout_seconds=self._args.timeout_seconds,
-        )
-        if usage.exit_code != 0:
-            raise EnvironmentFailure(
-                f"{contender.name} ended with exit code {usage.exit_code}: "
-                f"{log_file.read_text(errors='replace')[-1000:]}"
-            )
-        return directory, usage, fetch.time_ns()
-
-    def _compare(self, contender: Contender, directory: Path) -> None:
+    def _compare(self, landing: Landing) -> None:
         assert self._reference is not None
+        name = landing.contender.name
         for partition in self._workload.ends:
             try:
-                theirs = self._reader(directory).read(partition)
+                theirs = self._reader(landing).read(partition)
             except (KeyError, ValueError) as error:  # of which Arrow's errors are
-                raise DifferentWorkError(f"{contender.name}: {error}") from error
+                raise DifferentWorkError(f"{name}: {error}") from error
             wrong = differences(self._reference.read(partition), theirs)
             if wrong:
-                raise DifferentWorkError(
-                    f"{contender.name}, partition {partition}: {'; '.join(wrong)}"
-                )
+                raise DifferentWorkError(f"{name}, partition {partition}: {'; '.join(wrong)}")
 
-    def _reader(self, directory: Path) -> OutputReader:
-        return OutputReader(self._schema, directory / "out", directory / "dead")
-
-
-def _output_files(directory: Path) -> Iterable[Path]:
-    yield from visible_files(directory / "out", ".parquet")
-    yield from visible_files(directory / "dead", ".jsonl")
+    def _reader(self, landing: Landing) -> OutputReader:
+        return OutputReader(self._schema, landing.output_dir, landing.dead_letter_dir)
 
 
 def _row_schema() -> Any:
@@ -315,46 +198,6 @@ def _row_schema() -> Any:
     enrich = Enrich(contract, resources.reference_dir())
     normalized = Normalize(contract).output_schema(contract.batch_schema)
     return file_schema(enrich.output_schema(normalized))
-
-
-def figures(
-    records: int,
-    usage: Usage,
-    first_read_ns: int | None,
-    *,
-    last_file_ns: int,
-    output_bytes: int,
-) -> Run:
-    """The figures of a run that landed `records`; times in nanoseconds since 1970."""
-    streaming, to_first_read = None, None
-    if first_read_ns is not None:
-        streaming = records * 1e9 / (last_file_ns - first_read_ns)
-        to_first_read = (first_read_ns - usage.started_ns) / 1e9
-    return Run(
-        events_per_second=records * 1e9 / (last_file_ns - usage.started_ns),
-        streaming_events_per_second=streaming,
-        seconds_to_first_read=to_first_read,
-        peak_rss_mb=usage.peak_rss_bytes / MEGABYTE,
-        cpu_seconds_per_million=usage.cpu_seconds * 1e6 / records,
-        output_bytes=output_bytes,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Median, least and most of a figure over the runs."""
-
-    median: float
-    least: float
-    most: float
-
-
-def spread_of(runs: Sequence[Run], figure: str) -> Spread | None:
-    """The spread of a figure; None where a run has none."""
-    values = [getattr(run, figure) for run in runs]
-    if not values or None in values:
-        return None
-    return Spread(median(values), min(values), max(values))
 
 
 def results_json(results: dict[Contender, list[Run]], args: argparse.Namespace) -> dict[str, Any]:
@@ -371,12 +214,7 @@ def results_json(results: dict[Contender, list[Run]], args: argparse.Namespace) 
         }
     document["bench"] = {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "apache_beam": version("apache-beam"),
-        },
+        "machine": machine(),
         "flags": {
             name: getattr(args, name)
             for name in ("events", "repeats", "partitions", "invalid_ratio", "window_seconds")

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.compare import (
+    Coverage,
     LetterContent,
     OutputReader,
     PartitionOutput,
     conform,
     differences,
-    incompleteness,
     letters_of,
 )
 
@@ -60,7 +60,6 @@ OURS = output([row(0), row(1), row(3), row(4)], {2: [LETTER], 5: [LETTER]})
 def test_equal_outputs_have_no_differences() -> None:
     same = output([row(0), row(1), row(3), row(4)], {5: [LETTER], 2: [LETTER]})
     assert differences(OURS, same) == []
-    assert incompleteness(OURS, 6) == []
 
 
 @pytest.mark.parametrize(
@@ -137,21 +136,25 @@ def test_the_first_changed_row_is_found_among_many(changed: int) -> None:
     assert told.startswith(f"country differs first at offset {changed}:")
 
 
-def test_a_record_of_ours_that_is_lost_doubled_or_made_up_is_told() -> None:
-    wrong = output([row(0), row(0), row(1), row(9)], {1: [LETTER], 3: [LETTER]})
-    assert incompleteness(wrong, 5) == [
-        "nowhere 2 (offset 2, 4)",
-        "in more than one place 2 (offset 0, 1)",
-        "not in the topic 1 (offset 9)",
-    ]
-
-
 def write(
     path: Path, rows: list[Row], drop: str | None = None, schema: pa.Schema | None = None
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows, schema)
     pq.write_table(table.drop_columns([drop]) if drop else table, path)
+
+
+def write_letters(reader: OutputReader, *places: tuple[int, int]) -> None:
+    letters = [
+        {
+            "error": {"code": "MALFORMED_JSON"},
+            "value_b64": "e30=",
+            "source": {"partition": partition, "offset": offset},
+        }
+        for partition, offset in places
+    ]
+    path = reader.dead_letter_dir / "letters.jsonl"
+    path.write_text("".join(f"{json.dumps(letter)}\n" for letter in letters))
 
 
 @pytest.fixture
@@ -167,16 +170,7 @@ def test_files_are_read_in_the_order_of_offsets_whatever_their_layout(reader: Ou
     write(by_column, reordered)
     write(reader.output_dir / "_tmp/half.parquet", [row(8)])
     write(by_window.with_name("_half.parquet"), [row(9)])
-    letters = [
-        {"error": {"code": "MALFORMED_JSON"}, "value_b64": "e30=", "source": source}
-        for source in (
-            {"partition": 0, "offset": 2},
-            {"partition": 0, "offset": 5},
-            {"partition": 1, "offset": 5},
-        )
-    ]
-    path = reader.dead_letter_dir / "letters.jsonl"
-    path.write_text("".join(f"{json.dumps(letter)}\n" for letter in letters))
+    write_letters(reader, (0, 2), (0, 5), (1, 5))
     theirs = reader.read(0)
     assert differences(OURS, theirs) == []
     assert theirs.rows.column("kafka_offset").to_pylist() == [0, 1, 3, 4]
@@ -246,5 +240,29 @@ def test_letters_are_read_bare_or_wrapped(wrap: Callable[[Row], Row]) -> None:
         "source": {"partition": 3, "offset": 8},
     }
     line = json.dumps(wrap(letter)).encode()
-    assert list(letters_of([line], 3)) == [(8, LetterContent("NOT_UTF8", None))]
-    assert list(letters_of([line], 2)) == []
+    assert list(letters_of([line])) == [(3, 8, LetterContent("NOT_UTF8", None))]
+
+
+def test_an_output_with_each_offset_once_covers_the_topic(reader: OutputReader) -> None:
+    write(reader.output_dir / WINDOW_NAME, [row(1), row(0), row(0, kafka_partition=1)])
+    write(reader.output_dir / "later.parquet", [row(3)])
+    write(reader.output_dir / "_tmp/half.parquet", [row(3)])
+    write_letters(reader, (0, 2))
+    coverage = Coverage({0: 4, 1: 1, 2: 0})
+    coverage.read(reader.output_dir, reader.dead_letter_dir)
+    assert coverage.faults() == []
+    assert coverage.letters == 1
+
+
+def test_a_record_that_is_lost_doubled_or_made_up_is_told(reader: OutputReader) -> None:
+    write(reader.output_dir / WINDOW_NAME, [row(0), row(0), row(1), row(9)])
+    write(reader.output_dir / "other.parquet", [row(7, kafka_partition=3)])
+    write_letters(reader, (0, 1), (0, 3))
+    coverage = Coverage({0: 5, 1: 1})
+    coverage.read(reader.output_dir, reader.dead_letter_dir)
+    assert coverage.faults() == [
+        "partition 0: nowhere 2 (offset 2, 4), in more than one place 2 (offset 0, 1), "
+        "not in the topic 1 (offset 9)",
+        "partition 1: nowhere 1 (offset 0)",
+        "partition 3: not in the topic 1 (offset 7)",
+    ]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
+from bench.landing import Run, figures, spread_of
 from bench.measure import FirstFetch, Usage, run_measured
-from bench.throughput import Run, figures, spread_of
 
 ALLOCATED_MB = 60
 BUSY_SECONDS = 0.5
