@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         with EmbeddedBroker(
             directory.absolute(), java=java, jars=jars, log_file=logs.file("broker"), port=args.port
         ) as broker:
-            create_topics(broker.connection, topics, exist_ok=True)
+            if topics:
+                create_topics(broker.connection, topics, exist_ok=True)
             Console().print(
                 f"Kafka is up at {broker.bootstrap}; Ctrl-C ends it (log: {logs.file('broker')})",
                 highlight=False,

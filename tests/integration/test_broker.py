@@ -17,6 +17,7 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from integration.pipeline_runs import PipelineRun
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.io.java_properties import format_properties
@@ -155,6 +156,18 @@ def test_a_killed_broker_comes_back(make_broker: MakeBroker) -> None:
     assert watermarks(broker.connection, "kept") == {0: (0, 2)}
     produce(broker.connection, "kept", b"three")
     assert consume(broker.connection, "kept", 3) == [b"one", b"two", b"three"]
+
+
+def test_the_command_needs_no_topics(tmp_path: Path) -> None:
+    run = PipelineRun(tmp_path / "run")
+    process = run.start("broker", "--port=0", f"--log_dir={tmp_path / 'logs'}")
+    assert process.stdout is not None
+    told = iter(process.stdout.readline, "")
+    assert next(line for line in told if line.startswith(("Kafka is up", "Traceback"))), "no line"
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, rest
+    assert run.processes() == {}
 
 
 def test_a_taken_port_is_one_clear_line(make_broker: MakeBroker) -> None:
