@@ -1,4 +1,4 @@
-"""Decoded events to Arrow columns, one list comprehension a leaf."""
+"""Decoded events to Arrow columns, one conversion for all the leaves of an object."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ColumnBuilder:
         """
         if self._whole_value:
             return [build_column(events, self._columns[0][1])]
-        arrays = [build_column(_field(events, name), node) for name, node in self._columns]
+        arrays = _fields(events, self._columns)
         if self._extra_column:
             arrays.append(_extra_text(events, frozenset(name for name, _ in self._columns)))
         return arrays
@@ -65,7 +65,9 @@ def build_column(values: Sequence[Any], node: Node) -> pa.Array:
         return _list_column(values, node)
     if isinstance(node, MapOf):
         return _map_column(values, node)
-    return _LEAVES[node.encoding](values, node)
+    if node.encoding in _FROM_ARROW:
+        return _FROM_ARROW[node.encoding](pa.array(values, _source_type(node)), node)
+    return _FROM_VALUES[node.encoding](values, node)
 
 
 def parse_timestamps(values: Sequence[str | None] | pa.Array) -> pa.Array:
@@ -100,28 +102,20 @@ def _plain_rfc3339(text: str | None) -> str | None:
     return f"{day}T{time}{second}{fraction}{zone.upper()}"
 
 
-def _plain_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
-    return pa.array(values, node.arrow_type)
+def _timestamp_leaf(texts: pa.Array, _node: Leaf) -> pa.Array:
+    return parse_timestamps(texts)
 
 
-def _timestamp_leaf(values: Sequence[Any], _node: Leaf) -> pa.Array:
-    return parse_timestamps(values)
+def _cast_leaf(array: pa.Array, node: Leaf) -> pa.Array:
+    return pc.cast(array, node.arrow_type)
 
 
-def _date_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
-    return pc.cast(pa.array(values, pa.string()), node.arrow_type)
-
-
-def _dictionary_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
-    codes = {category: code for code, category in enumerate(node.categories)}
-    indices = [None if value is None else codes[value] for value in values]
-    return pa.DictionaryArray.from_arrays(
-        pa.array(indices, node.arrow_type.index_type), pa.array(node.categories, pa.string())
-    )
-
-
-def _decimal_text_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
-    return pc.cast(pa.array(values, pa.string()), node.arrow_type)
+def _dictionary_leaf(texts: pa.Array, node: Leaf) -> pa.Array:
+    categories = pa.array(node.categories, pa.string())
+    indices = pc.index_in(texts, value_set=categories, skip_nulls=True)
+    if indices.null_count != texts.null_count:
+        raise ValueError(f"a text is none of {', '.join(node.categories)}"[:500])
+    return pa.DictionaryArray.from_arrays(indices, categories)
 
 
 def _big_integer_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
@@ -135,35 +129,68 @@ def _json_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
     return pa.array(texts, node.arrow_type)
 
 
-_LEAVES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
-    Encoding.PLAIN: _plain_leaf,
+_FROM_ARROW: dict[Encoding, Callable[[pa.Array, Leaf], pa.Array]] = {
+    Encoding.PLAIN: lambda array, _node: array,
     Encoding.TIMESTAMP: _timestamp_leaf,
-    Encoding.DATE: _date_leaf,
+    Encoding.DATE: _cast_leaf,
     Encoding.DICTIONARY: _dictionary_leaf,
-    Encoding.DECIMAL_TEXT: _decimal_text_leaf,
+    Encoding.DECIMAL_TEXT: _cast_leaf,
+}
+"""What makes the leaf of an array of `_source_type`."""
+
+_FROM_VALUES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
     Encoding.BIG_INTEGER: _big_integer_leaf,
     Encoding.JSON_TEXT: _json_leaf,
 }
 
 
+def _source_type(node: Leaf) -> pa.DataType:
+    """The type that Python's values are converted to first."""
+    return node.arrow_type if node.encoding is Encoding.PLAIN else pa.string()
+
+
 def _struct_column(values: Sequence[Any], node: Struct) -> pa.Array:
     objects = [{} if value is None else value for value in values]
-    children = [build_column(_field(objects, name), child) for name, child in node.fields]
+    children = _fields(objects, node.fields)
     if node.extra:
         children.append(_extra_text(objects, frozenset(name for name, _ in node.fields)))
     nulls = pa.array([value is None for value in values], pa.bool_())
     return pa.StructArray.from_arrays(children, fields=list(node.arrow_type), mask=nulls)
 
 
-def _field(objects: Sequence[Any], name: str) -> list[Any]:
-    """The field `name` of each object, None where it has none."""
-    try:
-        return [item.get(name) for item in objects]
-    except AttributeError:
+def _fields(objects: Sequence[Any], fields: Sequence[tuple[str, Node]]) -> list[pa.Array]:
+    """The columns of `fields`, null where an object has none.
+
+    Leaves come out of one conversion: it goes through each object once, while a pass for each
+    field fetches all objects into the cache again.
+    """
+    # Arrow takes empty texts and lists for objects without fields.
+    if not _ONLY_OBJECTS.issuperset(map(type, objects)):
         raise TypeError(
             'no object, where the schema names fields; it must say "type": "object" for such '
             "values to be refused"
-        ) from None
+        )
+    leaves = {
+        name: node
+        for name, node in fields
+        if isinstance(node, Leaf) and node.encoding in _FROM_ARROW
+    }
+    sources = pa.array(
+        objects, pa.struct([(name, _source_type(node)) for name, node in leaves.items()])
+    )
+    columns = {
+        name: _FROM_ARROW[node.encoding](sources.field(position), node)
+        for position, (name, node) in enumerate(leaves.items())
+    }
+    return [
+        columns[name]
+        if name in leaves
+        else build_column([item.get(name) for item in objects], node)
+        for name, node in fields
+    ]
+
+
+_ONLY_OBJECTS = frozenset((dict,))
 
 
 def _list_column(values: Sequence[Any], node: ListOf) -> pa.Array:
