@@ -164,14 +164,13 @@ def _java() -> tuple[str, str]:
 
 
 def _prism() -> tuple[str, str]:
-    from beam_pipeline.runtime.cache import cache_directory
+    from beam_pipeline.runtime.prism import binary_in_cache, prism_release
 
-    release = f"v{version('apache-beam')}"
-    binary = cache_directory() / "prism" / release / "prism"
+    release, binary = prism_release(), binary_in_cache()
     if not binary.is_file():
-        return NOTE, f"{release} is not there yet; it is fetched or built at the first start"
+        return NOTE, f"{release} is not there yet; it is built at the first start"
     if not os.access(binary, os.X_OK):
-        return RED, f"{binary} can't be executed; remove it, it is fetched again"
+        return RED, f"{binary} can't be executed; remove it, it is built again"
     return GREEN, f"{release}, {binary}"
 
 

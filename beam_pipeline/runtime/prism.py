@@ -39,15 +39,24 @@ def find_prism(progress: SetupProgress) -> Path:
     Raises:
         EnvironmentFailure: it can't be built.
     """
-    release = f"v{version('apache-beam')}"
-    changes = hashlib.sha256(_PATCH.read_bytes()).hexdigest()[:12]
-    binary = cache_directory() / "prism" / f"{release}-{changes}" / "prism"
+    binary = binary_in_cache()
     if not binary.is_file():
         with scratch_directory() as scratch:
-            made = _build(release, scratch, progress)
+            made = _build(prism_release(), scratch, progress)
             binary.parent.mkdir(parents=True, exist_ok=True)
             made.replace(binary)
     return binary
+
+
+def prism_release() -> str:
+    """The release of Prism that goes with the installed Beam."""
+    return f"v{version('apache-beam')}"
+
+
+def binary_in_cache() -> Path:
+    """Where `find_prism` keeps the binary, there or not."""
+    changes = hashlib.sha256(_PATCH.read_bytes()).hexdigest()[:12]
+    return cache_directory() / "prism" / f"{prism_release()}-{changes}" / "prism"
 
 
 def start_prism(binary: Path, log_file: Path) -> Service:

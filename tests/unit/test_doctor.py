@@ -14,7 +14,9 @@ from output_trees import OutputTree, sources
 from beam_pipeline.cli import main
 from beam_pipeline.commands import doctor
 from beam_pipeline.resources import java_lock_path
+from beam_pipeline.runtime import prism
 from beam_pipeline.runtime.java import read_lock
+from beam_pipeline.runtime.progress import SetupProgress
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
@@ -42,6 +44,23 @@ def test_a_machine_with_nothing_fetched_yet_is_noted_and_left_so(
     assert set(states.values()) == {"ok", "note"}
     assert not (tmp_path / "output").exists()
     assert list((tmp_path / "cache").rglob("*")) == []
+
+
+def test_the_prism_that_a_run_takes_is_green(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEAM_PIPELINE_CACHE", str(tmp_path / "cache"))
+    built = tmp_path / "built"
+    built.touch(mode=0o755)
+    monkeypatch.setattr(prism, "_build", lambda *_: built)
+    binary = prism.find_prism(SetupProgress())
+    _, found = findings(tmp_path, capsys)
+    assert found["Prism"]["state"] == "ok"
+    assert found["Prism"]["text"].endswith(str(binary))
+    binary.chmod(0o644)
+    code, found = findings(tmp_path, capsys)
+    assert code == 1
+    assert "remove it" in found["Prism"]["text"]
 
 
 def test_a_jar_that_is_not_the_locked_one_is_red(
