@@ -5,4 +5,4 @@ set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
 setup_venv runtime
-exec "$VENV/bin/python" -m beam_pipeline flink "$@"
+exec "$VENV/bin/python" -m beam_pipeline on_flink "$@"

@@ -116,7 +116,7 @@ def _dispatch(words: list[str]) -> int:
     sources = read_sources(parser, words)
     if words[:1] == ["direct"]:
         words = direct_words(words[1:], sources)
-    elif words[:1] == ["flink"]:
+    elif words[:1] == ["on_flink"]:
         words = flink_words(words[1:], sources)
     configured = parse(parser, words, sources)
     args = configured.args

@@ -231,7 +231,7 @@ def test_demo_or_run(
     path.write_text(file)
     for name, text in environment.items():
         monkeypatch.setenv(variable_of(name), text)
-    for script, engine in (("direct", "prism"), ("flink", "flink")):
+    for script, engine in (("direct", "prism"), ("on_flink", "flink")):
         assert main([script, *words, f"--config={path}", "--print_config"]) == 0
         settings = yaml.safe_load(capsys.readouterr().out)
         assert settings["engine"] == engine

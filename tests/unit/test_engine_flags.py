@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from beam_pipeline.cli import command_parsers, flink_words
+from beam_pipeline.cli import command_parsers, flink_words, main
 from beam_pipeline.commands.engines import check_engine_flags
 from beam_pipeline.errors import UsageError
 from beam_pipeline.flink_preflight import pool_addresses
@@ -64,6 +64,13 @@ def test_these_do_not(words: list[str], told: str) -> None:
 )
 def test_what_run_flink_means(words: list[str], meant: list[str]) -> None:
     assert flink_words(words) == meant
+
+
+def test_help_of_the_flink_command_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["flink", "--help"])
+    assert ended.value.code == 0
+    assert "usage: beam-pipeline flink" in capsys.readouterr().out
 
 
 def test_worker_pools_are_beside_the_task_managers() -> None:
