@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,13 +193,13 @@ class FlinkEngine:
 
     def pulse(self) -> Pulse:
         if self._cluster and (dead := self._cluster.dead(JOB_MANAGER)):
-            return Pulse(failure=dead.end())
+            return self._pulse(dead.end())
         mended = self._mend()
         if mended and self._mends > MAX_MENDS:
-            return Pulse(failure=f"{mended[-1]}, started again {MAX_MENDS} times")
+            return self._pulse(f"{mended[-1]}, started again {MAX_MENDS} times")
         now = time.monotonic()
         if now < self._next_look:
-            return Pulse(mended=mended, runs_alone=self._job is not None)
+            return self._pulse(None, mended)
         self._next_look = now + LOOK_SECONDS
         try:
             failure = self._look()
@@ -208,6 +208,9 @@ class FlinkEngine:
             failure = str(error) if now - self._seen_at > AWAY_SECONDS else None
         except FlinkRefusedError:
             failure = None  # a job that starts or restarts has no metrics yet
+        return self._pulse(failure, mended)
+
+    def _pulse(self, failure: str | None, mended: Sequence[str] = ()) -> Pulse:
         return Pulse(failure, mended, self._counted_before + self._counted, self._job is not None)
 
     def checkpoint(self) -> str | None:
