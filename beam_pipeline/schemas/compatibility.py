@@ -244,7 +244,7 @@ class _Comparison:
             for before in [old_fields[name]] if named else _unnamed(old, name):
                 for after in [new_fields[name]] if name in new_fields else _unnamed(new, name):
                     for reason in self.schemas(before, after, _below(path, name)):
-                        if named:
+                        if named or reason.unless_unused:
                             yield reason
                         else:
                             yield Reason(

@@ -56,6 +56,11 @@ def with_money(kind: str) -> dict[str, Any]:
                 for kind in ("array", "boolean", "null", "number", "object")
             ],
         ),
+        (
+            obj(a=NAME),
+            obj(a=NAME, b={"properties": {"c": {"maxLength": 3}}}),
+            ["b.c: is named now, and maxLength is 3 now"],
+        ),
         (obj(a=NAME), obj(a=NAME, b={}), []),
         (obj(True, a=NAME, b=NAME), obj(True, a=NAME), ["b: nothing is allowed here any more"]),
         (obj(a=NAME), obj(True, a=NAME), ["*: nothing is allowed here any more"]),
