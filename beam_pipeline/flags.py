@@ -270,12 +270,13 @@ def connection_of(flags: argparse.Namespace) -> KafkaConnection:
 
 
 def topics_of(flag: str | None) -> tuple[str, ...]:
-    """The topics that `--input_topics` names.
+    """The topics that `--input_topics` names, each once.
 
     Raises:
       UsageError: it names none, or one whose file names would be too long.
     """
-    topics = tuple(topic for part in (flag or "").split(",") if (topic := part.strip()))
+    named = (part.strip() for part in (flag or "").split(","))
+    topics = tuple(dict.fromkeys(filter(None, named)))
     if not topics:
         raise UsageError("--input_topics is missing: name the topic to land, or several by commas")
     for topic in topics:

@@ -14,6 +14,7 @@ from beam_pipeline.runtime.supervisor import new_epoch
 
 def test_topics_are_separated_by_commas() -> None:
     assert topics_of("orders, clicks,") == ("orders", "clicks")
+    assert topics_of("orders,clicks,orders") == ("orders", "clicks")
 
 
 @pytest.mark.parametrize("flag", [None, "", " , "])
