@@ -98,7 +98,10 @@ def await_endpoints(*endpoints: str | None) -> None:
 def _watch(
     result: PipelineResult, stop: threading.Event, status_file: Path | None, detach: bool
 ) -> int:
-    """Waits for the job's end or the signal, writing the status once a second."""
+    """Waits for the job's end or the signal, writing the status once a second; not that of a job
+    that outlives this process, whose counters Beam's job server does not know."""
+    if detach:
+        status_file = None
     while not stop.wait(STATUS_INTERVAL_SECONDS):
         if PipelineState.is_terminal(result.state):
             print(f"the job failed: {reason_of(result)}", file=sys.stderr)
