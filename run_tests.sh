@@ -11,4 +11,4 @@ cd "$ROOT"
 "$VENV/bin/python" -m beam_pipeline fetch --engine=flink ||
   printf 'The tests on Flink will be skipped\n' >&2
 (($#)) || set -- --numprocesses=2 --dist=loadfile --no-loadscope-reorder
-exec "$VENV/bin/python" -m pytest tests/ "$@"
+exec "$VENV/bin/python" -m pytest "$@"
