@@ -16,6 +16,11 @@ def project_root() -> Path | None:
     return top if (top / "pyproject.toml").is_file() and (top / "java").is_dir() else None
 
 
+def program(script: str, installed: str = "beam-pipeline") -> str:
+    """How the user starts a command: by a script at the checkout's top, or as it is installed."""
+    return f"./{script}" if project_root() else installed
+
+
 def event_schema_path() -> Path:
     """JSON Schema of the events that the pipeline takes by default."""
     return _resource("schema") / "commerce_event.schema.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -167,7 +168,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         holds = _prove(args, connection, topic, produced, console)
         if args.keep_broker:
             end_broker.pop_all()
-            _tell_about_broker(console, broker, topic, directory)
+            hint = broker_hint(args, broker.process.pid, directory)
+            console.print(hint, markup=False, highlight=False, soft_wrap=True)
     return 0 if holds else 1
 
 
@@ -262,18 +264,16 @@ def _prove(
     return holds
 
 
-def _tell_about_broker(
-    console: Console, broker: EmbeddedBroker, topic: str, directory: Path
-) -> None:
-    console.print(
-        f"the broker is still up at {broker.bootstrap}; look around with\n"
-        f"  beam-pipeline reconcile --kafka_bootstrap_servers={broker.bootstrap} "
-        f"--input_topics={topic}\n"
-        f"  beam-pipeline produce --kafka_bootstrap_servers={broker.bootstrap} --topic={topic} "
-        "--events=100\n"
-        "and end it with\n"
-        f"  kill {broker.process.pid}; rm -r {directory}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+def broker_hint(args: argparse.Namespace, broker_pid: int, directory: Path) -> str:
+    """What may be done with a broker that stays, as commands to copy."""
+    program = resources.program("run_direct.sh")
+    at_broker = f"--kafka_bootstrap_servers={args.kafka_bootstrap_servers}"
+    topic = args.input_topics
+    places = [f"--output_dir={args.output_dir}", f"--dead_letter_dir={args.dead_letter_dir}"]
+    reconcile = [program, "reconcile", at_broker, f"--input_topics={topic}", *places]
+    produce = [program, "produce", at_broker, f"--topic={topic}", "--events=100"]
+    return (
+        f"the broker is still up at {args.kafka_bootstrap_servers}; look around with\n"
+        f"  {shlex.join(reconcile)}\n  {shlex.join(produce)}\nand end it with\n"
+        f"  kill {broker_pid}; rm -r {shlex.quote(str(directory))}"
     )

@@ -11,7 +11,7 @@ from threading import Event
 
 from rich.console import Console
 
-from beam_pipeline import preflight
+from beam_pipeline import preflight, resources
 from beam_pipeline.commands.engines import (
     PRISM,
     add_engine_flags,
@@ -153,12 +153,13 @@ def _last_line(status: RunStatus, caught_up: bool) -> str:
 
 def _left_line(args: argparse.Namespace) -> str:
     (record,) = job_records(Path(args.output_dir))
+    program = resources.program("run_flink.sh", "beam-pipeline flink")
     return (
         f"job {record.job_ids[-1]} runs on http://{record.master}/#/job/running/"
         f"{record.job_ids[-1]}; look after it with\n"
-        f"  ./run_flink.sh status --output_dir={args.output_dir}\n"
-        f"  ./run_flink.sh savepoint --output_dir={args.output_dir}\n"
-        f"  ./run_flink.sh cancel --output_dir={args.output_dir}"
+        f"  {program} status --output_dir={args.output_dir}\n"
+        f"  {program} savepoint --output_dir={args.output_dir}\n"
+        f"  {program} cancel --output_dir={args.output_dir}"
     )
 
 
