@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from beam_pipeline.runtime.flink_metrics import job_counters
 from beam_pipeline.runtime.flink_rest import FlinkJob, FlinkRest
 
 ACTIONS = ("status", "savepoint", "cancel", "jars")
+METRICS_FETCH_SECONDS = 1.0
 
 _DESCRIPTION = """\
 Looks after the Flink job that lands an output directory, found by the record beside its ledger.
@@ -112,15 +114,21 @@ def _status(
         console.print(f"job {record.job_name} does not run on {record.master}")
         return 1
     rest = FlinkRest(record.master)
+    # Flink answers with what it fetched when it was asked before, and only then fetches anew.
+    job_counters(rest, job.id)
+    time.sleep(METRICS_FETCH_SECONDS)
     checkpoints, counters = rest.checkpoints(job.id), job_counters(rest, job.id)
+    latest = (
+        f"; the last one {checkpoints.latest_bytes:,} bytes in "
+        f"{checkpoints.latest_duration_ms:,} ms, {checkpoints.latest_path}"
+    )
+    counted = [f"{name} {count:,}" for name, count in sorted(counters.items()) if count]
     console.print(
         f"job {job.id}: {job.state}, epoch {record.epoch}\n"
         f"web UI: {rest.web_url}/#/job/running/{job.id}\n"
         f"checkpoints: {checkpoints.completed} completed, {checkpoints.failed} failed, "
-        f"{checkpoints.restored} restored; the last one {checkpoints.latest_bytes:,} bytes in "
-        f"{checkpoints.latest_duration_ms:,} ms, {checkpoints.latest_path}\n"
-        "since the last restore: "
-        + ", ".join(f"{name} {count:,}" for name, count in sorted(counters.items()) if count)
+        f"{checkpoints.restored} restored{latest if checkpoints.completed else ''}\n"
+        f"since the last restore: {', '.join(counted) or 'nothing counted yet'}"
     )
     if record.detached:  # else the command that watches the job sweeps
         for root in (output_dir, Path(record.dead_letter_dir)):
