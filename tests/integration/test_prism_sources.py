@@ -1,7 +1,8 @@
-"""What `prism.patch` is for: bundles of a source end, and its watermark is that of all elements."""
+"""What `prism.patch` is for: bundles of a source, its watermark and the counters of its bundles."""
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -172,3 +174,30 @@ def test_the_watermark_waits_for_the_slowest(options: PipelineOptions) -> None:
         keyed = read | beam.Map(lambda row: row).with_output_types(tuple[str, int])
         told = keyed | "AreComplete" >> beam.ParDo(AreComplete())
         assert_that(told, each_complete_at_once)
+
+
+ELEMENTS = 8
+TOGETHER = threading.Barrier(ELEMENTS)
+
+
+class CountAtTheEnd(beam.DoFn):
+    """Its bundles end at one time, each with a counter that the runner has not heard of."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(self, element: int, tracker: Any = RESTRICTION) -> Iterator[int]:
+        position = tracker.current_restriction().start
+        while tracker.try_claim(position):
+            position += 1
+        TOGETHER.wait(30)
+        yield element
+
+    def finish_bundle(self) -> None:
+        Metrics.counter("test", "bundles").inc()
+
+
+def test_bundles_that_end_at_one_time_are_all_counted(options: PipelineOptions) -> None:
+    with TestPipeline(options=options) as pipeline:
+        _ = pipeline | beam.Create(range(ELEMENTS)) | "CountAtTheEnd" >> beam.ParDo(CountAtTheEnd())
+    assert pipeline.result is not None
+    (bundles,) = pipeline.result.metrics().query(MetricsFilter().with_name("bundles"))["counters"]
+    assert bundles.result == ELEMENTS
