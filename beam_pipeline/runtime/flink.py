@@ -42,6 +42,9 @@ MAX_MENDS = 20
 MAX_BUNDLE_RECORDS = 20_000
 """A bundle writes a part for each window, topic and shard that it touches. Beam's default of 1,000
 makes that the most of the work where a backlog touches many windows."""
+MAX_BUNDLE_MS = 200
+"""Three stages follow one another, and each passes a watermark on when its bundle ends. With Beam's
+default of 1,000 ms a window's file comes three seconds later."""
 WORKER_POOL, JOB_SERVER = "Python worker pool", "Beam job server"
 _LOGGING = Path(__file__).with_name("java_logging.properties")
 
@@ -180,6 +183,7 @@ class FlinkEngine:
             f"--sdk_worker_parallelism={settings.parallelism}",
             f"--checkpointing_interval={settings.checkpointing_interval_ms}",
             f"--max_bundle_size={MAX_BUNDLE_RECORDS}",
+            f"--max_bundle_time_mills={MAX_BUNDLE_MS}",
             "--externalized_checkpoints_enabled",
             "--retain_externalized_checkpoints_on_cancellation",
             "--detach",
