@@ -51,7 +51,7 @@ class _Servicer(BeamFnExternalWorkerPoolServicer):
     def revive(self) -> None:
         """Starts each worker process that ended unasked, under the same id.
 
-        Beam 2.73, ExternalEnvironmentFactory: a runner waits for a worker's first call for as long
+        Beam 2.70, ExternalEnvironmentFactory: a runner waits for a worker's first call for as long
         as it takes. For one that had called, the runner notices the death itself, and asks to stop
         the worker; the new process has done nothing until then.
         """

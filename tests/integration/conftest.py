@@ -11,6 +11,8 @@ import pytest
 from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.runtime.broker import EmbeddedBroker
+from beam_pipeline.runtime.prism import find_prism, start_prism
+from beam_pipeline.runtime.progress import SetupProgress
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +46,16 @@ def fresh_topic(kafka: KafkaConnection) -> Callable[..., str]:
         return name
 
     return make
+
+
+@pytest.fixture
+def prism_endpoint(tmp_path: Path) -> Iterator[str]:
+    """Where a Prism takes jobs."""
+    with SetupProgress() as progress:
+        binary = find_prism(progress)
+    prism = start_prism(binary, tmp_path / "prism.log")
+    try:
+        prism.wait_ready()
+        yield prism.endpoint
+    finally:
+        prism.process.terminate(5)

@@ -6,7 +6,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -23,9 +22,6 @@ from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from beam_pipeline.runtime.prism import find_prism, start_prism
-from beam_pipeline.runtime.progress import SetupProgress
-
 BLOCK = 1 << 20
 BLOCKS = 120
 MAX_BUNDLE_BLOCKS = 60
@@ -33,21 +29,14 @@ START = Timestamp.of(1_000_000)
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Iterator[PipelineOptions]:
+def options(prism_endpoint: str) -> PipelineOptions:
     """For jobs on a Prism."""
-    with SetupProgress() as progress:
-        binary = find_prism(progress)
-    prism = start_prism(binary, tmp_path / "prism.log")
-    try:
-        prism.wait_ready()
-        yield PipelineOptions(
-            [
-                *("--runner=PortableRunner", "--streaming", "--environment_type=LOOPBACK"),
-                f"--job_endpoint={prism.endpoint}",
-            ]
-        )
-    finally:
-        prism.process.terminate(5)
+    return PipelineOptions(
+        [
+            *("--runner=PortableRunner", "--streaming", "--environment_type=LOOPBACK"),
+            f"--job_endpoint={prism_endpoint}",
+        ]
+    )
 
 
 class AtOnce(OffsetRestrictionTracker):  # type: ignore[misc]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -20,8 +19,6 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
-from beam_pipeline.runtime.prism import find_prism, start_prism
-from beam_pipeline.runtime.progress import SetupProgress
 
 KEYS = [f"key {number}" for number in range(8)]
 ROUNDS = list(range(5))
@@ -54,19 +51,6 @@ class TellBundle(beam.DoFn):
     @on_timer(END)
     def end_input(self) -> None:
         """A timer makes the stage stateful; it has nothing to do."""
-
-
-@pytest.fixture
-def prism_endpoint(tmp_path: Path) -> Iterator[str]:
-    """Where a Prism takes jobs."""
-    with SetupProgress() as progress:
-        binary = find_prism(progress)
-    prism = start_prism(binary, tmp_path / "prism.log")
-    try:
-        prism.wait_ready()
-        yield prism.endpoint
-    finally:
-        prism.process.terminate(5)
 
 
 def in_one_bundle(told: list[tuple[int, str]]) -> None:
