@@ -10,10 +10,8 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
@@ -35,7 +33,9 @@ from bench.landing import (
     Filling,
     Lander,
     Landing,
+    NumberFlag,
     Run,
+    add_numbers,
     choose,
     commerce_events,
     fill,
@@ -43,6 +43,7 @@ from bench.landing import (
     names_in,
     say,
     spread_of,
+    work_directory,
 )
 from bench.lineup import Contender, lineup
 from bench.panels import TITLES, X_LABELS, short, x_of
@@ -115,28 +116,22 @@ Document = dict[str, Any]
 def main() -> int:
     """Runs the bench; 0 when every output was complete, 1 when not, 2 for a wrong flag."""
     args = parse_flags()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    directory = Path(tempfile.mkdtemp(prefix="beam_pipeline_curves_"))
-    try:
-        _require_plotter(args.bench_python)
-        if not args.plot_only:
-            _measure(args, directory)
-        elif not args.results.is_file():
-            raise UsageError(f"--results={args.results}: there is no such file to plot")
-        _plot(args.bench_python, args.results)
-    except PipelineError as error:
-        say(f"curves: {error}")
-        return error.exit_code
-    except DifferentWorkError as error:
-        say(f"curves: not the same work, so no figures of this point: {error}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        if args.keep:
-            say(f"files and logs are in {directory}")
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+    with work_directory("beam_pipeline_curves_", keep=args.keep) as directory:
+        try:
+            _require_plotter(args.bench_python)
+            if not args.plot_only:
+                _measure(args, directory)
+            elif not args.results.is_file():
+                raise UsageError(f"--results={args.results}: there is no such file to plot")
+            _plot(args.bench_python, args.results)
+        except PipelineError as error:
+            say(f"curves: {error}")
+            return error.exit_code
+        except DifferentWorkError as error:
+            say(f"curves: not the same work, so no figures of this point: {error}")
+            return 1
+        except KeyboardInterrupt:
+            return 130
     document = read_results(args.results)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for name, series in document["series"].items():
@@ -179,7 +174,7 @@ def parse_flags(words: Sequence[str] | None = None) -> argparse.Namespace:
             metavar="N,…",
             help=f"{text} (default: {points})",
         )
-    numbers: list[tuple[str, Callable[[str], Any], float, str]] = [
+    numbers: list[NumberFlag] = [
         ("--events_per_point", _count, 1_000_000, "events of a point, but in the series events"),
         ("--megabytes_per_point", _count, 2_000, "most that the events of a point in size have"),
         ("--repeats", _count, 1, "runs of each contender at each point; the median counts"),
@@ -187,10 +182,7 @@ def parse_flags(words: Sequence[str] | None = None) -> argparse.Namespace:
         ("--seed", int, 1, "the same seed makes the same events"),
         ("--timeout_seconds", float, 3600, "the longest that one run may take"),
     ]
-    for name, kind, default, text in numbers:
-        parser.add_argument(
-            name, type=kind, default=default, metavar="N", help=f"{text} (default: {default:,})"
-        )
+    add_numbers(parser, numbers)
     parser.add_argument(
         "--contenders",
         metavar="NAME,…",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -251,6 +255,32 @@ def figures(
         cpu_seconds_per_million=usage.cpu_seconds * 1e6 / records,
         output_bytes=output_bytes,
     )
+
+
+NumberFlag = tuple[str, Callable[[str], Any], float, str]
+"""Name, conversion, default and help of a flag that takes a number."""
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Iterable[NumberFlag]) -> None:
+    """Adds the flags, each with its default in its help."""
+    for name, kind, default, text in numbers:
+        parser.add_argument(
+            name, type=kind, default=default, metavar="N", help=f"{text} (default: {default:,})"
+        )
+
+
+@contextmanager
+def work_directory(prefix: str, *, keep: bool) -> Iterator[Path]:
+    """A temporary directory, removed at the end, by SIGTERM too; one that is kept is told."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield directory
+    finally:
+        if keep:
+            say(f"files and logs are in {directory}")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def names_in(text: str | None) -> list[str]:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
@@ -36,7 +33,9 @@ from bench.landing import (
     DifferentWorkError,
     Lander,
     Landing,
+    NumberFlag,
     Run,
+    add_numbers,
     choose,
     commerce_events,
     fill,
@@ -44,6 +43,7 @@ from bench.landing import (
     names_in,
     say,
     spread_of,
+    work_directory,
 )
 from bench.lineup import Contender, Workload, lineup
 
@@ -53,23 +53,17 @@ RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
 def main() -> int:
     """Runs the bench; 0 when every output was the same, 1 when not, 2 for a wrong flag."""
     args = _parse_flags()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    directory = Path(tempfile.mkdtemp(prefix="beam_pipeline_bench_"))
-    try:
-        results = _bench(args, directory)
-    except PipelineError as error:
-        say(f"bench: {error}")
-        return error.exit_code
-    except DifferentWorkError as error:
-        say(f"bench: not the same work, so no figures: {error}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        if args.keep:
-            say(f"files and logs are in {directory}")
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+    with work_directory("beam_pipeline_bench_", keep=args.keep) as directory:
+        try:
+            results = _bench(args, directory)
+        except PipelineError as error:
+            say(f"bench: {error}")
+            return error.exit_code
+        except DifferentWorkError as error:
+            say(f"bench: not the same work, so no figures: {error}")
+            return 1
+        except KeyboardInterrupt:
+            return 130
     Console(width=None if sys.stdout.isatty() else 160).print(results_table(results, args))
     args.results.parent.mkdir(parents=True, exist_ok=True)
     args.results.write_text(json.dumps(results_json(results, args), indent=2) + "\n")
@@ -80,7 +74,7 @@ def _parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/run.sh", description=__doc__.partition("\n")[0] if __doc__ else None
     )
-    flags: list[tuple[str, type, float, str]] = [
+    numbers: list[NumberFlag] = [
         ("--events", int, 1_000_000, "records in the topic"),
         ("--repeats", int, 3, "runs of each contender"),
         ("--partitions", int, 4, "partitions of the topic"),
@@ -89,10 +83,7 @@ def _parse_flags() -> argparse.Namespace:
         ("--seed", int, 1, "the same seed makes the same events"),
         ("--timeout_seconds", float, 1800, "the longest that one run may take"),
     ]
-    for name, kind, default, text in flags:
-        parser.add_argument(
-            name, type=kind, default=default, metavar="N", help=f"{text} (default: {default:,})"
-        )
+    add_numbers(parser, numbers)
     parser.add_argument(
         "--only",
         metavar="NAME,…",
