@@ -16,6 +16,7 @@ from beam_pipeline.runtime.flink_cluster import beam_only
 from beam_pipeline.runtime.flink_job import FlinkJobRecord, job_records
 from beam_pipeline.runtime.flink_metrics import job_counters
 from beam_pipeline.runtime.flink_rest import FlinkJob, FlinkRest
+from beam_pipeline.runtime.jvm import LOOPBACK_RULE
 
 ACTIONS = ("status", "savepoint", "cancel", "jars")
 METRICS_FETCH_SECONDS = 1.0
@@ -99,8 +100,8 @@ def _copy_jars(directory: Path | None, console: Console) -> int:
     jars = beam_only(find_flink_tools(with_cluster=False).jars)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for jar in jars:
-            shutil.copy(jar, directory)
+        for file in (*jars, LOOPBACK_RULE):
+            shutil.copy(file, directory)
     except OSError as error:
         raise EnvironmentFailure(f"--lib_dir={directory}: {error.strerror}") from None
     console.print(f"{len(jars)} jars in {directory}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from beam_pipeline.runtime.jvm import QUICK_START, start_jvm
+from beam_pipeline.runtime.jvm import QUICK_START, loopback_flags, start_jvm
 from beam_pipeline.runtime.processes import LOOPBACK, Service, free_port
 
 _LOGGING = Path(__file__).with_name("java_logging.properties")
@@ -52,6 +52,6 @@ def start_expansion_service(
         log_file,
         heap_mb=heap_mb,
         properties={"java.util.logging.config.file": str(_LOGGING)},
-        extra_flags=QUICK_START,
+        extra_flags=[*QUICK_START, *loopback_flags(jars)],
     )
     return Service(process, f"{LOOPBACK}:{port}")

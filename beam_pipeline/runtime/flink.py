@@ -32,7 +32,7 @@ from beam_pipeline.runtime.flink_rest import (
     FlinkUnreachableError,
 )
 from beam_pipeline.runtime.java import fetch_jars, find_java
-from beam_pipeline.runtime.jvm import start_jvm, write_agent
+from beam_pipeline.runtime.jvm import loopback_flags, start_jvm, write_agent
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, Service, free_port
 from beam_pipeline.runtime.progress import SetupProgress
 
@@ -286,7 +286,7 @@ class FlinkEngine:
             self._log_file("jobserver"),
             heap_mb=512,
             properties={"java.util.logging.config.file": str(_LOGGING)},
-            extra_flags=flags,
+            extra_flags=[*loopback_flags(self._tools.jars), *flags],
         )
         self._submission.append(process)
         return Service(process, f"{LOOPBACK}:{port}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.flink_distribution import FlinkDistribution
 from beam_pipeline.runtime.flink_rest import FlinkRest, FlinkUnreachableError
-from beam_pipeline.runtime.jvm import start_jvm
+from beam_pipeline.runtime.jvm import loopback_flags, start_jvm
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, free_port
 
 JOB_MANAGER, TASK_MANAGER = "Flink JobManager", "Flink TaskManager"
@@ -189,7 +189,7 @@ class FlinkCluster:
                 "log.file": str(log_file.absolute()),  # shown by the web UI
                 "java.io.tmpdir": str(self.directory / "tmp"),
             },
-            extra_flags=[*flags, *_JAVA_MODULES],
+            extra_flags=[*flags, *_JAVA_MODULES, *loopback_flags(self._class_path)],
             environment={"FLINK_PLUGINS_DIR": str(self._distribution.plugins)},
         )
 

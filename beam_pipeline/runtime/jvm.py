@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.processes import ManagedProcess
 
 # One small process of several on a machine: the serial collector starts faster, takes less
@@ -21,6 +22,9 @@ _JVM_FLAGS = (
 QUICK_START = ("-XX:TieredStopAtLevel=1",)
 """Java's quick compiler alone, for a JVM that lives for seconds or mostly waits for others: its
 second one takes as much of a small machine as the work itself."""
+
+LOOPBACK_RULE = Path(__file__).with_name("grpc_loopback.btm")
+"""Has Beam's gRPC servers in Java, which take no address, listen on loopback; for Byteman."""
 
 
 def start_jvm(
@@ -63,6 +67,29 @@ def start_jvm(
         env={**(environment or {}), "CLASSPATH": class_path},
         outlives_parent=outlives_parent,
     )
+
+
+def loopback_flags(jars: Sequence[Path]) -> list[str]:
+    """JVM flags by which Byteman, an agent, applies `LOOPBACK_RULE` to gRPC as it is loaded.
+
+    Java takes an equals sign as the end of an agent's path, Byteman a comma as that of an option.
+
+    Args:
+        jars: a lock's; without Byteman among them there are no flags.
+
+    Raises:
+        EnvironmentFailure: a path has one of the two signs in it.
+    """
+    agent = next((jar for jar in jars if jar.name.startswith("byteman-")), None)
+    if agent is None:
+        return []
+    for path, remedy in (
+        (agent, "set BEAM_PIPELINE_CACHE to a directory without them"),
+        (LOOPBACK_RULE, "move the project to a directory without them"),
+    ):
+        if set(",=") & set(str(path)):
+            raise EnvironmentFailure(f"{path}: Java can't take ',' or '=' in this path; {remedy}")
+    return [f"-javaagent:{agent}=script:{LOOPBACK_RULE}"]
 
 
 def write_agent(path: Path, agent_class: str, jars: Sequence[Path]) -> None:
