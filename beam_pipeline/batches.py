@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -81,7 +81,7 @@ class _ApplyToBatch(beam.DoFn):
                 yield piece
             else:
                 failure = failure_of(ErrorCode.TRANSFORM_ERROR, error)
-                for letter in dead_letters_of(piece, self._stage, failure, self._schema_ref):
+                for letter in dead_letters_of(piece, self._stage, [failure], self._schema_ref):
                     count_dead(letter.failure.code)
                     yield beam.pvalue.TaggedOutput(DEAD, letter)
 
@@ -138,9 +138,9 @@ def failure_of(code: ErrorCode, error: BaseException) -> Failure:
 
 
 def dead_letters_of(
-    rows: pa.RecordBatch, stage: str, failure: Failure, schema_ref: SchemaRef
+    rows: pa.RecordBatch, stage: str, failures: Sequence[Failure], schema_ref: SchemaRef
 ) -> Iterator[DeadLetter]:
-    """A dead letter for each of `rows`, from its Kafka and ride-along columns."""
+    """A dead letter for each of `rows`, from its Kafka and ride-along columns and its failure."""
     failed_at_ms = time.time_ns() // 1_000_000
     columns = {
         name: rows.column(name).to_pylist()
@@ -158,7 +158,7 @@ def dead_letters_of(
     for row in range(rows.num_rows):
         yield make_dead_letter(
             stage=stage,
-            failure=failure,
+            failure=failures[row],
             schema=schema_ref,
             topic=columns["kafka_topic"][row],
             partition=columns["kafka_partition"][row],

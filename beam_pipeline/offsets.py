@@ -83,16 +83,10 @@ class CoveredOffsets:
                 found._bitmaps[key] = ahead
         return found
 
-    def without_covered(self, records: Sequence[Any]) -> Sequence[Any]:
-        """`records` (KafkaRecords) without those that are covered."""
-        if not self._bitmaps:
-            return records
-        none: BitMap64 = BitMap64()
-        return [
-            record
-            for record in records
-            if record.offset not in self._bitmaps.get((record.topic, record.partition), none)
-        ]
+    def which(self, topic: str, partition: int, offsets: Sequence[int]) -> list[bool]:
+        """For each of `offsets` whether it is covered."""
+        bitmap = self._bitmaps.get((topic, partition), BitMap64())
+        return [offset in bitmap for offset in offsets]
 
     def to_json(self) -> list[dict[str, Any]]:
         """Plain data for a file; bitmaps in the portable Roaring format, base64."""

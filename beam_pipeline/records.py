@@ -22,7 +22,7 @@ class KafkaRecord(NamedTuple):
     """One Kafka record with its provenance.
 
     Field for field the row that `ReadFromKafka(with_metadata=True)` gives (Beam 2.73,
-    KafkaIO's `ByteArrayKafkaRecord`), so that transforms take either.
+    KafkaIO's `ByteArrayKafkaRecord`); `record_batches.batch_of_records` makes a batch of them.
 
     `timestamp` is in milliseconds since the epoch; `timestampTypeId` is 0 for CreateTime,
     1 for LogAppendTime, -1 for none. `key` and `value` are None where Kafka has null.
@@ -123,11 +123,6 @@ def nearest_time_ms(timestamp_ms: int) -> int:
     A producer may stamp a record with any 64-bit number; Beam's timestamps end long before.
     """
     return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
-
-
-def headers_of(record: Any) -> tuple[Header, ...]:
-    """The headers of a `KafkaRecord` (or Beam's row for one) as (key, value) pairs."""
-    return tuple((header.key, header.value) for header in record.headers or ())
 
 
 def make_dead_letter(

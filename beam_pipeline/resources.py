@@ -37,8 +37,13 @@ def reference_dir() -> Path:
 
 
 def java_lock_path(name: str) -> Path:
-    """Lock file of a set of Java artifacts: "expansion", "kafka" or "flink"."""
+    """Lock file of a set of Java artifacts: "expansion", "kafka", "flink" or "compiler"."""
     return _resource("java") / f"{name}.lock"
+
+
+def java_source_dir() -> Path:
+    """Directory of the project's own Java classes."""
+    return _resource("java") / "src"
 
 
 def requirements_path(name: str) -> Path:

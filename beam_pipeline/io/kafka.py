@@ -7,15 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam import coders
 from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
+from apache_beam.transforms.external import JavaExternalTransform
 
 from beam_pipeline.io.dead_letters import to_headers
+from beam_pipeline.record_batches import batch_of_pack
 from beam_pipeline.records import DeadLetter
+
+MAX_PACK_RECORDS = 4_000
+MAX_PACK_BYTES = 4 * 1024 * 1024
+"""How much becomes one element between Java and Python: what `Validate` makes one batch of."""
 
 
 class ReadRecords(beam.PTransform[Any, Any]):
-    """PBegin to PCollection of Beam's Kafka rows, which are `KafkaRecord`s field for field.
+    """PBegin to PCollection[pa.RecordBatch] of `RECORD_SCHEMA`, a batch of one partition each.
 
     Nothing is ever committed for having been read: auto-commit is off, and where reading starts is
     the group's committed offset, which the ledger sets. Timestamps and the watermark follow
@@ -47,12 +54,19 @@ class ReadRecords(beam.PTransform[Any, Any]):
         self._expansion_service = expansion_service
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Any]:
-        records: beam.PCollection[Any] = begin | "ReadFromKafka" >> ReadFromKafka(
-            consumer_config=self._consumer_config,
-            topics=self._topics,
-            timestamp_policy=self._timestamp_policy,
-            with_metadata=True,
-            expansion_service=self._expansion_service,
+        pack = JavaExternalTransform("beam_pipeline.PackRecords", self._expansion_service)
+        records: beam.PCollection[Any] = (
+            begin
+            | "ReadFromKafka"
+            >> ReadFromKafka(
+                consumer_config=self._consumer_config,
+                topics=self._topics,
+                timestamp_policy=self._timestamp_policy,
+                with_metadata=True,
+                expansion_service=self._expansion_service,
+            )
+            | "PackRecords" >> pack(MAX_PACK_RECORDS, MAX_PACK_BYTES)
+            | "ToBatches" >> beam.Map(batch_of_pack).with_output_types(pa.RecordBatch)
         )
         return records
 

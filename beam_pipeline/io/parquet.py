@@ -141,7 +141,7 @@ class ParquetFormat:
                 raise error
             else:
                 failure = failure_of(ErrorCode.ENCODE_ERROR, error)
-                for letter in dead_letters_of(rows, STAGE, failure, self.schema_ref):
+                for letter in dead_letters_of(rows, STAGE, [failure], self.schema_ref):
                     yield None, letter, 0
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[pa.RecordBatch]) -> PartRef:

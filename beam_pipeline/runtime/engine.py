@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from beam_pipeline import resources
 from beam_pipeline.runtime.expansion import start_expansion_service
-from beam_pipeline.runtime.java import fetch_jars, find_java
+from beam_pipeline.runtime.java import find_java
+from beam_pipeline.runtime.java_classes import beam_jars
 from beam_pipeline.runtime.prism import find_prism, start_prism
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.progress import SetupProgress
@@ -76,9 +76,10 @@ def find_local_tools() -> LocalTools:
       EnvironmentFailure: one can't be had.
     """
     with SetupProgress() as progress:
+        java = find_java(progress)
         return LocalTools(
-            java=find_java(progress),
-            expansion_jars=fetch_jars(resources.java_lock_path("expansion"), progress),
+            java=java,
+            expansion_jars=beam_jars("expansion", java, progress),
             prism=find_prism(progress),
         )
 

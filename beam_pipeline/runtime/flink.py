@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from beam_pipeline import resources
 from beam_pipeline.runtime.engine import LogFile, Pulse
 from beam_pipeline.runtime.expansion import FLINK_ARGUMENTS, start_expansion_service
 from beam_pipeline.runtime.flink_cluster import (
@@ -31,7 +30,8 @@ from beam_pipeline.runtime.flink_rest import (
     FlinkRest,
     FlinkUnreachableError,
 )
-from beam_pipeline.runtime.java import fetch_jars, find_java
+from beam_pipeline.runtime.java import find_java
+from beam_pipeline.runtime.java_classes import OWN_CLASSES_PREFIX, beam_jars
 from beam_pipeline.runtime.jvm import loopback_flags, start_jvm, write_agent
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, Service, free_port
 from beam_pipeline.runtime.progress import SetupProgress
@@ -66,9 +66,10 @@ def find_flink_tools(*, with_cluster: bool) -> FlinkTools:
       EnvironmentFailure: one can't be had.
     """
     with SetupProgress() as progress:
+        java = find_java(progress)
         return FlinkTools(
-            java=find_java(progress),
-            jars=fetch_jars(resources.java_lock_path("flink"), progress),
+            java=java,
+            jars=beam_jars("flink", java, progress),
             distribution=find_flink(progress) if with_cluster else None,
         )
 
@@ -298,11 +299,15 @@ class FlinkEngine:
         longer than all the rest of a start. It finds that by the property java.class.path, and
         jars that come in with an agent are not in there; jamm is one that does nothing by itself.
         """
-        runner = [jar for jar in self._tools.jars if jar.name.startswith("beam-runners-flink-")]
+        shipped = [
+            jar
+            for jar in self._tools.jars
+            if jar.name.startswith(("beam-runners-flink-", OWN_CLASSES_PREFIX))
+        ]
         agent = self._directory / "agent.jar"
         self._directory.mkdir(parents=True, exist_ok=True)
         write_agent(agent, "org.github.jamm.MemoryMeter", self._tools.jars)
-        return runner, [f"-javaagent:{agent}"]
+        return shipped, [f"-javaagent:{agent}"]
 
     def _start_worker_pool(self) -> None:
         # The pool starts its workers with the first `python` on PATH.

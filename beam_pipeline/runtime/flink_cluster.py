@@ -15,6 +15,7 @@ from pathlib import Path
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.flink_distribution import FlinkDistribution
 from beam_pipeline.runtime.flink_rest import FlinkRest, FlinkUnreachableError
+from beam_pipeline.runtime.java_classes import OWN_CLASSES_PREFIX
 from beam_pipeline.runtime.jvm import loopback_flags, start_jvm
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, free_port
 
@@ -219,8 +220,15 @@ class FlinkCluster:
 
 def beam_only(jars: Sequence[Path]) -> list[Path]:
     """The jars of the "flink" lock without those that a cluster has itself: Flink's, and the
-    logging that it brings along. The cache has a directory for each group."""
-    return [jar for jar in jars if jar.parent.name not in ("org.apache.flink", "org.slf4j")]
+    logging that it brings along. The cache has a directory for each group. The project's own
+    classes are not in it: they go with each job, so a cluster can't have those of another version.
+    """
+    own = ("org.apache.flink", "org.slf4j")
+    return [
+        jar
+        for jar in jars
+        if jar.parent.name not in own and not jar.name.startswith(OWN_CLASSES_PREFIX)
+    ]
 
 
 def cluster_config(

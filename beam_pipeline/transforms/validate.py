@@ -1,10 +1,9 @@
-"""Kafka records in, Arrow batches of valid events and dead letters out."""
+"""Batches of Kafka records in, batches of valid events and dead letters out."""
 
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,22 +28,19 @@ from beam_pipeline.batches import (
 )
 from beam_pipeline.errors import UsageError
 from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.record_batches import concat, without_covered
 from beam_pipeline.records import (
     MAX_TIME_MS,
     MIN_TIME_MS,
-    TIMESTAMP_TYPES,
     DeadLetter,
     ErrorCode,
     Failure,
-    KafkaRecord,
     SchemaRef,
-    headers_of,
-    make_dead_letter,
     nearest_time_ms,
 )
 from beam_pipeline.schemas import ColumnBuilder, Contract, Judge
 from beam_pipeline.schemas.columns import ARROW_REFUSALS, parse_timestamps
-from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
+from beam_pipeline.schemas.contract import RIDE_ALONG_FIELDS
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Node, Struct
 from beam_pipeline.schemas.versions import align, version_of
 from beam_pipeline.schemas.wire import unwrap
@@ -80,12 +76,11 @@ class BatchLimits:
 
 
 class Validate(beam.PTransform[Any, Any]):
-    """PCollection[KafkaRecord] to `Outputs` of pa.RecordBatch and DeadLetter.
+    """PCollection[pa.RecordBatch] of records to `Outputs` of pa.RecordBatch and DeadLetter.
 
-    A batch has the schema `Contract.batch_schema`: the event's columns, the Kafka columns, and
-    the ride-along columns a later dead letter needs. The records are in the global window, as
-    `ReadFromKafka` gives them. Records in `covered` are in files of earlier epochs and are
-    skipped.
+    In: batches of `RECORD_SCHEMA` in the global window, as `ReadRecords` gives them. Out: batches
+    of `Contract.batch_schema`, the event's columns, the Kafka columns, and the ride-along columns
+    a later dead letter needs. Records in `covered` are in files of earlier epochs and are skipped.
 
     Raises:
       UsageError: no times can be made of the event time field.
@@ -134,7 +129,7 @@ class _Version:
 
 
 class RecordValidator:
-    """The pure core: a list of records to batches and dead letters."""
+    """The pure core: a batch of records to batches and dead letters."""
 
     def __init__(self, contract: Contract, rules: ValidationRules) -> None:
         self._contract = contract
@@ -146,64 +141,80 @@ class RecordValidator:
         }
         self._first = next(iter(self._versions.values()))
 
-    def validate(
-        self, records: Sequence[KafkaRecord]
-    ) -> tuple[list[pa.RecordBatch], list[DeadLetter]]:
+    def validate(self, records: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[DeadLetter]]:
         """Every record is a row of one of the batches, or one of the dead letters."""
-        judge = self._judge_version if self._contract.versions else self._judge_first
-        events: dict[_Version, list[Any]] = {part: [] for part in self._versions.values()}
-        kept: dict[_Version, list[KafkaRecord]] = {part: [] for part in self._versions.values()}
-        dead: list[DeadLetter] = []
-        for record in records:
-            part = self._first
-            try:
-                part, event, failure = judge(record)
-            except Exception as error:  # a validator's own fault is the record's dead letter
-                event, failure = None, failure_of(ErrorCode.TRANSFORM_ERROR, error)
-            if failure is None:
-                events[part].append(event)
-                kept[part].append(record)
-            else:
-                dead.append(self._dead_letter(record, failure, part.ref))
         batches: list[pa.RecordBatch] = []
-        for part in self._versions.values():
-            for batch in self._encode(part, events[part], kept[part], dead):
+        dead: list[DeadLetter] = []
+        for part, found in self._judge(records).items():
+            dead += dead_letters_of(_rows(records, found.dead), STAGE, found.failures, part.ref)
+            for batch in self._encode(part, found.events, _rows(records, found.valid), dead):
                 in_time, rejected = self._check_event_times(batch, part.ref)
-                dead.extend(rejected)
+                dead += rejected
                 if in_time.num_rows:
                     batches.append(in_time)
         return batches, dead
 
-    def _judge_first(self, record: KafkaRecord) -> tuple[_Version, Any, Failure | None]:
-        return self._first, *self._first.judge.judge(record.value)
+    def _judge(self, records: pa.RecordBatch) -> dict[_Version, _Verdicts]:
+        verdicts = {part: _Verdicts() for part in self._versions.values()}
+        for row, (part, event, failure) in enumerate(self._judged(records)):
+            found = verdicts[part]
+            if failure is None:
+                found.valid.append(row)
+                found.events.append(event)
+            else:
+                found.dead.append(row)
+                found.failures.append(failure)
+        return verdicts
 
-    def _judge_version(self, record: KafkaRecord) -> tuple[_Version, Any, Failure | None]:
-        event, failure = self._first.judge.decode(record.value)
+    def _judged(self, records: pa.RecordBatch) -> Iterator[tuple[_Version, Any, Failure | None]]:
+        """For each record the version that it is of, and its event or why it has none."""
+        values = records.column("_value").to_numpy(zero_copy_only=False)
+        if not self._contract.versions:
+            judge = self._first.judge.judge
+            for value in values:
+                try:
+                    yield self._first, *judge(value)
+                except Exception as error:  # a validator's own fault is the record's dead letter
+                    yield self._first, None, failure_of(ErrorCode.TRANSFORM_ERROR, error)
+            return
+        for value, headers in zip(values, records.column("_headers").to_pylist(), strict=True):
+            part = self._first
+            try:
+                part, event, failure = self._decode_version(value, headers or ())
+                if failure is None:
+                    failure = part.judge.check(event)
+                yield part, event, failure
+            except Exception as error:  # as above
+                yield part, None, failure_of(ErrorCode.TRANSFORM_ERROR, error)
+
+    def _decode_version(
+        self, value: bytes | None, headers: Sequence[Mapping[str, Any]]
+    ) -> tuple[_Version, Any, Failure | None]:
+        event, failure = self._first.judge.decode(value)
         if failure is not None:
             return self._first, None, failure
         version_field = str(self._contract.version_field)
-        version = version_of(
-            version_field, event, headers_of(record), unwrap(record.value or b"").schema_id
-        )
+        pairs = [(header["key"], header["value"]) for header in headers]
+        version = version_of(version_field, event, pairs, unwrap(value or b"").schema_id)
         part = self._first if version is None else self._versions.get(version)
         if part is None:
             known = ", ".join(self._versions)
             told = f"version {version!r} ({version_field}) is none of those known: {known}"
             return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, told[:500])
-        return part, event, part.judge.check(event)
+        return part, event, None
 
     def _encode(
         self,
         part: _Version,
         events: Sequence[Any],
-        records: Sequence[KafkaRecord],
+        records: pa.RecordBatch,
         dead: list[DeadLetter],
     ) -> Iterator[pa.RecordBatch]:
         """Batches of `events`; halves where Arrow refuses, until those at fault stand alone."""
         if not events:
             return
         try:
-            columns = [*part.build(events), *_record_columns(records)]
+            columns = [*part.build(events), *records.columns]
             names = [name for name in self._schema.names if name != "_event_time"]
             rows = pa.RecordBatch.from_arrays(columns, names=names)
             times = event_times(rows, self._rules.event_time_field)
@@ -212,11 +223,11 @@ class RecordValidator:
         except ARROW_REFUSALS as error:
             if len(events) == 1:
                 failure = failure_of(ErrorCode.ENCODE_ERROR, error)
-                dead.append(self._dead_letter(records[0], failure, part.ref))
+                dead.extend(dead_letters_of(records, STAGE, [failure], part.ref))
             else:
                 middle = len(events) // 2
-                yield from self._encode(part, events[:middle], records[:middle], dead)
-                yield from self._encode(part, events[middle:], records[middle:], dead)
+                yield from self._encode(part, events[:middle], records.slice(0, middle), dead)
+                yield from self._encode(part, events[middle:], records.slice(middle), dead)
 
     def _check_event_times(
         self, batch: pa.RecordBatch, ref: SchemaRef
@@ -259,25 +270,25 @@ class RecordValidator:
             condition = pc.fill_null(condition, False)
             if pc.any(condition).as_py():
                 failure = Failure(code, message)
-                dead.extend(dead_letters_of(batch.filter(condition), STAGE, failure, ref))
+                rejected = batch.filter(condition)
+                failures = [failure] * rejected.num_rows
+                dead.extend(dead_letters_of(rejected, STAGE, failures, ref))
                 keep = pc.and_(keep, pc.invert(condition))
         return (batch.filter(keep) if dead else batch), dead
 
-    def _dead_letter(self, record: KafkaRecord, failure: Failure, ref: SchemaRef) -> DeadLetter:
-        return make_dead_letter(
-            stage=STAGE,
-            failure=failure,
-            schema=ref,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            timestamp=record.timestamp,
-            timestamp_type=TIMESTAMP_TYPES.get(record.timestampTypeId, TIMESTAMP_TYPES[-1]),
-            key=record.key,
-            value=record.value,
-            headers=headers_of(record),
-            failed_at_ms=time.time_ns() // 1_000_000,
-        )
+
+class _Verdicts:
+    """What was found of the records of one version; `valid` and `dead` are their rows."""
+
+    def __init__(self) -> None:
+        self.valid: list[int] = []
+        self.events: list[Any] = []
+        self.dead: list[int] = []
+        self.failures: list[Failure] = []
+
+
+def _rows(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
+    return records if len(rows) == records.num_rows else records.take(pa.array(rows, pa.int64()))
 
 
 def _refuse_timeless_field(contract: Contract, field_path: str | None) -> None:
@@ -326,36 +337,6 @@ def _times_of(values: pa.Array, units_per_second: int) -> pa.Array:
 _AFTER_EVENT_TIME = len(RIDE_ALONG_FIELDS) - 1
 
 
-def _record_columns(records: Sequence[KafkaRecord]) -> list[pa.Array]:
-    """The Kafka columns, then the ride-along ones but for the event time."""
-    topic, partition, offset, timestamp = KAFKA_FIELDS
-    _, timestamp_type, key, value, headers = RIDE_ALONG_FIELDS
-    return [
-        pa.array([record.topic for record in records], topic.type),
-        pa.array([record.partition for record in records], partition.type),
-        pa.array([record.offset for record in records], offset.type),
-        pa.array([record.timestamp for record in records], timestamp.type),
-        pa.array(
-            [
-                TIMESTAMP_TYPES.get(record.timestampTypeId, TIMESTAMP_TYPES[-1])
-                for record in records
-            ],
-            timestamp_type.type,
-        ),
-        pa.array([record.key for record in records], key.type),
-        pa.array([record.value for record in records], value.type),
-        pa.array(
-            [
-                [{"key": name, "value": content} for name, content in headers_of(record)]
-                if record.headers
-                else None
-                for record in records
-            ],
-            headers.type,
-        ),
-    ]
-
-
 def _parse_or_none(text: Any) -> Any:
     """Microseconds since 1970, or None where `text` is no time."""
     try:
@@ -365,10 +346,10 @@ def _parse_or_none(text: Any) -> Any:
 
 
 class _ValidateRecords(beam.DoFn):
-    """Collects records and validates them together.
+    """Collects the batches of a bundle, small ones until they are worth a batch.
 
-    `process` takes the element alone: any WindowParam or TimestampParam costs more per record
-    than the validation does (Beam 2.73, `PerWindowInvoker`).
+    `process` takes the element alone: any WindowParam or TimestampParam picks a slower invoker
+    (Beam 2.73, `PerWindowInvoker`).
     """
 
     def __init__(
@@ -392,13 +373,15 @@ class _ValidateRecords(beam.DoFn):
         self._skipped_counter = Metrics.counter(METRICS_NAMESPACE, "skipped")
 
     def start_bundle(self) -> None:
-        self._records: list[KafkaRecord] = []
+        self._records: list[pa.RecordBatch] = []
+        self._rows = 0
         self._bytes = 0
 
-    def process(self, record: KafkaRecord) -> Iterable[Any]:
-        self._records.append(record)
-        self._bytes += len(record.value or b"")
-        if len(self._records) >= self._limits.max_rows or self._bytes >= self._limits.max_bytes:
+    def process(self, records: pa.RecordBatch) -> Iterable[Any]:
+        self._records.append(records)
+        self._rows += records.num_rows
+        self._bytes += records.nbytes
+        if self._rows >= self._limits.max_rows or self._bytes >= self._limits.max_bytes:
             return [
                 beam.pvalue.TaggedOutput(DEAD, element) if tag else element
                 for tag, element, _ in self._flush()
@@ -413,12 +396,13 @@ class _ValidateRecords(beam.DoFn):
 
     def _flush(self) -> Iterator[tuple[str | None, Any, int]]:
         """(tag, element, append time in ms) of what has been collected."""
-        records, self._records, self._bytes = self._records, [], 0
-        fresh = self._covered.without_covered(records)
-        self._skipped_counter.inc(len(records) - len(fresh))
+        records = concat(self._records)
+        self.start_bundle()
+        fresh = without_covered(records, self._covered)
+        self._skipped_counter.inc(records.num_rows - fresh.num_rows)
         with _no_cycle_search():
             batches, dead = self._validator.validate(fresh)
-        self._read_counter.inc(len(fresh))
+        self._read_counter.inc(fresh.num_rows)
         for batch in batches:
             self._valid_counter.inc(batch.num_rows)
             yield None, batch, pc.min(batch.column("kafka_timestamp").cast(pa.int64())).as_py()

@@ -42,6 +42,7 @@ from beam_pipeline.io.windowed_files import (
     publish,
 )
 from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.record_batches import batch_of_records, without_covered
 from beam_pipeline.records import KafkaRecord
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
@@ -266,7 +267,9 @@ class Epochs(RuleBasedStateMachine):
             start = state.positions[partition]
             records += self.log[partition][start : start + count]
             state.positions[partition] = min(start + count, len(self.log[partition]))
-        batches, letters = VALIDATOR.validate(list(self.covered.without_covered(records)))
+        batches, letters = VALIDATOR.validate(
+            without_covered(batch_of_records(records), self.covered)
+        )
         pieces = [
             (piece, event_us // 1_000_000)
             for batch in batches

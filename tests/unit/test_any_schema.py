@@ -17,6 +17,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from sample_records import contract_of, kafka_record
 
+from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas.nodes import Struct
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
@@ -219,7 +220,7 @@ def test_what_is_valid_is_a_row_that_says_the_same_and_the_rest_a_letter(
         for offset, value in enumerate(values)
     ]
 
-    batches, dead = validator.validate(records)
+    batches, dead = validator.validate(batch_of_records(records))
 
     letters = {letter.offset: letter for letter in dead}
     rows: dict[int, dict[str, Any]] = {}

@@ -13,6 +13,7 @@ from pyroaring import BitMap64
 from sample_records import kafka_record
 
 from beam_pipeline.offsets import CoveredOffsets, TopicPartition
+from beam_pipeline.record_batches import batch_of_records, without_covered
 
 KEYS: list[TopicPartition] = [("orders", 0), ("orders", 1), ("clicks", 0)]
 BASES = [0, 2**16 - 20, 2**32 - 20, 2**53, 2**62]
@@ -117,15 +118,17 @@ def test_beyond_is_what_a_reader_meets_again(data: st.DataObject, ranges: Ranges
 def test_covered_records_are_left_out(data: st.DataObject, ranges: Ranges) -> None:
     covered, model = filled(ranges)
     where = data.draw(st.lists(st.tuples(st.sampled_from(KEYS), near(ranges)), max_size=10))
-    records = [
-        kafka_record(None, topic=topic, partition=partition, offset=offset)
-        for (topic, partition), offset in where
+    records = batch_of_records(
+        [
+            kafka_record(None, topic=topic, partition=partition, offset=offset)
+            for (topic, partition), offset in where
+        ]
+    )
+    fresh = without_covered(records, covered)
+    assert fresh.column("kafka_offset").to_pylist() == [
+        offset for key, offset in where if offset not in model.get(key, ())
     ]
-    assert list(covered.without_covered(records)) == [
-        record
-        for record in records
-        if record.offset not in model.get((record.topic, record.partition), ())
-    ]
+    assert fresh.schema == records.schema
 
 
 @pytest.mark.parametrize(

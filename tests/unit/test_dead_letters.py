@@ -21,6 +21,7 @@ from beam_pipeline.batches import failure_of
 from beam_pipeline.io.dead_letters import MAX_TEXT_CHARACTERS, JsonLinesFormat, to_headers, to_json
 from beam_pipeline.io.file_names import OutputFile
 from beam_pipeline.io.windowed_files import Shard
+from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.records import (
     TIMESTAMP_TYPES,
     DeadLetter,
@@ -90,8 +91,10 @@ def test_every_code_that_validation_gives_keeps_the_contract(tmp_path: Path) -> 
     rules = ValidationRules("event_time", 60, 60, max_value_bytes=10_000)
     no_limits = ValidationRules("event_time", max_value_bytes=10_000)
     records = [kafka_record(value, offset=offset) for offset, value in enumerate(values)]
-    _, dead = RecordValidator(event_contract, rules).validate(records[:-1])
-    _, bad_time = RecordValidator(event_contract, no_limits).validate(records[-1:])
+    _, dead = RecordValidator(event_contract, rules).validate(batch_of_records(records[:-1]))
+    _, bad_time = RecordValidator(event_contract, no_limits).validate(
+        batch_of_records(records[-1:])
+    )
     dead += bad_time
     for code in (ErrorCode.TRANSFORM_ERROR, ErrorCode.ENCODE_ERROR):
         dead.append(letter(failure=failure_of(code, ValueError("no\nway")), stage="enrich"))

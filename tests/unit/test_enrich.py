@@ -15,6 +15,7 @@ from sample_records import NOON_MS, commerce_contract, commerce_event, contract_
 
 from beam_pipeline.batches import apply_or_split
 from beam_pipeline.errors import UsageError
+from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.resources import reference_dir
 from beam_pipeline.schemas import Contract
 from beam_pipeline.transforms import Enrich, Normalize
@@ -78,7 +79,9 @@ def enriched(events: list[Any], tables: Path, *entries: Any) -> list[dict[str, A
 
 def batch_of(contract: Contract, events: list[Any]) -> pa.RecordBatch:
     records = [kafka_record(event, offset=offset) for offset, event in enumerate(events)]
-    (batch,), dead = RecordValidator(contract, ValidationRules(None)).validate(records)
+    (batch,), dead = RecordValidator(contract, ValidationRules(None)).validate(
+        batch_of_records(records)
+    )
     assert dead == []
     return batch
 
@@ -281,7 +284,12 @@ def test_the_commerce_event_is_enriched() -> None:
     event = commerce_event(country="na")
     event["purchase"]["currency"] = "usd"
     (batch,), _ = RecordValidator(contract, ValidationRules(contract.event_time_field)).validate(
-        [kafka_record(event, timestamp=NOON_MS + 250), kafka_record(commerce_event(country="XX"))]
+        batch_of_records(
+            [
+                kafka_record(event, timestamp=NOON_MS + 250),
+                kafka_record(commerce_event(country="XX")),
+            ]
+        )
     )
     normalized = NormalizeBatch(rules_of(contract))(batch)
     rows = EnrichBatch(additions_of(contract, reference_dir()))(normalized)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sample_records import commerce_event, contract_of, kafka_record
 
 from beam_pipeline.cli import main
+from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.schemas import Judge, load_contract
 from beam_pipeline.schemas.inference import DIALECT, infer_schema
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
@@ -34,7 +35,7 @@ def test_every_sample_is_valid_and_becomes_a_row(events: list[Any], max_enum_val
     schema, _ = infer_schema(events, max_enum_values)
     validator = RecordValidator(contract_of(schema), ValidationRules(event_time_field=None))
     records = [kafka_record(json.dumps(event).encode()) for event in events]
-    batches, dead = validator.validate(records)
+    batches, dead = validator.validate(batch_of_records(records))
     assert dead == []
     assert sum(batch.num_rows for batch in batches) == len(events)
 

@@ -15,6 +15,7 @@ from sample_records import commerce_contract, commerce_event, contract_of, kafka
 
 from beam_pipeline.batches import LIST_STEP, apply_or_split, leaf_at, map_leaf
 from beam_pipeline.errors import UsageError
+from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.schemas import ColumnBuilder, Contract
 from beam_pipeline.transforms import Normalize
 from beam_pipeline.transforms.normalize import NormalizeBatch, rules_of
@@ -326,7 +327,7 @@ def test_the_commerce_event_is_normalised() -> None:
         consent=...,
     )
     (batch,), _ = RecordValidator(contract, ValidationRules(contract.event_time_field)).validate(
-        [kafka_record(event)]
+        batch_of_records([kafka_record(event)])
     )
     (row,) = NormalizeBatch(rules_of(contract))(batch).to_pylist()
     assert row["event_id"] == "0b9c1f5e-58f0-4b5c-9a57-6a0f2d3e7c11"

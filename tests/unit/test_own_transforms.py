@@ -16,6 +16,7 @@ from sample_records import commerce_contract, commerce_event, kafka_record
 from beam_pipeline.batches import apply_or_split
 from beam_pipeline.cli import main
 from beam_pipeline.errors import UsageError
+from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.resources import reference_dir
 from beam_pipeline.transforms import Enrich, own_transforms
 from beam_pipeline.transforms.enrich import EnrichBatch, additions_of
@@ -29,7 +30,7 @@ SCHEMA = Enrich(CONTRACT, reference_dir()).output_schema(CONTRACT.batch_schema)
 def batch_of(*events: dict[str, Any]) -> pa.RecordBatch:
     validator = RecordValidator(CONTRACT, ValidationRules(CONTRACT.event_time_field))
     records = [kafka_record(event, offset=offset) for offset, event in enumerate(events)]
-    (batch,), dead = validator.validate(records)
+    (batch,), dead = validator.validate(batch_of_records(records))
     assert dead == []
     return EnrichBatch(additions_of(CONTRACT, reference_dir()))(batch)
 

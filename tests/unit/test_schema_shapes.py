@@ -22,6 +22,7 @@ from sample_records import NOON_MS, kafka_record
 
 from beam_pipeline.io.file_names import OutputFile
 from beam_pipeline.io.parquet import ParquetFormat
+from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.records import DeadLetter, ErrorCode
 from beam_pipeline.schemas import load_contract
 from beam_pipeline.schemas.contract import file_schema
@@ -89,7 +90,7 @@ def landed(name: str, values: list[Any], directory: Path) -> tuple[pa.Table, lis
         kafka_record(json.dumps(value, ensure_ascii=False).encode(), offset=offset)
         for offset, value in enumerate(values)
     ]
-    batches, dead = validator.validate(records)
+    batches, dead = validator.validate(batch_of_records(records))
     sink = ParquetFormat(file_schema(contract.batch_schema), 1, contract.ref, row_group_bytes=1)
     cut = [piece for batch in batches for piece in sink.shards_of(batch)]
     assert all(shard is not None for shard, _, _ in cut)

@@ -24,13 +24,13 @@ from sample_records import (
 from beam_pipeline.batches import apply_or_split, dead_letters_of, failure_of
 from beam_pipeline.errors import UsageError
 from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.record_batches import batch_of_records, without_covered
 from beam_pipeline.records import (
     TIMESTAMP_TYPES,
     DeadLetter,
     ErrorCode,
     KafkaRecord,
     SchemaRef,
-    headers_of,
 )
 from beam_pipeline.transforms.validate import RecordValidator, Validate, ValidationRules
 
@@ -65,7 +65,7 @@ def validated(
     validator: RecordValidator, records: Sequence[KafkaRecord]
 ) -> tuple[list[dict[str, Any]], list[DeadLetter]]:
     """Rows and letters of `records`; checks that every batch is whole."""
-    batches, dead = validator.validate(records)
+    batches, dead = validator.validate(batch_of_records(records))
     for batch in batches:
         batch.validate(full=True)
         assert batch.num_rows
@@ -229,7 +229,7 @@ def test_no_record_is_lost_or_doubled(mix: list[tuple[Any, int]], rules: Validat
         kafka_record(as_value(value), offset=offset, timestamp=timestamp, key=b"%d" % offset)
         for offset, (value, timestamp) in enumerate(mix)
     ]
-    batches, dead = RecordValidator(CONTRACT, rules).validate(records)
+    batches, dead = RecordValidator(CONTRACT, rules).validate(batch_of_records(records))
     columns = pa.Table.from_batches(batches, CONTRACT.batch_schema)
     columns.validate(full=True)
     times = columns.column("_event_time")
@@ -457,11 +457,10 @@ def test_attempt_and_redrive_come_from_the_headers(
     assert letter.headers == tuple(headers)
 
 
+# UTF-8 in Kafka, where half a surrogate pair can't be.
 HEADER_KEYS = st.one_of(
-    st.text(st.characters(exclude_categories=[]), max_size=20),
-    st.sampled_from(
-        ["", "\0", "\n", '"', "\u2028", "\ud800", "dlq.attempt", "key", "_value", "x" * 70_000]
-    ),
+    st.text(max_size=20),
+    st.sampled_from(["", "\0", "\n", '"', "\u2028", "dlq.attempt", "key", "_value", "x" * 70_000]),
 )
 
 
@@ -486,9 +485,9 @@ def test_a_letter_made_of_a_row_is_the_one_made_of_the_record() -> None:
     record = good(5)._replace(
         partition=2, key=None, headers=kafka_record(b"", headers=[("a", None), ("b", b"")]).headers
     )
-    (batch,), _ = VALIDATOR.validate([record])
+    (batch,), _ = VALIDATOR.validate(batch_of_records([record]))
     failure = failure_of(ErrorCode.TRANSFORM_ERROR, ValueError("no"))
-    (letter,) = dead_letters_of(batch, "enrich", failure, CONTRACT.ref)
+    (letter,) = dead_letters_of(batch, "enrich", [failure], CONTRACT.ref)
     assert letter == DeadLetter(
         stage="enrich",
         failure=failure,
@@ -500,7 +499,7 @@ def test_a_letter_made_of_a_row_is_the_one_made_of_the_record() -> None:
         timestamp_type="LOG_APPEND_TIME",
         key=None,
         value=record.value,
-        headers=headers_of(record),
+        headers=(("a", None), ("b", b"")),
         failed_at_ms=letter.failed_at_ms,
         attempt=1,
         redrive_of=None,
@@ -536,8 +535,9 @@ def test_covered_offsets_are_skipped() -> None:
         good(1)._replace(partition=1),
         good(1)._replace(topic="clicks"),
     ]
-    fresh = pickle.loads(pickle.dumps(covered)).without_covered(records)
-    assert [(r.topic, r.partition, r.offset) for r in fresh] == [
+    fresh = without_covered(batch_of_records(records), pickle.loads(pickle.dumps(covered)))
+    columns = fresh.select(["kafka_topic", "kafka_partition", "kafka_offset"]).to_pydict()
+    assert list(zip(*columns.values(), strict=True)) == [
         ("orders", 0, 0),
         ("orders", 0, 3),
         ("orders", 1, 1),

@@ -17,6 +17,7 @@ from sample_records import kafka_record
 
 from beam_pipeline.cli import main
 from beam_pipeline.errors import UsageError
+from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas import Contract, Judge, build_column, load_contracts
 from beam_pipeline.schemas.contract import file_schema
@@ -90,7 +91,7 @@ def rows_of(contract: Contract, *values: Any, **extra: Any) -> tuple[list[Any], 
         kafka_record(value, offset=offset, headers=[("v", version)] if version else [])
         for offset, (version, value) in enumerate(values)
     ]
-    batches, dead = RecordValidator(contract, RULES).validate(records)
+    batches, dead = RecordValidator(contract, RULES).validate(batch_of_records(records))
     assert all(batch.schema == contract.batch_schema for batch in batches)
     table = pa.Table.from_batches(batches, contract.batch_schema)
     return sorted(table.to_pylist(), key=lambda row: row["kafka_offset"]), dead
@@ -145,7 +146,7 @@ def test_files_of_two_versions_are_one_dataset(tmp_path: Path, contract: Contrac
             kafka_record(value, offset=10 * number + offset, headers=[("v", version)])
             for offset, value in enumerate(values)
         ]
-        batches, dead = RecordValidator(known, RULES).validate(records)
+        batches, dead = RecordValidator(known, RULES).validate(batch_of_records(records))
         assert dead == []
         table = pa.Table.from_batches(batches).select(file_schema(known.batch_schema).names)
         pq.write_table(table, root / f"orders-{number}.parquet")
@@ -202,7 +203,7 @@ def test_the_wire_format_picks_the_version(tmp_path: Path) -> None:
         json.dumps(OLD).encode(),
     ]
     records = [kafka_record(value, offset=offset) for offset, value in enumerate(values)]
-    batches, dead = RecordValidator(contract, RULES).validate(records)
+    batches, dead = RecordValidator(contract, RULES).validate(batch_of_records(records))
     rows = pa.Table.from_batches(batches).to_pylist()
     assert {row["kafka_offset"]: row["id"] for row in rows} == {0: "b", 1: "a", 3: "a"}
     assert {row["_value"] for row in rows} == {values[0], values[1], values[3]}

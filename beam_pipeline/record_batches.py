@@ -1,0 +1,114 @@
+"""Kafka records as Arrow batches: what the source gives, and `Validate` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.records import TIMESTAMP_TYPES, KafkaRecord
+from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
+
+RECORD_SCHEMA = pa.schema(
+    field for field in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS) if field.name != "_event_time"
+)
+"""The columns of a batch of records, one row a record; the event time is in the value."""
+
+_HEADERS_TYPE = RECORD_SCHEMA.field("_headers").type
+
+
+def batch_of_records(records: Sequence[KafkaRecord]) -> pa.RecordBatch:
+    """A batch of `RECORD_SCHEMA` of single records, for those that do not come by `ReadRecords`."""
+    rows = [
+        {
+            "kafka_topic": record.topic,
+            "kafka_partition": record.partition,
+            "kafka_offset": record.offset,
+            "kafka_timestamp": record.timestamp,
+            "_timestamp_type": _timestamp_type(record.timestampTypeId),
+            "_key": record.key,
+            "_value": record.value,
+            "_headers": [{"key": header.key, "value": header.value} for header in record.headers]
+            if record.headers
+            else None,
+        }
+        for record in records
+    ]
+    columns = [pa.array([row[field.name] for row in rows], field.type) for field in RECORD_SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA)
+
+
+def batch_of_pack(pack: Any) -> pa.RecordBatch:
+    """A batch of `RECORD_SCHEMA` out of a row of `PackRecords`, whose buffers are Arrow's.
+
+    `pack` has the fields that java/src/beam_pipeline/PackRecords.java names. Nothing is copied but
+    what all of its records have in common.
+    """
+    count = len(pack.offsets) // 8
+    names = RECORD_SCHEMA.names
+    columns = [
+        pa.repeat(pa.scalar(pack.topic, RECORD_SCHEMA.field(names[0]).type), count),
+        pa.repeat(pa.scalar(pack.partition, RECORD_SCHEMA.field(names[1]).type), count),
+        _numbers(pack.offsets, count, RECORD_SCHEMA.field(names[2]).type),
+        _numbers(pack.timestamps, count, RECORD_SCHEMA.field(names[3]).type),
+        pa.repeat(_timestamp_type(pack.timestamp_type), count),
+        _binaries(pack.keys, count, pa.binary()),
+        _binaries(pack.values, count, pa.binary()),
+        _headers(pack, count),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA)
+
+
+def without_covered(records: pa.RecordBatch, covered: CoveredOffsets) -> pa.RecordBatch:
+    """The rows of `records`, a batch with the Kafka columns, whose offsets are not covered."""
+    if not records.num_rows:
+        return records
+    topics = records.column("kafka_topic").to_numpy(zero_copy_only=False)
+    partitions = records.column("kafka_partition").to_numpy()
+    offsets = records.column("kafka_offset").to_numpy()
+    fresh = np.ones(records.num_rows, bool)
+    for topic, partition in covered.partitions():
+        (rows,) = np.nonzero((partitions == partition) & (topics == topic))
+        if rows.size:
+            fresh[rows] = np.invert(covered.which(topic, partition, offsets[rows].tolist()))
+    return records if fresh.all() else records.filter(pa.array(fresh))
+
+
+def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """One batch of all rows; without any, an empty one."""
+    if len(batches) == 1:
+        return batches[0]
+    return pa.concat_batches(batches) if batches else batch_of_records([])
+
+
+def _timestamp_type(type_id: int) -> str:
+    return TIMESTAMP_TYPES.get(type_id, TIMESTAMP_TYPES[-1])
+
+
+def _numbers(data: bytes, count: int, data_type: pa.DataType) -> pa.Array:
+    return pa.Array.from_buffers(data_type, count, [None, pa.py_buffer(data)])
+
+
+def _binaries(part: Any, count: int, data_type: pa.DataType) -> pa.Array:
+    buffers = [pa.py_buffer(piece) for piece in (part.ends, part.data)]
+    valid = pa.py_buffer(part.valid) if part.valid else None
+    return pa.Array.from_buffers(data_type, count, [valid, *buffers])
+
+
+def _headers(pack: Any, count: int) -> pa.Array:
+    ends = np.frombuffer(pack.header_ends, np.int32)
+    if not ends[-1]:
+        return pa.nulls(count, _HEADERS_TYPE)
+    items = pa.StructArray.from_arrays(
+        [
+            _binaries(pack.header_keys, int(ends[-1]), pa.string()),
+            _binaries(pack.header_values, int(ends[-1]), pa.binary()),
+        ],
+        fields=list(_HEADERS_TYPE.value_type),
+    )
+    return pa.ListArray.from_arrays(
+        pa.array(ends), items, type=_HEADERS_TYPE, mask=pa.array(np.diff(ends) == 0)
+    )

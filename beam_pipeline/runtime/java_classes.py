@@ -1,0 +1,72 @@
+"""This project's own Java classes, compiled where they run: a runtime has no compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.resources import java_lock_path, java_source_dir
+from beam_pipeline.runtime.cache import cache_directory, move_into_cache, scratch_directory
+from beam_pipeline.runtime.java import MINIMUM_JAVA, fetch_jars
+from beam_pipeline.runtime.processes import run_to_end
+from beam_pipeline.runtime.progress import SetupProgress
+
+OWN_CLASSES_PREFIX = "beam-pipeline-classes-"
+
+
+def beam_jars(lock: str, java: Path, progress: SetupProgress) -> list[Path]:
+    """The jars of a lock with Beam in it, and behind them one with this project's own classes.
+
+    The classes are compiled against the others once, by Eclipse's compiler, and kept in the cache;
+    the jar's name tells sources, compiler and lock apart.
+
+    Args:
+        lock: "expansion" or "flink".
+        java: the `java` program.
+        progress: shows download and compilation.
+
+    Raises:
+        EnvironmentFailure: a jar can't be had, or the classes do not compile.
+    """
+    jars = fetch_jars(java_lock_path(lock), progress)
+    sources = sorted(java_source_dir().rglob("*.java"))
+    inputs = [*sources, java_lock_path("compiler"), java_lock_path(lock)]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()[:12]
+    directory = cache_directory() / f"java-classes-{digest}"
+    jar = directory / f"{OWN_CLASSES_PREFIX}{digest}.jar"
+    if not jar.is_file():
+        compiler = fetch_jars(java_lock_path("compiler"), progress)
+        with progress.step("Compiling Java classes"), scratch_directory() as scratch:
+            classes = _compile(java, compiler, jars, sources, scratch)
+            made = scratch / directory.name
+            made.mkdir()
+            with zipfile.ZipFile(made / jar.name, "w", zipfile.ZIP_DEFLATED) as archive:
+                for path in sorted(classes.rglob("*.class")):
+                    archive.write(path, path.relative_to(classes))
+            move_into_cache(made, directory)
+    return [*jars, jar]
+
+
+def _compile(
+    java: Path,
+    compiler: Sequence[Path],
+    jars: Sequence[Path],
+    sources: Sequence[Path],
+    scratch: Path,
+) -> Path:
+    classes, log_file = scratch / "classes", scratch / "compiler.log"
+    command = [
+        *(str(java), "org.eclipse.jdt.internal.compiler.batch.Main"),
+        *(f"-{MINIMUM_JAVA}", "-proc:none", "-warn:-serial", "-failOnWarning"),
+        *("-classpath", os.pathsep.join(map(str, jars)), "-d", str(classes)),
+        *map(str, sources),
+    ]
+    class_path = os.pathsep.join(map(str, compiler))
+    if run_to_end("Java compiler", command, log_file, env={"CLASSPATH": class_path}) != 0:
+        said = log_file.read_text(errors="replace").strip().splitlines()[-1:]
+        raise EnvironmentFailure(f"the project's Java classes do not compile: {said}")
+    return classes

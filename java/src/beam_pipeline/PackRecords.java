@@ -1,0 +1,219 @@
+package beam_pipeline;
+
+import java.io.ByteArrayOutputStream;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import java.util.BitSet;
+import java.util.Collection;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.apache.beam.sdk.schemas.Schema;
+import org.apache.beam.sdk.schemas.Schema.FieldType;
+import org.apache.beam.sdk.transforms.DoFn;
+import org.apache.beam.sdk.transforms.PTransform;
+import org.apache.beam.sdk.transforms.ParDo;
+import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
+import org.apache.beam.sdk.transforms.windowing.GlobalWindow;
+import org.apache.beam.sdk.values.PCollection;
+import org.apache.beam.sdk.values.Row;
+import org.joda.time.Duration;
+import org.joda.time.Instant;
+
+/**
+ * KafkaIO's records to packs of them, before they leave Java.
+ *
+ * <p>An element costs the runner and Python's worker many times what a record's bytes cost them, so
+ * records cross by thousands. In: the rows of {@code ReadFromKafka(with_metadata=True)} (Beam 2.73,
+ * ByteArrayKafkaRecord), in the global window. Out: a row for the records of one partition and
+ * timestamp type, in order, its fields laid out as Arrow's buffers are (little-endian; ends begin
+ * with a zero; bit i of {@code valid} is record i), so that Python need not look at them one by
+ * one. A pack has the timestamp of its earliest record, and no bundle's records wait for another's.
+ */
+public final class PackRecords extends PTransform<PCollection<Row>, PCollection<Row>> {
+  private static final Schema BINARIES =
+      Schema.builder()
+          .addByteArrayField("ends") // int32, one more than there are values
+          .addByteArrayField("data")
+          .addByteArrayField("valid") // a bitmap; empty where no value is null
+          .build();
+
+  private static final Schema PACK =
+      Schema.builder()
+          .addStringField("topic")
+          .addInt32Field("partition")
+          .addInt32Field("timestamp_type")
+          .addByteArrayField("offsets") // int64
+          .addByteArrayField("timestamps") // int64, milliseconds
+          .addField("keys", FieldType.row(BINARIES))
+          .addField("values", FieldType.row(BINARIES))
+          .addByteArrayField("header_ends") // int32, into the next two
+          .addField("header_keys", FieldType.row(BINARIES))
+          .addField("header_values", FieldType.row(BINARIES))
+          .build();
+
+  private final long maxRecords;
+  private final long maxBytes;
+
+  /** A pack goes on when it has so many records, or keys and values of so many bytes. */
+  public PackRecords(Long maxRecords, Long maxBytes) {
+    this.maxRecords = maxRecords;
+    this.maxBytes = maxBytes;
+  }
+
+  @Override
+  public PCollection<Row> expand(PCollection<Row> records) {
+    return records.apply(ParDo.of(new PackFn(maxRecords, maxBytes))).setRowSchema(PACK);
+  }
+
+  private static final class PackFn extends DoFn<Row, Row> {
+    private final long maxRecords;
+    private final long maxBytes;
+    private transient Map<List<Object>, Pack> open;
+
+    PackFn(long maxRecords, long maxBytes) {
+      this.maxRecords = maxRecords;
+      this.maxBytes = maxBytes;
+    }
+
+    @Override
+    public Duration getAllowedTimestampSkew() {
+      return Duration.millis(Long.MAX_VALUE); // the earliest record's is before the last one's
+    }
+
+    @StartBundle
+    public void startBundle() {
+      open = new LinkedHashMap<>();
+    }
+
+    @ProcessElement
+    public void process(
+        @Element Row record, @Timestamp Instant timestamp, OutputReceiver<Row> output) {
+      List<Object> source =
+          Arrays.asList(
+              record.getString("topic"),
+              record.getInt32("partition"),
+              record.getInt32("timestampTypeId"));
+      Pack pack = open.computeIfAbsent(source, unused -> new Pack());
+      pack.add(record, timestamp);
+      if (pack.records >= maxRecords || pack.bytes() >= maxBytes) {
+        open.remove(source);
+        output.outputWithTimestamp(pack.toRow(source), pack.earliest);
+      }
+    }
+
+    @FinishBundle
+    public void finishBundle(FinishBundleContext context) {
+      open.forEach(
+          (source, pack) ->
+              context.output(pack.toRow(source), pack.earliest, GlobalWindow.INSTANCE));
+      open = null;
+    }
+  }
+
+  private static final class Pack {
+    int records;
+    Instant earliest = BoundedWindow.TIMESTAMP_MAX_VALUE;
+    private final Numbers offsets = new Numbers();
+    private final Numbers timestamps = new Numbers();
+    private final Binaries keys = new Binaries();
+    private final Binaries values = new Binaries();
+    private final Numbers headerEnds = new Numbers().addInt(0);
+    private final Binaries headerKeys = new Binaries();
+    private final Binaries headerValues = new Binaries();
+
+    void add(Row record, Instant timestamp) {
+      records++;
+      if (timestamp.isBefore(earliest)) {
+        earliest = timestamp;
+      }
+      offsets.addLong(record.getInt64("offset"));
+      timestamps.addLong(record.getInt64("timestamp"));
+      keys.add(record.getBytes("key"));
+      values.add(record.getBytes("value"));
+      Collection<Row> headers = record.getArray("headers");
+      if (headers != null) {
+        for (Row header : headers) {
+          headerKeys.add(header.getString("key").getBytes(StandardCharsets.UTF_8));
+          headerValues.add(header.getBytes("value"));
+        }
+      }
+      headerEnds.addInt(headerKeys.count);
+    }
+
+    long bytes() {
+      return (long) keys.data.size() + values.data.size() + headerValues.data.size();
+    }
+
+    Row toRow(List<Object> source) {
+      return Row.withSchema(PACK)
+          .attachValues(
+              source.get(0),
+              source.get(1),
+              source.get(2),
+              offsets.toBytes(),
+              timestamps.toBytes(),
+              keys.toRow(),
+              values.toRow(),
+              headerEnds.toBytes(),
+              headerKeys.toRow(),
+              headerValues.toRow());
+    }
+  }
+
+  private static final class Binaries {
+    int count;
+    final ByteArrayOutputStream data = new ByteArrayOutputStream();
+    private final Numbers ends = new Numbers().addInt(0);
+    private final BitSet valid = new BitSet();
+
+    void add(byte[] value) {
+      if (value != null) {
+        valid.set(count);
+        data.write(value, 0, value.length);
+      }
+      count++;
+      ends.addInt(data.size());
+    }
+
+    Row toRow() {
+      byte[] bitmap = new byte[0];
+      if (valid.cardinality() < count) {
+        bitmap = Arrays.copyOf(valid.toByteArray(), (count + 7) / 8);
+      }
+      return Row.withSchema(BINARIES).attachValues(ends.toBytes(), data.toByteArray(), bitmap);
+    }
+  }
+
+  private static final class Numbers {
+    private ByteBuffer buffer = allocate(256);
+
+    Numbers addLong(long number) {
+      room(Long.BYTES).putLong(number);
+      return this;
+    }
+
+    Numbers addInt(int number) {
+      room(Integer.BYTES).putInt(number);
+      return this;
+    }
+
+    byte[] toBytes() {
+      return Arrays.copyOf(buffer.array(), buffer.position());
+    }
+
+    private ByteBuffer room(int bytes) {
+      if (buffer.remaining() < bytes) {
+        buffer.flip();
+        buffer = allocate(2 * buffer.capacity()).put(buffer);
+      }
+      return buffer;
+    }
+
+    private static ByteBuffer allocate(int bytes) {
+      return ByteBuffer.allocate(bytes).order(ByteOrder.LITTLE_ENDIAN);
+    }
+  }
+}
