@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -406,8 +407,9 @@ class _ValidateRecords(beam.DoFn):
         for batch in batches:
             self._valid_counter.inc(batch.num_rows)
             yield None, batch, pc.min(batch.column("kafka_timestamp").cast(pa.int64())).as_py()
+        for code, letters in Counter(letter.failure.code for letter in dead).items():
+            count_dead(code, letters)
         for letter in dead:
-            count_dead(letter.failure.code)
             yield DEAD, letter, letter.timestamp
 
 

@@ -133,6 +133,33 @@ def test_bad_input_is_a_row_or_a_dead_letter_with_its_bytes(
     assert [row["referrer"] for row in run.rows()].count("a\0b") == 1
 
 
+def test_records_of_every_form_come_side_by_side(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    """With and without key, value and headers, in one partition: they travel packed together."""
+    topic = fresh_topic()
+    forms: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]] = [
+        (
+            None if number % 2 else b"key %d" % number,
+            None if number % 5 == 0 else b"broken %d" % number * number,
+            [("h\u00e9", None), ("n", b"%d" % number), ("n", b"")][: number % 4],
+        )
+        for number in range(60)
+    ]
+    for key, value, headers in forms:
+        send(kafka, topic, [value], key=key, headers=headers)
+
+    run.catch_up(kafka, topic)
+
+    assert_each_once(run, kafka, topic)
+    letters = sorted(run.letters(), key=lambda letter: letter["source"]["offset"])
+    assert len(letters) == len(forms)
+    for letter, (key, value, headers) in zip(letters, forms, strict=True):
+        assert (_bytes(letter["key_b64"]), _bytes(letter["value_b64"])) == (key, value)
+        found = [(item["key"], _bytes(item["value_b64"])) for item in letter["headers"]]
+        assert found == headers
+
+
 def test_a_signal_ends_it_in_time_and_a_second_pipeline_is_refused(
     run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
 ) -> None:
