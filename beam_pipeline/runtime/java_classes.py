@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,12 +62,13 @@ def _compile(
     classes, log_file = scratch / "classes", scratch / "compiler.log"
     command = [
         *(str(java), "org.eclipse.jdt.internal.compiler.batch.Main"),
-        *(f"-{MINIMUM_JAVA}", "-proc:none", "-warn:-serial", "-failOnWarning"),
+        *(f"-{MINIMUM_JAVA}", "-proc:none", "-warn:-serial", "-failOnWarning", "-Xemacs"),
         *("-classpath", os.pathsep.join(map(str, jars)), "-d", str(classes)),
         *map(str, sources),
     ]
     class_path = os.pathsep.join(map(str, compiler))
     if run_to_end("Java compiler", command, log_file, env={"CLASSPATH": class_path}) != 0:
-        said = log_file.read_text(errors="replace").strip().splitlines()[-1:]
+        lines = log_file.read_text(errors="replace").splitlines()
+        said = next((line for line in lines if re.search(": (error|warning): ", line)), lines[-1:])
         raise EnvironmentFailure(f"the project's Java classes do not compile: {said}")
     return classes

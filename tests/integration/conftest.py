@@ -12,6 +12,7 @@ from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
 from beam_pipeline.io.kafka_connection import KafkaConnection
 from beam_pipeline.runtime.broker import EmbeddedBroker
 from beam_pipeline.runtime.prism import find_prism, start_prism
+from beam_pipeline.runtime.processes import Service
 from beam_pipeline.runtime.progress import SetupProgress
 
 
@@ -49,13 +50,19 @@ def fresh_topic(kafka: KafkaConnection) -> Callable[..., str]:
 
 
 @pytest.fixture
-def prism_endpoint(tmp_path: Path) -> Iterator[str]:
-    """Where a Prism takes jobs."""
+def prism(tmp_path: Path) -> Iterator[Service]:
+    """A Prism that takes jobs."""
     with SetupProgress() as progress:
         binary = find_prism(progress)
-    prism = start_prism(binary, tmp_path / "prism.log")
+    started = start_prism(binary, tmp_path / "prism.log")
     try:
-        prism.wait_ready()
-        yield prism.endpoint
+        started.wait_ready()
+        yield started
     finally:
-        prism.process.terminate(5)
+        started.process.terminate(5)
+
+
+@pytest.fixture
+def prism_endpoint(prism: Service) -> str:
+    """Where it takes them."""
+    return prism.endpoint

@@ -1,11 +1,13 @@
-"""What `prism.patch` is for: bundles of a source, its watermark and the counters of its bundles."""
+"""What `prism.patch` is for: bundles of a source, its watermark, counters, and what Prism costs."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -21,6 +23,8 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
+
+from beam_pipeline.runtime.processes import Service
 
 BLOCK = 1 << 20
 BLOCKS = 120
@@ -190,3 +194,27 @@ def test_bundles_that_end_at_one_time_are_all_counted(options: PipelineOptions) 
     assert pipeline.result is not None
     (bundles,) = pipeline.result.metrics().query(MetricsFilter().with_name("bundles"))["counters"]
     assert bundles.result == ELEMENTS
+
+
+SLOW_SECONDS = 4.0
+
+
+class TakeLong(beam.DoFn):
+    """A last step, whose bundle has no output to wait for."""
+
+    def process(self, element: int) -> None:
+        time.sleep(SLOW_SECONDS)
+
+
+def test_a_bundle_is_waited_for_without_a_core(options: PipelineOptions, prism: Service) -> None:
+    """Processor time and not a clock: however busy the machine, what waits takes next to none."""
+    with TestPipeline(options=options) as pipeline:
+        before = processor_seconds(prism.process.pid)
+        _ = pipeline | beam.Create([0]) | beam.Reshuffle() | "TakeLong" >> beam.ParDo(TakeLong())
+    assert processor_seconds(prism.process.pid) - before < SLOW_SECONDS / 4
+
+
+def processor_seconds(pid: int) -> float:
+    """User's and system's, fields 14 and 15 of proc_pid_stat(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

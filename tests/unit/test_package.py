@@ -71,7 +71,8 @@ def test_the_wheel_has_all_modules_and_resources(built: Path) -> None:
         resources.event_schema_path(),
         resources.dead_letter_schema_path(),
         *resources.reference_dir().iterdir(),
-        *(resources.java_lock_path(name) for name in ("expansion", "kafka", "flink")),
+        *(resources.java_lock_path(name) for name in ("expansion", "kafka", "flink", "compiler")),
+        *resources.java_source_dir().rglob("*.java"),
         *(resources.requirements_path(name) for name in ("java", "go", "flink", "flink-build")),
     ]
     assert {str(path.relative_to(ROOT)) for path in paths} <= found
