@@ -34,10 +34,10 @@ class Judge:
     """
 
     def __init__(self, document: Mapping[str, Any], max_value_bytes: int) -> None:
-        self._document = document
         self._max_value_bytes = max_value_bytes
         self._decode = msgspec.json.Decoder().decode
         self._validator = compile_validator(document)
+        self._explaining = explaining_validator(document)
         self._is_valid = self._validator.is_valid
 
     def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:
@@ -88,7 +88,7 @@ class Judge:
 
     def _explain_violation(self, event: Any) -> Failure:
         try:
-            violations = explain(self._document, event)
+            violations = explain(self._explaining, event)
         except (ArithmeticError, re.error, RecursionError):  # a number or pattern too much for it
             violations = ()
         if not violations:  # where the two differ, such as a newline behind a date-time
@@ -110,14 +110,18 @@ def compile_validator(document: Mapping[str, Any]) -> jsonschema_rs.Validator:
     )
 
 
-def explain(document: Mapping[str, Any], event: Any) -> tuple[Violation, ...]:
-    """The rules of `document` that `event` breaks, at most `MAX_VIOLATIONS`, in document order."""
+def explaining_validator(document: Mapping[str, Any]) -> Any:
+    """What words the violations of `document`: jsonschema's validator of its draft."""
     validator_class = _explaining_class(validator_for(document))
-    validator = validator_class(
+    return validator_class(
         document,
         format_checker=validator_class.FORMAT_CHECKER,
         registry=referencing.Registry(),
     )
+
+
+def explain(validator: Any, event: Any) -> tuple[Violation, ...]:
+    """The rules that `event` breaks, at most `MAX_VIOLATIONS`, in the schema's order."""
     return _violations(
         (error.validator, error.absolute_path, error.absolute_schema_path, error.message)
         for error in validator.iter_errors(event)

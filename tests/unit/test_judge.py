@@ -25,7 +25,13 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas import Judge, load_contract
-from beam_pipeline.schemas.judge import MAX_DEPTH, MAX_VIOLATIONS, depth_of, explain
+from beam_pipeline.schemas.judge import (
+    MAX_DEPTH,
+    MAX_VIOLATIONS,
+    depth_of,
+    explain,
+    explaining_validator,
+)
 
 MAX_VALUE_BYTES = 1_000_000
 DOCUMENT = commerce_contract().document
@@ -171,7 +177,7 @@ def test_violations_say_where() -> None:
 
 def test_pointers_are_escaped() -> None:
     document = {"properties": {"a/b~c": {"items": {"type": "integer"}}}}
-    (violation,) = explain(document, {"a/b~c": [1, "x"]})
+    (violation,) = explain(explaining_validator(document), {"a/b~c": [1, "x"]})
     assert violation.instance_path == "/a~1b~0c/1"
     assert violation.schema_path == "/properties/a~1b~0c/items/type"
 
