@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.offsets import CoveredOffsets
-from beam_pipeline.records import TIMESTAMP_TYPES, KafkaRecord
+from beam_pipeline.records import TIMESTAMP_TYPES, KafkaRecord, nearest_time_ms
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
 
 RECORD_SCHEMA = pa.schema(
@@ -17,11 +21,50 @@ RECORD_SCHEMA = pa.schema(
 )
 """The columns of a batch of records, one row a record; the event time is in the value."""
 
+MAX_BATCH_RECORDS = 4_000
+"""What `Validate` makes one batch of; more would not stay in the processor's cache."""
+
 _HEADERS_TYPE = RECORD_SCHEMA.field("_headers").type
 
 
+class CollectRecords(beam.PTransform[Any, Any]):
+    """PCollection[KafkaRecord] to PCollection[pa.RecordBatch] of `RECORD_SCHEMA`.
+
+    For records that do not come from Java in packs: those of a bundle go together, with the
+    timestamp of the earliest. In the global window; rows of Beam's Kafka source are records too.
+    """
+
+    def expand(self, records: beam.PCollection[Any]) -> beam.PCollection[Any]:
+        batches: beam.PCollection[Any] = records | "CollectRecords" >> beam.ParDo(
+            _CollectRecords()
+        ).with_output_types(pa.RecordBatch)
+        return batches
+
+
+class _CollectRecords(beam.DoFn):
+    def __init__(self) -> None:
+        self._records: list[KafkaRecord] = []
+
+    def start_bundle(self) -> None:
+        self._records = []
+
+    def process(self, record: KafkaRecord) -> list[pa.RecordBatch]:
+        self._records.append(record)
+        if len(self._records) < MAX_BATCH_RECORDS:
+            return []
+        batch = batch_of_records(self._records)
+        self.start_bundle()
+        return [batch]
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._records:
+            earliest_ms = nearest_time_ms(min(record.timestamp for record in self._records))
+            timestamp = Timestamp(micros=earliest_ms * 1000)
+            yield WindowedValue(batch_of_records(self._records), timestamp, (GlobalWindow(),))
+
+
 def batch_of_records(records: Sequence[KafkaRecord]) -> pa.RecordBatch:
-    """A batch of `RECORD_SCHEMA` of single records, for those that do not come by `ReadRecords`."""
+    """A batch of `RECORD_SCHEMA` of single records."""
     rows = [
         {
             "kafka_topic": record.topic,

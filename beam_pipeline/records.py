@@ -22,7 +22,7 @@ class KafkaRecord(NamedTuple):
     """One Kafka record with its provenance.
 
     Field for field the row that `ReadFromKafka(with_metadata=True)` gives (Beam 2.73,
-    KafkaIO's `ByteArrayKafkaRecord`); `record_batches.batch_of_records` makes a batch of them.
+    KafkaIO's `ByteArrayKafkaRecord`); `record_batches.CollectRecords` makes batches of them.
 
     `timestamp` is in milliseconds since the epoch; `timestampTypeId` is 0 for CreateTime,
     1 for LogAppendTime, -1 for none. `key` and `value` are None where Kafka has null.

@@ -13,12 +13,11 @@ from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
 from apache_beam.transforms.external import JavaExternalTransform
 
 from beam_pipeline.io.dead_letters import to_headers
-from beam_pipeline.record_batches import batch_of_pack
+from beam_pipeline.record_batches import MAX_BATCH_RECORDS, CollectRecords, batch_of_pack
 from beam_pipeline.records import DeadLetter
 
-MAX_PACK_RECORDS = 4_000
 MAX_PACK_BYTES = 4 * 1024 * 1024
-"""How much becomes one element between Java and Python: what `Validate` makes one batch of."""
+"""What becomes one element between Java and Python, beside `MAX_BATCH_RECORDS`."""
 
 
 class ReadRecords(beam.PTransform[Any, Any]):
@@ -28,6 +27,9 @@ class ReadRecords(beam.PTransform[Any, Any]):
     the group's committed offset, which the ledger sets. Timestamps and the watermark follow
     Kafka's append time, or with `follow_append_time` off the clock; the elements are in the global
     window.
+
+    `expansion_service` is one with java/src on its class path, whose `PackRecords` packs the
+    records before they leave Java; with None, Beam's own, they are packed in Python.
     """
 
     def __init__(
@@ -54,21 +56,24 @@ class ReadRecords(beam.PTransform[Any, Any]):
         self._expansion_service = expansion_service
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Any]:
+        rows: beam.PCollection[Any] = begin | "ReadFromKafka" >> ReadFromKafka(
+            consumer_config=self._consumer_config,
+            topics=self._topics,
+            timestamp_policy=self._timestamp_policy,
+            with_metadata=True,
+            expansion_service=self._expansion_service,
+        )
+        batches: beam.PCollection[Any]
+        if self._expansion_service is None:  # Beam's own, which does not know our Java
+            batches = rows | CollectRecords()
+            return batches
         pack = JavaExternalTransform("beam_pipeline.PackRecords", self._expansion_service)
-        records: beam.PCollection[Any] = (
-            begin
-            | "ReadFromKafka"
-            >> ReadFromKafka(
-                consumer_config=self._consumer_config,
-                topics=self._topics,
-                timestamp_policy=self._timestamp_policy,
-                with_metadata=True,
-                expansion_service=self._expansion_service,
-            )
-            | "PackRecords" >> pack(MAX_PACK_RECORDS, MAX_PACK_BYTES)
+        batches = (
+            rows
+            | "PackRecords" >> pack(MAX_BATCH_RECORDS, MAX_PACK_BYTES)
             | "ToBatches" >> beam.Map(batch_of_pack).with_output_types(pa.RecordBatch)
         )
-        return records
+        return batches
 
 
 class KafkaHeader(NamedTuple):

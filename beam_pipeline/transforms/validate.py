@@ -29,7 +29,7 @@ from beam_pipeline.batches import (
 )
 from beam_pipeline.errors import UsageError
 from beam_pipeline.offsets import CoveredOffsets
-from beam_pipeline.record_batches import concat, without_covered
+from beam_pipeline.record_batches import MAX_BATCH_RECORDS, concat, without_covered
 from beam_pipeline.records import (
     MAX_TIME_MS,
     MIN_TIME_MS,
@@ -72,7 +72,7 @@ class BatchLimits:
     columns; at 20,000 both take a third longer (`bench/README.md`).
     """
 
-    max_rows: int = 4_000
+    max_rows: int = MAX_BATCH_RECORDS
     max_bytes: int = 64 * 1024 * 1024
 
 

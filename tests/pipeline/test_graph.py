@@ -19,7 +19,7 @@ from sample_records import NOON_MS, commerce_contract, commerce_event, kafka_rec
 from beam_pipeline.io.windowed_files import PaneTiming
 from beam_pipeline.options import IngestConfig
 from beam_pipeline.pipeline import land_records
-from beam_pipeline.record_batches import batch_of_records
+from beam_pipeline.record_batches import CollectRecords
 from beam_pipeline.records import KafkaRecord
 from beam_pipeline.resources import reference_dir
 from beam_pipeline.transforms.validate import ValidationRules
@@ -55,7 +55,7 @@ def config_of(directory: Path, transforms: tuple[str, ...] = ()) -> IngestConfig
 
 
 def stamped(record: KafkaRecord) -> TimestampedValue[Any]:
-    return TimestampedValue(batch_of_records([record]), record.timestamp / 1000)
+    return TimestampedValue(record, record.timestamp / 1000)
 
 
 def event_at(offset: int, event_ms: int, append_ms: int, **changes: Any) -> KafkaRecord:
@@ -107,7 +107,7 @@ def land(directory: Path, transforms: tuple[str, ...] = ()) -> TestPipeline:
         .advance_watermark_to_infinity()
     )
     pipeline = TestPipeline(options=PipelineOptions([], streaming=True))
-    land_records(pipeline | stream, config_of(directory, transforms))
+    land_records(pipeline | stream | CollectRecords(), config_of(directory, transforms))
     return pipeline
 
 

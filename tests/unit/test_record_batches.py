@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_records import kafka_record
+from sample_records import NOON_MS, kafka_record
 
 from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.record_batches import (
+    MAX_BATCH_RECORDS,
     RECORD_SCHEMA,
+    _CollectRecords,
     batch_of_pack,
     batch_of_records,
     concat,
@@ -139,3 +141,19 @@ def test_a_batch_of_which_all_is_fresh_stays_as_it_is() -> None:
     assert without_covered(batch, covered) is batch
     covered.add_range("orders", 0, 1, 1)
     assert without_covered(batch, covered).column("kafka_offset").to_pylist() == [0, 2]
+
+
+def test_records_of_a_bundle_are_collected_up_to_a_limit() -> None:
+    collect = _CollectRecords()
+    records = [
+        kafka_record(b"%d" % number, offset=number, timestamp=NOON_MS - number)
+        for number in range(MAX_BATCH_RECORDS + 2)
+    ]
+    collect.start_bundle()
+    (whole,) = [batch for record in records for batch in collect.process(record)]
+    assert whole.equals(batch_of_records(records[:MAX_BATCH_RECORDS]))
+    (rest,) = collect.finish_bundle()
+    assert rest.value.equals(batch_of_records(records[MAX_BATCH_RECORDS:]))
+    assert rest.timestamp == (NOON_MS - MAX_BATCH_RECORDS - 1) / 1000
+    collect.start_bundle()
+    assert list(collect.finish_bundle()) == []
