@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from faults.load import LINES_PER_SECOND
 from faults.scenario import BROKER, VICTIMS_ON_FLINK, Scenario
+from integration.pipeline_runs import wait_for
 
 RECORDS_PER_SECOND = 500
 FLAGS = ("--engine=flink", "--checkpointing_interval=2000")
@@ -41,6 +42,8 @@ def test_the_job_is_restored_and_not_begun_anew(scenario: Callable[..., Scenario
         killing.await_progress()
         killing.await_progress()
         killing.kill(victim)
+    # A TaskManager writes on for a moment when its JobManager is gone.
+    wait_for(lambda: "starting again" in killing.told(), "the next submission")
     killing.await_progress()
     epochs = {re.search(r"-e(\w+)-p", path.name)[1] for path in killing.files()}  # type: ignore[index]
     told = killing.told()
