@@ -8,26 +8,51 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apache_beam.metrics import monitoring_infos
+from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_pipeline import job
+from beam_pipeline.batches import METRICS_NAMESPACE
+
+
+def counter(step: str, name: str, count: int, namespace: str = METRICS_NAMESPACE) -> Any:
+    return monitoring_infos.int64_user_counter(namespace, name, count, ptransform=step)
+
+
+class JobService:
+    """What a runner says of one job's counters."""
+
+    def GetJobMetrics(self, request: Any) -> Any:
+        assert request.job_id == "job-1"
+        attempted = [counter("validate", "read", 40), counter("write", "files", 1)]
+        committed = [
+            counter("validate", "read", 120),
+            counter("write", "rows", 70),
+            counter("write late", "rows", 50),
+            counter("validate", "read", 999, namespace="another"),
+            monitoring_infos.int64_counter("beam:metric:element_count:v1", 999, "validate"),
+        ]
+        return beam_job_api_pb2.GetJobMetricsResponse(
+            metrics=beam_job_api_pb2.MetricResults(attempted=attempted, committed=committed)
+        )
 
 
 class RunningJob(PipelineResult):
-    """A job that runs until it is cancelled, and has no counters."""
+    """A job that runs until it is cancelled."""
+
+    _job_id = "job-1"
+    _job_service = JobService()
 
     def __init__(self) -> None:
         super().__init__(PipelineState.RUNNING)
 
-    def metrics(self) -> Any:
-        class Metrics:
-            def query(self) -> dict[str, list[Any]]:
-                return {"counters": []}
-
-        return Metrics()
-
     def cancel(self) -> None:
         """Nothing is left to end."""
+
+
+def test_counters_are_summed_over_steps_and_what_is_committed_counts() -> None:
+    assert job.counters_of(RunningJob()) == {"read": 120, "rows": 120, "files": 1}
 
 
 @pytest.mark.parametrize("detach", [False, True])
@@ -41,4 +66,5 @@ def test_only_a_job_that_is_attended_has_its_counters_told(tmp_path: Path, detac
     if detach:
         assert not status_file.exists()
     else:
-        assert json.loads(status_file.read_text()) == {"state": "RUNNING", "counters": {}}
+        counters = job.counters_of(RunningJob())
+        assert json.loads(status_file.read_text()) == {"state": "RUNNING", "counters": counters}
