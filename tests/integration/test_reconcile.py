@@ -154,10 +154,10 @@ def test_compacted_records_are_no_loss(
         [found] = reconcile(
             kafka, [topic], tree.output_dir, tree.dead_letter_dir
         ).reconciliation.partitions
-        if found.holes:
+        # What is read while the cleaner is at work may lack its later part alone.
+        if set(range(1, 36)) <= set(found.holes):
             break
-        assert time.monotonic() < deadline, "the broker compacted nothing"
-    assert set(range(1, 36)) <= set(found.holes)
+        assert time.monotonic() < deadline, f"the broker compacted {found.holes}"
     assert found.covered == 2
     assert {36, 37, 38} <= set(found.missing)
     assert found.high > 40
