@@ -65,23 +65,28 @@ class _CollectRecords(beam.DoFn):
 
 def batch_of_records(records: Sequence[KafkaRecord]) -> pa.RecordBatch:
     """A batch of `RECORD_SCHEMA` of single records."""
-    rows = [
-        {
-            "kafka_topic": record.topic,
-            "kafka_partition": record.partition,
-            "kafka_offset": record.offset,
-            "kafka_timestamp": record.timestamp,
-            "_timestamp_type": _timestamp_type(record.timestampTypeId),
-            "_key": record.key,
-            "_value": record.value,
-            "_headers": [{"key": header.key, "value": header.value} for header in record.headers]
+    columns: list[list[Any]] = [
+        [record.topic for record in records],
+        [record.partition for record in records],
+        [record.offset for record in records],
+        [record.timestamp for record in records],
+        [_timestamp_type(record.timestampTypeId) for record in records],
+        [record.key for record in records],
+        [record.value for record in records],
+        [
+            [{"key": header.key, "value": header.value} for header in record.headers]
             if record.headers
-            else None,
-        }
-        for record in records
+            else None
+            for record in records
+        ],
     ]
-    columns = [pa.array([row[field.name] for row in rows], field.type) for field in RECORD_SCHEMA]
-    return pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA)
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(column, field.type)
+            for column, field in zip(columns, RECORD_SCHEMA, strict=True)
+        ],
+        schema=RECORD_SCHEMA,
+    )
 
 
 def batch_of_pack(pack: Any) -> pa.RecordBatch:
@@ -107,13 +112,14 @@ def batch_of_pack(pack: Any) -> pa.RecordBatch:
 
 def without_covered(records: pa.RecordBatch, covered: CoveredOffsets) -> pa.RecordBatch:
     """The rows of `records`, a batch with the Kafka columns, whose offsets are not covered."""
-    if not records.num_rows:
+    landed = list(covered.partitions())
+    if not landed or not records.num_rows:
         return records
     topics = records.column("kafka_topic").to_numpy(zero_copy_only=False)
     partitions = records.column("kafka_partition").to_numpy()
     offsets = records.column("kafka_offset").to_numpy()
     fresh = np.ones(records.num_rows, bool)
-    for topic, partition in covered.partitions():
+    for topic, partition in landed:
         (rows,) = np.nonzero((partitions == partition) & (topics == topic))
         if rows.size:
             fresh[rows] = np.invert(covered.which(topic, partition, offsets[rows].tolist()))

@@ -69,6 +69,7 @@ def _compile(
     class_path = os.pathsep.join(map(str, compiler))
     if run_to_end("Java compiler", command, log_file, env={"CLASSPATH": class_path}) != 0:
         lines = log_file.read_text(errors="replace").splitlines()
-        said = next((line for line in lines if re.search(": (error|warning): ", line)), lines[-1:])
+        told = [line for line in lines if re.search(": (error|warning): ", line)] or lines[-1:]
+        said = told[0] if told else "no reason given"
         raise EnvironmentFailure(f"the project's Java classes do not compile: {said}")
     return classes
