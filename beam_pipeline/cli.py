@@ -31,9 +31,9 @@ from beam_pipeline.errors import PipelineError
 from beam_pipeline.ops import dlq_command as dlq
 from beam_pipeline.ops import inspect_command as inspect
 from beam_pipeline.ops import reconcile_command as reconcile
-from beam_pipeline.ops.terminal import printable
 from beam_pipeline.producer import cli as produce
 from beam_pipeline.report import command as report
+from beam_pipeline.terminal import printable
 
 _DESCRIPTION = "Kafka to Parquet on Apache Beam: every record is a row or a dead letter, once."
 

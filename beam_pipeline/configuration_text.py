@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from beam_pipeline.configuration import Setting
 from beam_pipeline.masking import masked
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.terminal import printable
 
 _WIDEST_COLUMN = 60
 # Texts that YAML takes for themselves; all others are quoted.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from beam_pipeline import resources
 from beam_pipeline.errors import UsageError
-from beam_pipeline.io.file_names import MAX_TOPIC_LENGTH
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.files.names import MAX_TOPIC_LENGTH
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
 
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"

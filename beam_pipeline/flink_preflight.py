@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.mounts import file_system_of, is_local
+from beam_pipeline.files.mounts import file_system_of, is_local
 from beam_pipeline.runtime.flink_rest import ClusterOverview, FlinkRest
 
 FLINK_VERSION = "1.19"

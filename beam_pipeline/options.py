@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.flags import (
     CREATE_TIME,
     PRIVATE,
@@ -23,7 +24,6 @@ from beam_pipeline.flags import (
     topics_of,
 )
 from beam_pipeline.io.windowed_files import PaneTiming
-from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.schemas import Contract
 from beam_pipeline.transforms.validate import ValidationRules
 from beam_pipeline.transforms.windowing import Windowing

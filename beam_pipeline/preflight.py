@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.files.durable import make_directory
 from beam_pipeline.flags import (
     CREATE_TIME,
     PRIVATE,
@@ -16,15 +17,14 @@ from beam_pipeline.flags import (
     event_time_field,
     topics_of,
 )
-from beam_pipeline.io.kafka_admin import (
+from beam_pipeline.kafka.admin import (
     TopicSpec,
     create_topics,
     partition_counts,
     require_cluster,
     topic_config,
 )
-from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.io.private import make_directory
+from beam_pipeline.kafka.connection import KafkaConnection
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 """Room for the headers that a dead letter gets beside the original record."""

@@ -12,7 +12,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.records import TIMESTAMP_TYPES, KafkaRecord, nearest_time_ms
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
 

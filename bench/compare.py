@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_pipeline.io.file_names import OutputFile
+from beam_pipeline.files.names import OutputFile
 
 WINDOW_COLUMN = "window_start"
 """Start of a row's window in seconds since 1970: from the file's name, or a column of the file."""

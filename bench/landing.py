@@ -20,8 +20,8 @@ from typing import Any
 
 from beam_pipeline import resources
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import TopicSpec, create_topics
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.send import produce
 from beam_pipeline.producer.source import SourceRecord, synthetic
 from beam_pipeline.runtime.broker import EmbeddedBroker

@@ -28,9 +28,9 @@ from rich.table import Table
 
 from beam_pipeline import resources
 from beam_pipeline.errors import PipelineError
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.footer import read_footer
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
+from beam_pipeline.files.footer import read_footer
+from beam_pipeline.files.names import OutputFile
+from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.runtime.broker import EmbeddedBroker
 from beam_pipeline.runtime.java import fetch_jars, find_java
 from beam_pipeline.runtime.processes import ManagedProcess

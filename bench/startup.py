@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
-from beam_pipeline.io.footer import FOOTER_KEY, FileFooter
-from beam_pipeline.io.ledger import load_ledger
+from beam_pipeline.files.footer import FOOTER_KEY, FileFooter
+from beam_pipeline.files.ledger import load_ledger
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 
 ROWS = 10
 EPOCH = "20260101T000000Zx0000"

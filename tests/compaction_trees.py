@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from output_trees import footer_for, kafka_columns
 
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.footer import FOOTER_KEY
+from beam_pipeline.files.footer import FOOTER_KEY
+from beam_pipeline.files.names import OutputFile
 
 Placed = tuple[str, int, int]
 """Topic, partition and offset."""

@@ -14,8 +14,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet
 
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.footer import FOOTER_KEY, FileFooter, ranges_of
+from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, ranges_of
+from beam_pipeline.files.names import OutputFile
 
 Source = tuple[str, int, int]
 """Topic, partition, offset."""

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from beam_pipeline.io.java_properties import format_properties
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import TopicSpec, create_topics
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.properties import format_properties
 from beam_pipeline.runtime.broker import EmbeddedBroker
 from beam_pipeline.runtime.processes import LOOPBACK, free_port
 

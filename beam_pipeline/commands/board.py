@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.terminal import printable
 
 _FIGURE_WIDTH = 10
 _MAX_WIDTH = 120

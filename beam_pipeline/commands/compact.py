@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         )
     # Imported here: the command line knows every command's flags, and runs one.
     from beam_pipeline.ops.compact import compact
-    from beam_pipeline.ops.terminal import show
+    from beam_pipeline.terminal import show
 
     with hold_lease(args.output_dir, "--output_dir"):
         if not args.dry_run:
@@ -107,7 +107,7 @@ def report_text(report: CompactionReport, dry_run: bool) -> Text:
     """The report for people."""
     from rich.text import Text
 
-    from beam_pipeline.ops.terminal import printable
+    from beam_pipeline.terminal import printable
 
     if not report.files_before:
         told = "Nothing to put together."
@@ -141,7 +141,7 @@ def report_json(report: CompactionReport, dry_run: bool) -> str:
         "bytes_after": report.bytes_after,
         "left_alone": [{"path": str(one.path), "reason": one.reason} for one in report.left_alone],
     }
-    from beam_pipeline.ops.terminal import printable_json
+    from beam_pipeline.terminal import printable_json
 
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return printable_json(orjson.dumps(document, option=options).decode())

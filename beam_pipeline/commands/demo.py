@@ -32,8 +32,8 @@ from beam_pipeline.commands.run import (
 from beam_pipeline.configuration import without_configuration
 from beam_pipeline.errors import UsageError
 from beam_pipeline.flags import add_landing_flags
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import TopicSpec, create_topics
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.ops.summary import summarise
 from beam_pipeline.ops.summary_text import render

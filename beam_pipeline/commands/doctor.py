@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from beam_pipeline.ops.terminal import printable
+    from beam_pipeline.terminal import printable
 
     check_pipeline_flags(args)
     check_engine_flags(args)
@@ -275,7 +275,7 @@ def _directory(name: str, flag: str) -> tuple[str, str]:
 
 
 def _ledger(args: argparse.Namespace) -> tuple[str, str]:
-    from beam_pipeline.io.ledger import load_ledger
+    from beam_pipeline.files.ledger import load_ledger
 
     if not Path(args.output_dir).is_dir():
         return GREEN, "no earlier run in these directories"
@@ -285,7 +285,7 @@ def _ledger(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _broker(args: argparse.Namespace) -> tuple[str, str]:
-    from beam_pipeline.io.kafka_admin import require_cluster
+    from beam_pipeline.kafka.admin import require_cluster
 
     connection = connection_of(args)
     require_cluster(connection)
@@ -293,7 +293,7 @@ def _broker(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _topics(args: argparse.Namespace) -> tuple[str, str]:
-    from beam_pipeline.io.kafka_admin import partition_counts, topic_config
+    from beam_pipeline.kafka.admin import partition_counts, topic_config
 
     connection, topics = connection_of(args), topics_of(args.input_topics)
     preflight.check_topics(connection, topics, args.window_by)
@@ -310,7 +310,7 @@ def _clocks(args: argparse.Namespace) -> tuple[str, str]:
     """A record that Kafka got in the future tells of clocks that differ; nothing is written."""
     from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-    from beam_pipeline.io.kafka_admin import partition_counts
+    from beam_pipeline.kafka.admin import partition_counts
 
     connection = connection_of(args)
     counts = partition_counts(connection, topics_of(args.input_topics))

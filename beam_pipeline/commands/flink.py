@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.io.part_files import sweep_parts
+from beam_pipeline.files.parts import sweep_parts
 from beam_pipeline.runtime.flink import end_job, find_flink_tools
 from beam_pipeline.runtime.flink_cluster import beam_only
 from beam_pipeline.runtime.flink_job import FlinkJobRecord, job_records

@@ -122,8 +122,8 @@ def _add_command(
 
 
 def _run_infer(args: argparse.Namespace) -> int:
-    from beam_pipeline.ops.terminal import printable
     from beam_pipeline.schemas.inference import infer_schema
+    from beam_pipeline.terminal import printable
 
     if args.max_enum_values < 0:
         raise UsageError(f"--max_enum_values={args.max_enum_values}: must be 0 or more")
@@ -176,15 +176,15 @@ def _about_times(schema: dict[str, Any], times: list[str]) -> str:
 
 
 def _write_json(document: dict[str, Any]) -> None:
-    from beam_pipeline.ops.terminal import printable_json
+    from beam_pipeline.terminal import printable_json
 
     sys.stdout.write(printable_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
 
 
 def _run_show(args: argparse.Namespace) -> int:
-    from beam_pipeline.ops.terminal import printable, show
     from beam_pipeline.schemas import load_contract
     from beam_pipeline.schemas.contract import file_schema
+    from beam_pipeline.terminal import printable, show
     from beam_pipeline.transforms import Enrich, Normalize
 
     contract = load_contract(args.file, "FILE")
@@ -209,8 +209,8 @@ def _columns_table(schema: pa.Schema, nodes: dict[str, Any], event_time: str | N
     from rich.table import Table
     from rich.text import Text
 
-    from beam_pipeline.ops.terminal import printable
     from beam_pipeline.schemas.contract import KAFKA_FIELDS
+    from beam_pipeline.terminal import printable
 
     kafka = {column.name for column in KAFKA_FIELDS}
     table = Table()
@@ -264,10 +264,10 @@ def _is_json_text(node: Any) -> bool:
 
 
 def _run_check(args: argparse.Namespace) -> int:
-    from beam_pipeline.ops.terminal import printable
     from beam_pipeline.schemas import load_contract
     from beam_pipeline.schemas.compatibility import Reason, reasons_against
     from beam_pipeline.schemas.contract import columns_apart
+    from beam_pipeline.terminal import printable
 
     old, new = load_contract(args.old, "OLD"), load_contract(args.new, "NEW")
     reasons = {

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.live import Live
 
 from beam_pipeline.commands.board import Board, Figure, FileLine, PartitionLine, board_text
-from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
-from beam_pipeline.io.footer import FooterError, read_footer
-from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.offsets import TopicPartition
-from beam_pipeline.ops.terminal import printable
-from beam_pipeline.runtime.log_ends import LogEnds
+from beam_pipeline.covered_offsets import TopicPartition
+from beam_pipeline.files.footer import FooterError, read_footer
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.log_ends import LogEnds
 from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.terminal import printable
 
 LINE_SECONDS = 5.0
 RATE_WINDOW_SECONDS = 5.0

@@ -18,9 +18,9 @@ from beam_pipeline.batches import (
     dead_letters_of,
     failure_of,
 )
-from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
-from beam_pipeline.io.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
-from beam_pipeline.io.part_files import PartRef
+from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.parts import PartRef
 from beam_pipeline.io.windowed_files import FileLayout, PaneTiming, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 

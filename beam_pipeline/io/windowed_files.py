@@ -35,15 +35,14 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.batches import DEAD, METRICS_NAMESPACE, Outputs, count_dead
-from beam_pipeline.io.durable import sync
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.part_files import (
+from beam_pipeline.files.durable import make_directory, sync
+from beam_pipeline.files.names import OutputFile
+from beam_pipeline.files.parts import (
     PartRef,
     find_part,
     new_part_path,
     retire_parts,
 )
-from beam_pipeline.io.private import make_directory
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import DeadLetter
 

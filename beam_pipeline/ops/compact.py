@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.durable import exchange, sync
-from beam_pipeline.io.file_names import PARQUET_SUFFIX
-from beam_pipeline.io.footer import FOOTER_KEY
+from beam_pipeline.files.contents import UnreadableFile, file_offsets
+from beam_pipeline.files.durable import exchange, sync
+from beam_pipeline.files.footer import FOOTER_KEY
+from beam_pipeline.files.names import PARQUET_SUFFIX
+from beam_pipeline.files.tree import visible_files
+from beam_pipeline.offset_sets import TopicPartition, offset_set
 from beam_pipeline.ops.compaction import DirectoryPlan, Group, LeftAlone, plan_directory
-from beam_pipeline.ops.file_offsets import UnreadableFile, file_offsets
-from beam_pipeline.ops.offsets import TopicPartition, offset_set
-from beam_pipeline.ops.output_tree import visible_files
-from beam_pipeline.ops.terminal import progress_bar
+from beam_pipeline.terminal import progress_bar
 
 TEMPORARY_DIR = "_tmp"
 ROW_GROUP_BYTES = 64 * 1024 * 1024

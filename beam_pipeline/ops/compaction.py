@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
-from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
-from beam_pipeline.io.footer import FOOTER_KEY, FileFooter, FooterError, footer_of
-from beam_pipeline.ops.offsets import TopicPartition, from_ranges, ranges
+from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, FooterError, footer_of
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.offset_sets import TopicPartition, from_ranges, ranges
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pyroaring import BitMap64
 
-from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
-from beam_pipeline.io.footer import FileFooter
-from beam_pipeline.ops.file_offsets import UnreadableFile, claimed_by, file_offsets
-from beam_pipeline.ops.offsets import (
+from beam_pipeline.files.contents import UnreadableFile, claimed_by, file_offsets
+from beam_pipeline.files.footer import FileFooter
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.offset_sets import (
     OffsetArray,
     OffsetSets,
     TopicPartition,

@@ -167,7 +167,7 @@ def _chosen(args: argparse.Namespace) -> Iterator[Letter]:
 
 def _run_stats(args: argparse.Namespace) -> int:
     from beam_pipeline.ops.letter_stats import count_letters, stats_json, stats_text
-    from beam_pipeline.ops.terminal import show
+    from beam_pipeline.terminal import show
 
     stats = count_letters(_chosen(args))
     if args.json:
@@ -181,7 +181,7 @@ def _run_show(args: argparse.Namespace) -> int:
     from rich.rule import Rule
 
     from beam_pipeline.ops.letter_text import letter_json, letter_text
-    from beam_pipeline.ops.terminal import show
+    from beam_pipeline.terminal import show
 
     if args.id is None and not args.where:
         raise UsageError("dlq show: give the letter's ID, or --where=NAME=VALUE")
@@ -209,12 +209,12 @@ def _run_show(args: argparse.Namespace) -> int:
 def _run_replay(args: argparse.Namespace) -> int:
     from rich.text import Text
 
-    from beam_pipeline.io.kafka_admin import require_cluster
+    from beam_pipeline.kafka.admin import require_cluster
     from beam_pipeline.ops.letter_filter import parse_conditions
     from beam_pipeline.ops.replay import plan_only, replay
     from beam_pipeline.ops.replay_plan import ReplayChoice
-    from beam_pipeline.ops.terminal import show
     from beam_pipeline.producer.stop import StopRequest
+    from beam_pipeline.terminal import show
 
     condition = parse_conditions(args.where, datetime.now(timezone.utc))
     choice = ReplayChoice(condition, args.to, args.max_attempts)
@@ -231,7 +231,7 @@ def _run_replay(args: argparse.Namespace) -> int:
 
 def _plan_text(plan: ReplayPlan, choice: ReplayChoice) -> str:
     """What a dry run tells."""
-    from beam_pipeline.ops.terminal import printable
+    from beam_pipeline.terminal import printable
 
     lines = [
         f"{count:,} letters would go to {printable(topic)}" for topic, count in plan.to_send.items()
@@ -242,7 +242,7 @@ def _plan_text(plan: ReplayPlan, choice: ReplayChoice) -> str:
 
 def _outcome_text(outcome: ReplayOutcome, choice: ReplayChoice) -> str:
     """What a replay tells at its end."""
-    from beam_pipeline.ops.terminal import printable
+    from beam_pipeline.terminal import printable
 
     lines = [f"{outcome.sent:,} of {outcome.plan.to_send.total():,} letters sent"]
     lines += [

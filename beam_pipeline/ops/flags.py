@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 
 
 def add_kafka_flags(parser: argparse.ArgumentParser) -> None:

@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
       EnvironmentFailure: the file can't be read.
     """
     # Imported here: the command line knows every command's flags, and runs one.
+    from beam_pipeline.files.contents import UnreadableFile
     from beam_pipeline.ops import inspect_text
-    from beam_pipeline.ops.file_offsets import UnreadableFile
     from beam_pipeline.ops.inspection import inspect_file, inspect_tree
-    from beam_pipeline.ops.terminal import show
+    from beam_pipeline.terminal import show
 
     if args.path.is_dir():
         tree = inspect_tree(args.path)

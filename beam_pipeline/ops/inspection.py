@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, PARQUET_SUFFIX, OutputFile
-from beam_pipeline.io.footer import FileFooter, FooterError, footer_of
-from beam_pipeline.ops.file_offsets import UnreadableFile, file_offsets
-from beam_pipeline.ops.offsets import TopicPartition, from_ranges, offset_set
-from beam_pipeline.ops.output_tree import json_lines, visible_files
+from beam_pipeline.files.contents import UnreadableFile, file_offsets
+from beam_pipeline.files.footer import FileFooter, FooterError, footer_of
+from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.tree import json_lines, visible_files
+from beam_pipeline.offset_sets import TopicPartition, from_ranges, offset_set
 
 _EITHER = " or "
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_pipeline.ops.letters import Letter
-from beam_pipeline.ops.terminal import printable, printable_json
+from beam_pipeline.terminal import printable, printable_json
 
 
 def letter_text(letter: Letter) -> RenderableType:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.file_names import JSON_LINES_SUFFIX
-from beam_pipeline.ops.output_tree import BrokenLine, json_lines, visible_files
+from beam_pipeline.files.names import JSON_LINES_SUFFIX
+from beam_pipeline.files.tree import BrokenLine, json_lines, visible_files
 
 Header = tuple[str, "bytes | None"]
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from pyroaring import BitMap64
 
-from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
-from beam_pipeline.io.kafka_admin import watermarks
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
+from beam_pipeline.files.tree import visible_files
+from beam_pipeline.kafka.admin import watermarks
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition
 from beam_pipeline.ops.coverage import (
     Coverage,
     FileOverlap,
@@ -17,12 +20,8 @@ from beam_pipeline.ops.coverage import (
     find_overlaps,
     read_coverage,
 )
-from beam_pipeline.ops.log_reader import READ_UNCOMMITTED
-from beam_pipeline.ops.log_records import find_records
-from beam_pipeline.ops.offsets import OffsetSets, TopicPartition
-from beam_pipeline.ops.output_tree import visible_files
 from beam_pipeline.ops.reconciliation import LogBounds, ReconcileReport, compare, uncovered
-from beam_pipeline.ops.terminal import progress_bar
+from beam_pipeline.terminal import progress_bar
 
 
 def reconcile(

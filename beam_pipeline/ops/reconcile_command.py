@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
         UsageError, EnvironmentFailure: see `reconcile`.
     """
     # Imported here: the command line knows every command's flags, and runs one.
-    from beam_pipeline.io.kafka_admin import require_cluster
+    from beam_pipeline.kafka.admin import require_cluster
     from beam_pipeline.ops.reconcile import reconcile
     from beam_pipeline.ops.reconcile_report import report_json, report_text
-    from beam_pipeline.ops.terminal import show
+    from beam_pipeline.terminal import show
 
     connection = flags.kafka_connection(args)
     require_cluster(connection)

@@ -18,11 +18,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from beam_pipeline.io.kafka_admin import watermarks
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import watermarks
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.log_reader import LogReader
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.ops.letters import letter_files, read_letters
-from beam_pipeline.ops.log_reader import LogReader
-from beam_pipeline.ops.offsets import TopicPartition
 from beam_pipeline.ops.replay_journal import ReplayJournal, read_journal
 from beam_pipeline.ops.replay_plan import (
     Fate,
@@ -33,10 +33,10 @@ from beam_pipeline.ops.replay_plan import (
     target_topics,
 )
 from beam_pipeline.ops.replay_sender import ReplaySender
-from beam_pipeline.ops.terminal import progress_bar
 from beam_pipeline.producer.pacing import Schedule
 from beam_pipeline.producer.stop import StopRequest
 from beam_pipeline.records import REDRIVE_HEADER
+from beam_pipeline.terminal import progress_bar
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.private import make_directory, open_private
+from beam_pipeline.files.durable import make_directory, open_private
 
 _DIRECTORY = "_replayed"
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.ops.letters import Letter
 from beam_pipeline.ops.replay_journal import ReplayJournal
 from beam_pipeline.ops.replay_plan import replay_headers, replay_timestamp_ms

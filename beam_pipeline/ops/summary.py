@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.tree import visible_files
 from beam_pipeline.ops.letters import Letter, letter_files, read_letters
-from beam_pipeline.ops.output_tree import visible_files
 
 SAMPLE_ROWS = 5
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from beam_pipeline.ops.reconcile_report import reconciliation_table
 from beam_pipeline.ops.reconciliation import Reconciliation
 from beam_pipeline.ops.summary import Summary
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.terminal import printable
 
 _FILES_SHOWN = 12
 _SAMPLE_WIDTH = 78

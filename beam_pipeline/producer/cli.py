@@ -17,7 +17,7 @@ from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.resources import event_schema_path
 
 if TYPE_CHECKING:
-    from beam_pipeline.io.kafka_connection import KafkaConnection
+    from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.producer.source import SourceRecord
     from beam_pipeline.producer.status import ProduceStatus
 
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
     """
     _check_flags(args)
     # Imported here: `beam-pipeline --help` shall not wait for them.
-    from beam_pipeline.io.kafka_connection import KafkaConnection
+    from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.producer.pacing import Rhythm
     from beam_pipeline.producer.progress import ProduceProgress
     from beam_pipeline.producer.send import produce
@@ -313,7 +313,7 @@ def _source(args: argparse.Namespace, seed: int, lines: BinaryIO | None) -> Iter
 
 
 def _ensure_topic(args: argparse.Namespace, connection: KafkaConnection) -> None:
-    from beam_pipeline.io.kafka_admin import (
+    from beam_pipeline.kafka.admin import (
         TopicSpec,
         create_topics,
         partition_counts,

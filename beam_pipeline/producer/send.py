@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.pacing import Rhythm, Schedule
 from beam_pipeline.producer.source import SourceRecord
 from beam_pipeline.producer.status import ProduceStatus, Report

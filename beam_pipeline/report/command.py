@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
     # Imported here: the command line knows every command's flags, and runs one.
     from datetime import datetime, timezone
 
-    from beam_pipeline.io.durable import write_atomically
-    from beam_pipeline.ops.terminal import printable
+    from beam_pipeline.files.durable import write_atomically
     from beam_pipeline.report import page
     from beam_pipeline.report.verdict import verdict_of
+    from beam_pipeline.terminal import printable
 
     if args.report_file.is_dir():
         raise UsageError(f"--report_file={args.report_file} is a directory; name a file in it")
@@ -110,10 +110,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _landed(args: argparse.Namespace) -> Landed:
-    from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
-    from beam_pipeline.ops.output_tree import visible_files
-    from beam_pipeline.ops.terminal import progress_bar
+    from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
+    from beam_pipeline.files.tree import visible_files
     from beam_pipeline.report.gather import gather
+    from beam_pipeline.terminal import progress_bar
 
     paths = visible_files(args.output_dir, PARQUET_SUFFIX, "--output_dir")
     paths += visible_files(args.dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")

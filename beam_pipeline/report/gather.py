@@ -16,13 +16,13 @@ from typing import Any
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.file_names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.contents import UnreadableFile
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.ops.compact import COMPACTION_EPOCH
 from beam_pipeline.ops.coverage import Coverage, FileProblem
-from beam_pipeline.ops.file_offsets import UnreadableFile
 from beam_pipeline.ops.inspection import ColumnStatistics, FileInspection, inspect_file
 from beam_pipeline.ops.letters import Letter, read_letters
-from beam_pipeline.ops.offsets import TopicPartition
 from beam_pipeline.report.time_bins import OTHERS, TimeCounts
 
 PROBLEMS_KEPT = 100

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
-from beam_pipeline.ops.terminal import printable
+from beam_pipeline.terminal import printable
 
 Element = ElementTree.Element
 

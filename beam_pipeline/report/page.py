@@ -11,9 +11,9 @@ from typing import Any
 
 from pyroaring import BitMap64
 
+from beam_pipeline.offset_sets import range_count, ranges
 from beam_pipeline.ops.inspect_text import null_share, plain_text
 from beam_pipeline.ops.inspection import ColumnStatistics
-from beam_pipeline.ops.offsets import range_count, ranges
 from beam_pipeline.ops.reconciliation import PartitionReconciliation, ReconcileReport
 from beam_pipeline.report.charts import bar, columns_chart
 from beam_pipeline.report.distribution import (

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.java_properties import format_properties
-from beam_pipeline.io.kafka_admin import cluster_reachable
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import cluster_reachable
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.properties import format_properties
 from beam_pipeline.runtime.jvm import start_jvm
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, free_port, require_free_port
 

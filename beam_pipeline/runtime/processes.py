@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.private import PRIVATE_FILE_MODE, make_directory
+from beam_pipeline.files.durable import PRIVATE_FILE_MODE, make_directory
 
 LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.02

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from pyroaring import BitMap64
 
+from beam_pipeline.covered_offsets import TopicPartition
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.kafka_admin import topic_ids, watermarks
-from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.io.ledger import Ledger
-from beam_pipeline.offsets import TopicPartition
-from beam_pipeline.ops.log_reader import READ_UNCOMMITTED
-from beam_pipeline.ops.log_records import find_records
-from beam_pipeline.ops.offsets import TopicPartition as LogPartition
+from beam_pipeline.files.ledger import Ledger
+from beam_pipeline.kafka.admin import topic_ids, watermarks
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records
+from beam_pipeline.offset_sets import TopicPartition as LogPartition
 
 Ends = Mapping[TopicPartition, int]
 """Per partition an offset, exclusive: everything before it."""

@@ -16,12 +16,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from beam_pipeline.covered_offsets import CoveredOffsets, TopicPartition
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.io.kafka_admin import alter_group_offsets, cluster_reachable
-from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.io.ledger import Ledger, load_ledger
-from beam_pipeline.io.part_files import sweep_dead_epochs, sweep_parts
-from beam_pipeline.offsets import CoveredOffsets, TopicPartition
+from beam_pipeline.files.ledger import Ledger, load_ledger
+from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
+from beam_pipeline.kafka.admin import alter_group_offsets, cluster_reachable
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.breaker import BreakerLimits, CircuitBreaker
 from beam_pipeline.runtime.engine import Engine, LogFile, Pulse
 from beam_pipeline.runtime.lease import Lease

@@ -28,8 +28,8 @@ from beam_pipeline.batches import (
     leaf_at,
     with_batch_outputs,
 )
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import UsageError
-from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.record_batches import MAX_BATCH_RECORDS, concat, without_covered
 from beam_pipeline.records import (
     MAX_TIME_MS,

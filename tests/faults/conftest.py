@@ -12,7 +12,7 @@ from faults.results import Result, markdown
 from faults.scenario import Scenario
 from integration.pipeline_runs import PipelineRun
 
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
+from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.runtime.broker import EmbeddedBroker
 
 PARTITIONS = 3

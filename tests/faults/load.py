@@ -11,7 +11,7 @@ from random import Random
 
 from integration.pipeline_runs import PipelineRun
 
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
 

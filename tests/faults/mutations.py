@@ -61,7 +61,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="skip filter",
-        file="beam_pipeline/offsets.py",
+        file="beam_pipeline/covered_offsets.py",
         original="if not self._bitmaps:\n            return records",
         mutated="return records",
         test=RESTARTS,

@@ -20,7 +20,7 @@ from faults.load import Load
 from faults.results import Result
 from integration.pipeline_runs import Finished, PipelineRun, Placed, wait_for
 
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.broker import EmbeddedBroker
 
 SUPERVISOR, BROKER = "supervisor", "broker"

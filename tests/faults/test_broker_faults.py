@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from faults.scenario import Scenario
 from integration.pipeline_runs import send, wait_for
 
-from beam_pipeline.io.kafka_admin import partition_counts
+from beam_pipeline.kafka.admin import partition_counts
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
 

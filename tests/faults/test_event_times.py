@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from faults.scenario import SUPERVISOR, Scenario
 
-from beam_pipeline.io.file_names import OutputFile
+from beam_pipeline.files.names import OutputFile
 
 
 @pytest.mark.faults

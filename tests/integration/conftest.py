@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import TopicSpec, create_topics
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.broker import EmbeddedBroker
 from beam_pipeline.runtime.prism import find_prism, start_prism
 from beam_pipeline.runtime.processes import Service

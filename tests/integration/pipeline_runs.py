@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from confluent_kafka import Producer
 from listening import Listener, listeners
 
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 
 MARKER = "BEAM_PIPELINE_TEST_RUN"
 CAUGHT_UP_TIMEOUT_SECONDS = 180

@@ -20,8 +20,7 @@ from confluent_kafka.admin import (
 from integration.pipeline_runs import PipelineRun
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.java_properties import format_properties
-from beam_pipeline.io.kafka_admin import (
+from beam_pipeline.kafka.admin import (
     TopicSpec,
     alter_group_offsets,
     cluster_reachable,
@@ -32,7 +31,8 @@ from beam_pipeline.io.kafka_admin import (
     topic_ids,
     watermarks,
 )
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.properties import format_properties
 from beam_pipeline.runtime.broker import MAX_MESSAGE_BYTES, EmbeddedBroker
 from beam_pipeline.runtime.jvm import start_jvm
 from beam_pipeline.runtime.processes import free_port

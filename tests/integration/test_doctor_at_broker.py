@@ -12,7 +12,7 @@ import pytest
 from integration.pipeline_runs import send
 
 from beam_pipeline.cli import main
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 
 
 def findings(

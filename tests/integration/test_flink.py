@@ -15,7 +15,7 @@ import pytest
 from flink_clusters import OwnCluster, flink_or_skip, own_flink
 from integration.pipeline_runs import Finished, PipelineRun, running, send, wait_for
 
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms

@@ -9,9 +9,9 @@ import pytest
 from confluent_kafka import Producer
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.kafka_admin import EndOffsets
-from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.runtime.log_ends import LogEnds
+from beam_pipeline.kafka.admin import EndOffsets
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.log_ends import LogEnds
 
 
 def test_the_ends_follow_the_log(kafka: KafkaConnection, fresh_topic: Callable[..., str]) -> None:

@@ -18,8 +18,8 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from beam_pipeline.cli import main
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.kafka_admin import partition_counts, topic_config, watermarks
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import partition_counts, topic_config, watermarks
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.breakage import BREAKAGES
 from beam_pipeline.producer.send import produce
 from beam_pipeline.producer.source import INPUT, SourceRecord, from_lines, synthetic

@@ -16,11 +16,11 @@ from confluent_kafka import Message
 from output_trees import OutputTree, dead_letter
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.io.kafka_admin import watermarks
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import watermarks
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.log_reader import LogReader
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.ops import dlq_command
-from beam_pipeline.ops.log_reader import LogReader
-from beam_pipeline.ops.offsets import TopicPartition
 from beam_pipeline.ops.replay import replay
 from beam_pipeline.ops.replay_journal import read_journal
 from beam_pipeline.ops.replay_plan import ReplayChoice

@@ -12,7 +12,7 @@ from output_trees import OutputTree, sources
 from report_pages import hostile_tree
 
 from beam_pipeline.cli import main
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium on PATH; Debian: apt install chromium"

@@ -18,8 +18,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from integration.pipeline_runs import PipelineRun, running, send, wait_for
 
-from beam_pipeline.io.kafka_admin import TopicSpec, create_topics, watermarks
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import TopicSpec, create_topics, watermarks
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms

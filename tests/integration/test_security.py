@@ -22,9 +22,9 @@ from secure_brokers import (
     secure_broker,
 )
 
-from beam_pipeline.io.broker_certificate import certificate_problem
-from beam_pipeline.io.kafka_admin import require_cluster
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.admin import require_cluster
+from beam_pipeline.kafka.certificate import certificate_problem
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
 

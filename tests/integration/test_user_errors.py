@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from integration.pipeline_runs import Finished, PipelineRun
 
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.processes import free_port
 
 

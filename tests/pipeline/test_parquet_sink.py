@@ -20,8 +20,8 @@ from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.footer import read_footer
+from beam_pipeline.files.footer import read_footer
+from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.io.windowed_files import PaneTiming
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef

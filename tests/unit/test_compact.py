@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from beam_pipeline.cli import main
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io import durable
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.footer import read_footer
-from beam_pipeline.io.ledger import load_ledger
+from beam_pipeline.files import durable
+from beam_pipeline.files.footer import read_footer
+from beam_pipeline.files.ledger import load_ledger
+from beam_pipeline.files.names import OutputFile
 from beam_pipeline.ops import compact as compact_module
 from beam_pipeline.ops.compact import CompactionReport, compact
 from beam_pipeline.ops.coverage import read_coverage

@@ -11,10 +11,10 @@ import pytest
 from output_trees import OutputTree, dead_letter, kafka_columns, sources
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
+from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
+from beam_pipeline.files.tree import visible_files
+from beam_pipeline.offset_sets import TopicPartition, interval
 from beam_pipeline.ops.coverage import find_overlaps, read_coverage
-from beam_pipeline.ops.offsets import TopicPartition, interval
-from beam_pipeline.ops.output_tree import visible_files
 
 ORDERS_0, ORDERS_1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
 CLICKS_0 = TopicPartition("clicks", 0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyroaring import BitMap64
 from sample_records import kafka_record
 
-from beam_pipeline.offsets import CoveredOffsets, TopicPartition
+from beam_pipeline.covered_offsets import CoveredOffsets, TopicPartition
 from beam_pipeline.record_batches import batch_of_records, without_covered
 
 KEYS: list[TopicPartition] = [("orders", 0), ("orders", 1), ("clicks", 0)]

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256, commerce_contract, kafka_record, letter
 
 from beam_pipeline.batches import failure_of
+from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.dead_letters import MAX_TEXT_CHARACTERS, JsonLinesFormat, to_headers, to_json
-from beam_pipeline.io.file_names import OutputFile
 from beam_pipeline.io.windowed_files import Shard
 from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.records import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.io.file_names import OutputFile
+from beam_pipeline.files.names import OutputFile
 
 ORDERS = OutputFile(
     topic="orders",

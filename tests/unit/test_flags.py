@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 import pytest
 
 from beam_pipeline.errors import UsageError
+from beam_pipeline.files.names import MAX_TOPIC_LENGTH, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.flags import topics_of
-from beam_pipeline.io.file_names import MAX_TOPIC_LENGTH, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.runtime.supervisor import new_epoch
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.runtime.flink_job import (
     RECORDS,
     FlinkJobRecord,

@@ -11,8 +11,8 @@ import pytest
 from rest_answers import Answers, answering
 
 from beam_pipeline.cli import main
+from beam_pipeline.files.mounts import file_system_of, is_local, kind_at
 from beam_pipeline.flink_preflight import is_this_machine, task_manager_hosts, unshared
-from beam_pipeline.io.mounts import file_system_of, is_local, kind_at
 from beam_pipeline.runtime.flink_rest import FlinkRest
 from beam_pipeline.runtime.processes import free_port
 
@@ -59,7 +59,7 @@ def test_workers_elsewhere_and_a_local_directory_are_told(
 ) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTS)
-    monkeypatch.setattr("beam_pipeline.io.mounts._MOUNTS", table)
+    monkeypatch.setattr("beam_pipeline.files.mounts._MOUNTS", table)
     directories = {"--output_dir": Path("/data/out"), "--dead_letter_dir": Path("/shared/dead")}
     (told,) = unshared(["127.0.0.1", ELSEWHERE], directories)
     assert told.startswith("--output_dir=/data/out is on this machine's own storage (ext4)")

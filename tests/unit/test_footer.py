@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.io.footer import (
+from beam_pipeline.files.footer import (
     FOOTER_KEY,
     FileFooter,
     FooterError,

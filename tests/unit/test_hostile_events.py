@@ -17,7 +17,7 @@ from rich.console import Console
 from beam_pipeline import cli
 from beam_pipeline.commands.view import RunView
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.supervisor import RunStatus
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.io.java_properties import format_properties, parse_properties
+from beam_pipeline.kafka.properties import format_properties, parse_properties
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 

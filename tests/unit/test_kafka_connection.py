@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.io.java_properties import format_properties
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.properties import format_properties
 
 # Long and of one alphabet, so that none is found in other text by chance.
 secrets = st.text(alphabet="ZQXzqx0123456789\\\"'=:#! ", min_size=12, max_size=40).filter(

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from output_trees import OutputTree, Source, dead_letter, sources
 from pyroaring import BitMap64
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.ledger import SNAPSHOT, Ledger, load_ledger, output_files
-from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.files.ledger import SNAPSHOT, Ledger, load_ledger, output_files
+from beam_pipeline.files.names import OutputFile
 
 
 @pytest.fixture

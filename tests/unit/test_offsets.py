@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.io.footer import ranges_of
-from beam_pipeline.ops.offsets import (
+from beam_pipeline.files.footer import ranges_of
+from beam_pipeline.offset_sets import (
     from_ranges,
     interval,
     offset_set,

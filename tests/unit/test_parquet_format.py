@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256
 
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.footer import ranges_of, read_footer
+from beam_pipeline.files.footer import ranges_of, read_footer
+from beam_pipeline.files.names import OutputFile
+from beam_pipeline.files.parts import PartRef
 from beam_pipeline.io.parquet import ParquetFormat, WriteToParquet, merge_offsets, offsets_of
-from beam_pipeline.io.part_files import PartRef
 from beam_pipeline.io.windowed_files import Shard
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS

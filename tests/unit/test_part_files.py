@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipeline.io.part_files import (
+from beam_pipeline.files.parts import (
     PartMissingError,
     PartRef,
     find_part,

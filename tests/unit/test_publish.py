@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from beam_pipeline.io.file_names import OutputFile
-from beam_pipeline.io.part_files import new_part_path
+from beam_pipeline.files.names import OutputFile
+from beam_pipeline.files.parts import new_part_path
 from beam_pipeline.io.windowed_files import publish
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from beam_pipeline.offset_sets import TopicPartition, offset_set
 from beam_pipeline.ops.coverage import Coverage
-from beam_pipeline.ops.offsets import TopicPartition, offset_set
 from beam_pipeline.ops.reconciliation import compare, uncovered
 
 PARTITIONS = [TopicPartition("orders", 0), TopicPartition("orders", 1), TopicPartition("clicks", 0)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, kafka_record
 
-from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.record_batches import (
     MAX_BATCH_RECORDS,
     RECORD_SCHEMA,

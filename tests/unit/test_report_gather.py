@@ -9,9 +9,9 @@ import pytest
 from output_trees import NOON, OutputTree, dead_letter, sources
 from pyroaring import BitMap64
 
-from beam_pipeline.io.file_names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
-from beam_pipeline.ops.offsets import TopicPartition
-from beam_pipeline.ops.output_tree import visible_files
+from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
+from beam_pipeline.files.tree import visible_files
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.report.gather import Landed, gather
 
 

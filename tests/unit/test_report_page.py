@@ -16,8 +16,8 @@ from report_pages import hostile_tree
 
 import beam_pipeline.report
 from beam_pipeline.cli import main
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.ops.coverage import Coverage
-from beam_pipeline.ops.offsets import TopicPartition
 from beam_pipeline.ops.reconciliation import ReconcileReport, compare
 from beam_pipeline.report.charts import nice_ceiling
 from beam_pipeline.report.gather import Landed, gather

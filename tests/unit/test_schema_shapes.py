@@ -20,7 +20,7 @@ import pytest
 import yaml
 from sample_records import NOON_MS, kafka_record
 
-from beam_pipeline.io.file_names import OutputFile
+from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.parquet import ParquetFormat
 from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.records import DeadLetter, ErrorCode

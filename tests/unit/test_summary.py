@@ -12,8 +12,8 @@ from output_trees import OutputTree, dead_letter, kafka_columns, sources
 from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.ops.coverage import Coverage
-from beam_pipeline.ops.offsets import TopicPartition
 from beam_pipeline.ops.reconciliation import compare
 from beam_pipeline.ops.summary import Summary, summarise
 from beam_pipeline.ops.summary_text import render

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime import supervisor
 from beam_pipeline.runtime.engine import LocalTools, PrismEngine
 from beam_pipeline.runtime.processes import free_port

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.ops.terminal import printable, printable_json
+from beam_pipeline.terminal import printable, printable_json
 
 
 @pytest.mark.parametrize(

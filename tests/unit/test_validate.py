@@ -22,8 +22,8 @@ from sample_records import (
 )
 
 from beam_pipeline.batches import apply_or_split, dead_letters_of, failure_of
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import UsageError
-from beam_pipeline.offsets import CoveredOffsets
 from beam_pipeline.record_batches import batch_of_records, without_covered
 from beam_pipeline.records import (
     TIMESTAMP_TYPES,

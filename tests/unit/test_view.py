@@ -11,8 +11,8 @@ from output_trees import OutputTree, sources
 from rich.console import Console
 
 from beam_pipeline.commands.view import RunView
-from beam_pipeline.io.kafka_connection import KafkaConnection
-from beam_pipeline.io.ledger import load_ledger
+from beam_pipeline.files.ledger import load_ledger
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.supervisor import RunStatus
 
 NOBODY = KafkaConnection.from_flags("127.0.0.1:9", None)

@@ -19,8 +19,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.broker_certificate import certificate_problem
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.certificate import certificate_problem
+from beam_pipeline.kafka.connection import KafkaConnection
 
 REQUEST_TIMEOUT_SECONDS = 15.0
 COORDINATOR_TIMEOUT_SECONDS = 5.0

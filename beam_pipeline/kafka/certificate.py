@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from beam_pipeline.io.kafka_connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection
 
 _TIMEOUT_SECONDS = 5.0
 _CA_SETTING = "ssl.ca.location (or ssl.truststore.location) in --kafka_config"

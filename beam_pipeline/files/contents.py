@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_pipeline.io.file_names import PARQUET_SUFFIX
-from beam_pipeline.io.footer import FileFooter, FooterError, footer_of
-from beam_pipeline.ops.offsets import OffsetArray, TopicPartition
-from beam_pipeline.ops.output_tree import json_lines
+from beam_pipeline.files.footer import FileFooter, FooterError, footer_of
+from beam_pipeline.files.names import PARQUET_SUFFIX
+from beam_pipeline.files.tree import json_lines
+from beam_pipeline.offset_sets import OffsetArray, TopicPartition
 
 PieceOfFile = tuple[TopicPartition, OffsetArray]
 """Offsets of one partition as they stand in the file: in its order, repeats included."""

@@ -16,10 +16,10 @@ from pathlib import Path
 import orjson
 from pyroaring import BitMap64
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.io.file_names import HIDDEN_PREFIXES, PARQUET_SUFFIX, OutputFile
-from beam_pipeline.io.footer import read_footer
-from beam_pipeline.offsets import CoveredOffsets
+from beam_pipeline.files.footer import read_footer
+from beam_pipeline.files.names import HIDDEN_PREFIXES, PARQUET_SUFFIX, OutputFile
 
 SNAPSHOT = Path("_ledger", "snapshot.json")
 _SNAPSHOT_VERSION = 1

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from beam_pipeline.io.footer import OffsetRange
-from beam_pipeline.io.private import make_directories
+from beam_pipeline.files.durable import make_directories
+from beam_pipeline.files.footer import OffsetRange
 
 TEMPORARY_DIR = "_tmp"
 _DONE_DIR = "done"

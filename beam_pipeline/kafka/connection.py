@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.io.java_properties import parse_properties
+from beam_pipeline.kafka.properties import parse_properties
 
 _ADDRESS = re.compile(r"(?:[^\s:,/@\[\]]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.io.file_names import HIDDEN_PREFIXES
+from beam_pipeline.files.names import HIDDEN_PREFIXES
 
 
 class BrokenLine(ValueError):

@@ -1,0 +1,1 @@
+"""Kafka without Beam: connection settings, the admin client, log readers, end offsets."""
