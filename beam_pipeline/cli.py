@@ -12,9 +12,14 @@ from beam_pipeline.commands import (
     compact,
     completion,
     demo,
+    dlq,
     doctor,
     fetch,
     flink,
+    inspect,
+    produce,
+    reconcile,
+    report,
     run,
     schema,
 )
@@ -28,11 +33,6 @@ from beam_pipeline.configuration import (
 )
 from beam_pipeline.configuration_text import settings_text
 from beam_pipeline.errors import PipelineError
-from beam_pipeline.ops import dlq_command as dlq
-from beam_pipeline.ops import inspect_command as inspect
-from beam_pipeline.ops import reconcile_command as reconcile
-from beam_pipeline.producer import cli as produce
-from beam_pipeline.report import command as report
 from beam_pipeline.terminal import printable
 
 _DESCRIPTION = "Kafka to Parquet on Apache Beam: every record is a row or a dead letter, once."

@@ -15,6 +15,7 @@ from threading import Event
 from rich.console import Console
 
 from beam_pipeline import preflight, resources
+from beam_pipeline.commands import produce
 from beam_pipeline.commands.broker import LOG_APPEND_TIME
 from beam_pipeline.commands.engines import (
     add_engine_flags,
@@ -37,7 +38,6 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.ops.summary import summarise
 from beam_pipeline.ops.summary_text import render
-from beam_pipeline.producer import cli as produce
 from beam_pipeline.runtime.broker import EmbeddedBroker
 from beam_pipeline.runtime.java import fetch_jars, find_java
 from beam_pipeline.runtime.processes import ManagedProcess

@@ -18,8 +18,8 @@ from beam_pipeline.commands.engines import (
     check_engine_flags,
     make_supervisor,
 )
+from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.commands.logs import add_log_flag, logs_of
-from beam_pipeline.commands.view import RunView
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.flags import add_pipeline_flags, consumer_group_of, topics_of

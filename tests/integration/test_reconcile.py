@@ -14,12 +14,12 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from output_trees import OutputTree, sources
 
+from beam_pipeline.commands import reconcile as command
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.admin import watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import READ_COMMITTED
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.ops import reconcile_command as command
 from beam_pipeline.ops.reconcile import reconcile
 
 FreshTopic = Callable[..., str]

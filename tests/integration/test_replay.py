@@ -15,12 +15,12 @@ import pytest
 from confluent_kafka import Message
 from output_trees import OutputTree, dead_letter
 
+from beam_pipeline.commands import dlq as dlq_command
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.kafka.admin import watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import LogReader
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.ops import dlq_command
 from beam_pipeline.ops.replay import replay
 from beam_pipeline.ops.replay_journal import read_journal
 from beam_pipeline.ops.replay_plan import ReplayChoice
@@ -135,16 +135,9 @@ def test_a_replay_killed_at_work_is_taken_up_where_it_was(
         letters = [dead_letter(topic, partition, offset) for offset in range(2000)]
         tree.raw_letters(letters)
         ids |= {letter["dlq_id"] for letter in letters}
-    code = (
-        "import argparse, sys\n"
-        "from beam_pipeline.ops import dlq_command\n"
-        "parser = argparse.ArgumentParser()\n"
-        "dlq_command.add_flags(parser)\n"
-        "dlq_command.run(parser.parse_args(sys.argv[1:]))\n"
-    )
     killed = subprocess.Popen(
         [
-            *(sys.executable, "-c", code, "replay", "--events_per_second=200"),
+            *(sys.executable, "-m", "beam_pipeline", "dlq", "replay", "--events_per_second=200"),
             f"--kafka_bootstrap_servers={kafka.bootstrap_servers}",
             f"--dead_letter_dir={tree.dead_letter_dir}",
         ]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from beam_pipeline.commands.board import (
+from beam_pipeline.commands.live.board import (
     Board,
     Figure,
     FileLine,

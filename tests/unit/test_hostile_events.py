@@ -15,7 +15,7 @@ from output_trees import OutputTree, dead_letter, kafka_columns, sources
 from rich.console import Console
 
 from beam_pipeline import cli
-from beam_pipeline.commands.view import RunView
+from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.processes import ManagedProcess

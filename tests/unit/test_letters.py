@@ -14,8 +14,8 @@ import pytest
 from output_trees import OutputTree, dead_letter
 from rich.console import Console
 
+from beam_pipeline.commands import dlq as dlq_command
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.ops import dlq_command
 from beam_pipeline.ops.letter_stats import count_letters, stats_text
 from beam_pipeline.ops.letter_text import letter_text
 from beam_pipeline.ops.letters import Letter, letter_files, read_letters

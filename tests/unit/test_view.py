@@ -10,7 +10,7 @@ import pytest
 from output_trees import OutputTree, sources
 from rich.console import Console
 
-from beam_pipeline.commands.view import RunView
+from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.supervisor import RunStatus

@@ -14,7 +14,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.live import Live
 
-from beam_pipeline.commands.board import Board, Figure, FileLine, PartitionLine, board_text
+from beam_pipeline.commands.live.board import Board, Figure, FileLine, PartitionLine, board_text
 from beam_pipeline.covered_offsets import TopicPartition
 from beam_pipeline.files.footer import FooterError, read_footer
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             ),
         ],
     )
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    style = Path(page.__file__).with_name("page.css").read_text(encoding="utf-8")
     try:
         args.report_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(args.report_file, page.render_page(given, style))
