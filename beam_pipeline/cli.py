@@ -24,15 +24,15 @@ from beam_pipeline.commands import (
     schema,
 )
 from beam_pipeline.commands.engines import FLINK
-from beam_pipeline.configuration import (
+from beam_pipeline.errors import PipelineError
+from beam_pipeline.settings.printed import settings_text
+from beam_pipeline.settings.sources import (
     Sources,
     add_config_flags,
     parse,
     read_sources,
     unknown_variables,
 )
-from beam_pipeline.configuration_text import settings_text
-from beam_pipeline.errors import PipelineError
 from beam_pipeline.terminal import printable
 
 _DESCRIPTION = "Kafka to Parquet on Apache Beam: every record is a row or a dead letter, once."

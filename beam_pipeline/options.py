@@ -11,7 +11,9 @@ from pathlib import Path
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipeline.covered_offsets import CoveredOffsets
-from beam_pipeline.flags import (
+from beam_pipeline.io.windowed_files import PaneTiming
+from beam_pipeline.schemas import Contract
+from beam_pipeline.settings.flags import (
     CREATE_TIME,
     PRIVATE,
     add_job_flags,
@@ -23,14 +25,12 @@ from beam_pipeline.flags import (
     event_time_field,
     topics_of,
 )
-from beam_pipeline.io.windowed_files import PaneTiming
-from beam_pipeline.schemas import Contract
 from beam_pipeline.transforms.validate import ValidationRules
 from beam_pipeline.transforms.windowing import Windowing
 
 
 class IngestOptions(PipelineOptions):
-    """Beam's view of the flags in `beam_pipeline.flags`."""
+    """Beam's view of the flags in `beam_pipeline.settings.flags`."""
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:

@@ -8,15 +8,6 @@ from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.durable import make_directory
-from beam_pipeline.flags import (
-    CREATE_TIME,
-    PRIVATE,
-    check_pipeline_flags,
-    connection_of,
-    contract_of,
-    event_time_field,
-    topics_of,
-)
 from beam_pipeline.kafka.admin import (
     TopicSpec,
     create_topics,
@@ -25,6 +16,15 @@ from beam_pipeline.kafka.admin import (
     topic_config,
 )
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.settings.flags import (
+    CREATE_TIME,
+    PRIVATE,
+    check_pipeline_flags,
+    connection_of,
+    contract_of,
+    event_time_field,
+    topics_of,
+)
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 """Room for the headers that a dead letter gets beside the original record."""

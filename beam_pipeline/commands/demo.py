@@ -30,9 +30,7 @@ from beam_pipeline.commands.run import (
     stop_on_signals,
     view_of,
 )
-from beam_pipeline.configuration import without_configuration
 from beam_pipeline.errors import UsageError
-from beam_pipeline.flags import add_landing_flags
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
@@ -44,6 +42,8 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.progress import SetupProgress
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
+from beam_pipeline.settings.flags import add_landing_flags
+from beam_pipeline.settings.sources import without_configuration
 
 PARTITIONS = 4
 

@@ -24,7 +24,8 @@ from beam_pipeline.commands.engines import (
     directories_of,
 )
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
-from beam_pipeline.flags import (
+from beam_pipeline.ops.flags import add_json_flag
+from beam_pipeline.settings.flags import (
     add_pipeline_flags,
     check_pipeline_flags,
     connection_of,
@@ -32,7 +33,6 @@ from beam_pipeline.flags import (
     event_time_field,
     topics_of,
 )
-from beam_pipeline.ops.flags import add_json_flag
 
 GREEN, NOTE, RED = "ok", "note", "wrong"
 

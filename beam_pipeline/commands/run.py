@@ -22,13 +22,13 @@ from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.commands.logs import add_log_flag, logs_of
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.ledger import load_ledger
-from beam_pipeline.flags import add_pipeline_flags, consumer_group_of, topics_of
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.breaker import BreakerLimits
 from beam_pipeline.runtime.flink_job import job_records
 from beam_pipeline.runtime.lease import Lease, hold_lease
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunPlan, RunStatus
+from beam_pipeline.settings.flags import add_pipeline_flags, consumer_group_of, topics_of
 
 CAUGHT_UP = "caught_up"
 CAUGHT_UP_EARLY_PANE_SECONDS = 5

@@ -11,8 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.config_file import MAX_CONFIG_BYTES, CommandNames, ConfigFile, read_config
 from beam_pipeline.errors import UsageError
+from beam_pipeline.settings.config_file import (
+    MAX_CONFIG_BYTES,
+    CommandNames,
+    ConfigFile,
+    read_config,
+)
 
 NAMES = CommandNames(
     below={

@@ -15,7 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_pipeline.cli import command_parsers, main
-from beam_pipeline.configuration import (
+from beam_pipeline.errors import UsageError
+from beam_pipeline.ops.flags import topic_names
+from beam_pipeline.settings.masking import masked
+from beam_pipeline.settings.printed import settings_text
+from beam_pipeline.settings.sources import (
     NOT_FLAGS,
     Configured,
     Setting,
@@ -25,10 +29,6 @@ from beam_pipeline.configuration import (
     variable_of,
     without_configuration,
 )
-from beam_pipeline.configuration_text import settings_text
-from beam_pipeline.errors import UsageError
-from beam_pipeline.masking import masked
-from beam_pipeline.ops.flags import topic_names
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ import pytest
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.files.names import MAX_TOPIC_LENGTH, PARQUET_SUFFIX, OutputFile
-from beam_pipeline.flags import topics_of
 from beam_pipeline.runtime.supervisor import new_epoch
+from beam_pipeline.settings.flags import topics_of
 
 
 def test_topics_are_separated_by_commas() -> None:

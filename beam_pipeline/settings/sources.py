@@ -10,9 +10,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from beam_pipeline.config_file import CommandNames, ConfigFile, read_config
 from beam_pipeline.errors import UsageError
-from beam_pipeline.masking import is_secret, masked
+from beam_pipeline.settings.config_file import CommandNames, ConfigFile, read_config
+from beam_pipeline.settings.masking import is_secret, masked
 
 PREFIX = "BEAM_PIPELINE_"
 NOT_FLAGS = frozenset({f"{PREFIX}CACHE"})

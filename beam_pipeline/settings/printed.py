@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Sequence
 
-from beam_pipeline.configuration import Setting
-from beam_pipeline.masking import masked
+from beam_pipeline.settings.masking import masked
+from beam_pipeline.settings.sources import Setting
 from beam_pipeline.terminal import printable
 
 _WIDEST_COLUMN = 60
