@@ -24,9 +24,9 @@ from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.send import produce
 from beam_pipeline.producer.source import SourceRecord, synthetic
-from beam_pipeline.runtime.broker import EmbeddedBroker
-from beam_pipeline.runtime.java import fetch_jars, find_java
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
+from beam_pipeline.runtime.programs.java import fetch_jars, find_java
+from beam_pipeline.runtime.programs.progress import SetupProgress
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.schemas import load_contract
 from bench.compare import visible_files

@@ -31,10 +31,10 @@ from beam_pipeline.errors import PipelineError
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
-from beam_pipeline.runtime.broker import EmbeddedBroker
-from beam_pipeline.runtime.java import fetch_jars, find_java
 from beam_pipeline.runtime.processes import ManagedProcess
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
+from beam_pipeline.runtime.programs.java import fetch_jars, find_java
+from beam_pipeline.runtime.programs.progress import SetupProgress
 from bench.landing import machine
 
 TOPIC = "latency"

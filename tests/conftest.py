@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from beam_pipeline.resources import java_lock_path
-from beam_pipeline.runtime.java import fetch_jars, find_java
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.java import fetch_jars, find_java
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 # No deadline and no complaint about slowness: the machine may be busy with a broker meanwhile.
 _local = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.flink import FlinkTools, find_flink_tools
-from beam_pipeline.runtime.flink_cluster import (
+from beam_pipeline.runtime.flink.cluster import (
     JOB_MANAGER,
     TASK_MANAGER,
     ClusterSettings,
     FlinkCluster,
     beam_only,
 )
-from beam_pipeline.runtime.flink_rest import FlinkRest
+from beam_pipeline.runtime.flink.engine import FlinkTools, find_flink_tools
+from beam_pipeline.runtime.flink.rest import FlinkRest
 from beam_pipeline.runtime.processes import ManagedProcess, free_port
 
 

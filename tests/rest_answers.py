@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from beam_pipeline.runtime.flink_rest import FlinkRest
+from beam_pipeline.runtime.flink.rest import FlinkRest
 
 Answers = dict[tuple[str, str], tuple[int, Any]]
 """Status and document by method and path."""

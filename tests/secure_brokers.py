@@ -24,8 +24,8 @@ from cryptography.x509.oid import NameOID
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.properties import format_properties
-from beam_pipeline.runtime.broker import EmbeddedBroker
 from beam_pipeline.runtime.processes import LOOPBACK, free_port
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 
 GOOD, EXPIRED, SELF_SIGNED, OTHER_HOST = "good", "expired", "selfsigned", "otherhost"
 USER = "alice"

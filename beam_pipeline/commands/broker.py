@@ -14,9 +14,9 @@ from beam_pipeline.commands.logs import add_log_flag, logs_of
 from beam_pipeline.commands.run import stop_on_signals
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
-from beam_pipeline.runtime.broker import EmbeddedBroker
-from beam_pipeline.runtime.java import fetch_jars, find_java
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
+from beam_pipeline.runtime.programs.java import fetch_jars, find_java
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 

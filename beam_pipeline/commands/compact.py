@@ -11,7 +11,7 @@ import orjson
 from beam_pipeline.commands.engines import end_earlier_jobs
 from beam_pipeline.errors import UsageError
 from beam_pipeline.ops import flags
-from beam_pipeline.runtime.flink_job import job_records
+from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.lease import hold_lease
 from beam_pipeline.settings.flags import PARQUET_CODECS
 

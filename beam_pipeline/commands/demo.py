@@ -14,7 +14,7 @@ from threading import Event
 
 from rich.console import Console
 
-from beam_pipeline import preflight, resources
+from beam_pipeline import resources
 from beam_pipeline.commands import produce
 from beam_pipeline.commands.broker import LOG_APPEND_TIME
 from beam_pipeline.commands.engines import (
@@ -36,10 +36,11 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.ops.summary import summarise
 from beam_pipeline.ops.summary_text import render
-from beam_pipeline.runtime.broker import EmbeddedBroker
-from beam_pipeline.runtime.java import fetch_jars, find_java
+from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.processes import ManagedProcess
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
+from beam_pipeline.runtime.programs.java import fetch_jars, find_java
+from beam_pipeline.runtime.programs.progress import SetupProgress
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
 from beam_pipeline.settings.flags import add_landing_flags

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from beam_pipeline import preflight, resources
+from beam_pipeline import resources
 from beam_pipeline.commands.engines import (
     FLINK,
     add_engine_flags,
@@ -25,6 +25,7 @@ from beam_pipeline.commands.engines import (
 )
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.ops.flags import add_json_flag
+from beam_pipeline.runtime import preflight
 from beam_pipeline.settings.flags import (
     add_pipeline_flags,
     check_pipeline_flags,
@@ -164,7 +165,7 @@ def _java() -> tuple[str, str]:
 
 
 def _prism() -> tuple[str, str]:
-    from beam_pipeline.runtime.prism import binary_in_cache, prism_release
+    from beam_pipeline.runtime.prism.build import binary_in_cache, prism_release
 
     release, binary = prism_release(), binary_in_cache()
     if not binary.is_file():
@@ -175,8 +176,8 @@ def _prism() -> tuple[str, str]:
 
 
 def _jars(name: str) -> tuple[str, str]:
-    from beam_pipeline.runtime.cache import cache_directory
-    from beam_pipeline.runtime.java import read_lock
+    from beam_pipeline.runtime.programs.cache import cache_directory
+    from beam_pipeline.runtime.programs.java import read_lock
 
     directory = cache_directory() / "jars"
     locked = read_lock(resources.java_lock_path(name))
@@ -202,8 +203,8 @@ def _sha256(path: Path) -> str:
 
 
 def _flink(args: argparse.Namespace) -> Iterator[Finding]:
-    from beam_pipeline import flink_preflight as flink
-    from beam_pipeline.runtime.flink_rest import FlinkRest
+    from beam_pipeline.runtime.flink import preflight as flink
+    from beam_pipeline.runtime.flink.rest import FlinkRest
 
     if not args.flink_master:
         yield _finding("Flink", _flink_distribution)
@@ -242,7 +243,7 @@ def _flink(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _flink_distribution() -> tuple[str, str]:
-    from beam_pipeline.runtime.flink_distribution import cached_flink
+    from beam_pipeline.runtime.flink.distribution import cached_flink
 
     found = cached_flink()
     if found is None:

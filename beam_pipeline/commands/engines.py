@@ -12,22 +12,22 @@ from rich.console import Console
 
 from beam_pipeline.commands.logs import RunLogs
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.flink_preflight import (
-    check_cluster,
-    needs_jars,
-    task_manager_hosts,
-    unshared,
-)
-from beam_pipeline.runtime.engine import PrismEngine, find_local_tools
-from beam_pipeline.runtime.flink import FlinkEngine, FlinkSettings, end_job, find_flink_tools
-from beam_pipeline.runtime.flink_job import (
+from beam_pipeline.runtime.flink.engine import FlinkEngine, FlinkSettings, end_job, find_flink_tools
+from beam_pipeline.runtime.flink.job_record import (
     FlinkJobRecord,
     job_records,
     record_of_savepoint,
     remove_records,
 )
-from beam_pipeline.runtime.flink_rest import FlinkRest, FlinkUnreachableError
+from beam_pipeline.runtime.flink.preflight import (
+    check_cluster,
+    needs_jars,
+    task_manager_hosts,
+    unshared,
+)
+from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.lease import Lease
+from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, Supervisor
 
 PRISM, FLINK = "prism", "flink"

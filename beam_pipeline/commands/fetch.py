@@ -6,11 +6,11 @@ import argparse
 
 from beam_pipeline import resources
 from beam_pipeline.commands.engines import FLINK, PRISM
-from beam_pipeline.runtime.cache import cache_directory
-from beam_pipeline.runtime.engine import find_local_tools
-from beam_pipeline.runtime.flink import find_flink_tools
-from beam_pipeline.runtime.java import fetch_jars
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.flink.engine import find_flink_tools
+from beam_pipeline.runtime.prism.engine import find_local_tools
+from beam_pipeline.runtime.programs.cache import cache_directory
+from beam_pipeline.runtime.programs.java import fetch_jars
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 _DESCRIPTION = """\
 Fetches Java, the jars and the runner that `run` and `demo` need, where they are not in the cache

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.parts import sweep_parts
-from beam_pipeline.runtime.flink import end_job, find_flink_tools
-from beam_pipeline.runtime.flink_cluster import beam_only
-from beam_pipeline.runtime.flink_job import FlinkJobRecord, job_records
-from beam_pipeline.runtime.flink_metrics import job_counters
-from beam_pipeline.runtime.flink_rest import FlinkJob, FlinkRest
-from beam_pipeline.runtime.jvm import LOOPBACK_RULE
+from beam_pipeline.runtime.flink.cluster import beam_only
+from beam_pipeline.runtime.flink.engine import end_job, find_flink_tools
+from beam_pipeline.runtime.flink.job_record import FlinkJobRecord, job_records
+from beam_pipeline.runtime.flink.metrics import job_counters
+from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
+from beam_pipeline.runtime.programs.jvm import LOOPBACK_RULE
 
 ACTIONS = ("status", "savepoint", "cancel", "jars")
 METRICS_FETCH_SECONDS = 1.0

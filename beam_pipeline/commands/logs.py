@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from beam_pipeline.preflight import check_writable
+from beam_pipeline.runtime.preflight import check_writable
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from threading import Event
 
 from rich.console import Console
 
-from beam_pipeline import preflight, resources
+from beam_pipeline import resources
 from beam_pipeline.commands.engines import (
     PRISM,
     add_engine_flags,
@@ -23,8 +23,9 @@ from beam_pipeline.commands.logs import add_log_flag, logs_of
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.breaker import BreakerLimits
-from beam_pipeline.runtime.flink_job import job_records
+from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.lease import Lease, hold_lease
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunPlan, RunStatus

@@ -1,1 +1,1 @@
-"""The local processes that the pipeline runs beside: Java services, Prism and a Kafka broker."""
+"""A run: the supervisor, resuming, leases, preflight checks, engines and their processes."""

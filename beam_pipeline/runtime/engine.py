@@ -1,20 +1,12 @@
-"""What runs a job: a runner and the services it needs."""
+"""The protocol of an engine: a runner and the services a job needs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-from beam_pipeline.runtime.expansion import start_expansion_service
-from beam_pipeline.runtime.java import find_java
-from beam_pipeline.runtime.java_classes import beam_jars
-from beam_pipeline.runtime.prism import find_prism, start_prism
-from beam_pipeline.runtime.processes import ManagedProcess
-from beam_pipeline.runtime.progress import SetupProgress
 
 LogFile = Callable[[str], Path]
 """The path of the log file for a process of that name."""
@@ -58,74 +50,3 @@ class Engine(Protocol):
 
     def leave(self) -> None:
         """Leaves a job that runs alone to itself."""
-
-
-@dataclass(frozen=True)
-class LocalTools:
-    """The programs that Prism needs; fetched on the first start."""
-
-    java: Path
-    expansion_jars: list[Path]
-    prism: Path
-
-
-def find_local_tools() -> LocalTools:
-    """Finds or fetches the programs, with progress.
-
-    Raises:
-      EnvironmentFailure: one can't be had.
-    """
-    with SetupProgress() as progress:
-        java = find_java(progress)
-        return LocalTools(
-            java=java,
-            expansion_jars=beam_jars("expansion", java, progress),
-            prism=find_prism(progress),
-        )
-
-
-class PrismEngine:
-    """Prism with Beam's Java expansion service; the Python worker runs in the job's process."""
-
-    name = "Prism"
-    restores_checkpoints = False
-
-    def __init__(self, tools: LocalTools, log_file: LogFile) -> None:
-        self._tools = tools
-        self._log_file = log_file
-        self._processes: list[ManagedProcess] = []
-        self._flags: list[str] = []
-
-    def start(self, epoch: str) -> None:
-        tools = self._tools
-        expansion = start_expansion_service(
-            tools.java, tools.expansion_jars, self._log_file("expansion")
-        )
-        self._processes.append(expansion.process)
-        prism = start_prism(tools.prism, self._log_file("prism"))
-        self._processes.append(prism.process)
-        self._flags = [
-            "--runner=PortableRunner",
-            f"--job_endpoint={prism.endpoint}",
-            "--environment_type=LOOPBACK",
-            f"--expansion_service={expansion.endpoint}",
-        ]
-
-    def job_flags(self) -> list[str]:
-        return self._flags
-
-    def pulse(self) -> Pulse:
-        dead = next((process for process in self._processes if not process.alive), None)
-        return Pulse(failure=dead.end() if dead else None)
-
-    def checkpoint(self) -> str | None:
-        return None
-
-    def stop(self) -> None:
-        with ExitStack() as stack:
-            for process in self._processes:
-                stack.callback(process.terminate, 1.0)
-        self._processes.clear()
-
-    def leave(self) -> None:
-        raise NotImplementedError("a job on Prism ends with the process that submitted it")

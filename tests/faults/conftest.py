@@ -13,7 +13,7 @@ from faults.scenario import Scenario
 from integration.pipeline_runs import PipelineRun
 
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
-from beam_pipeline.runtime.broker import EmbeddedBroker
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 
 PARTITIONS = 3
 _RESULTS = pytest.StashKey[list[Result]]()

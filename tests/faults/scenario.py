@@ -21,7 +21,7 @@ from faults.results import Result
 from integration.pipeline_runs import Finished, PipelineRun, Placed, wait_for
 
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.runtime.broker import EmbeddedBroker
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 
 SUPERVISOR, BROKER = "supervisor", "broker"
 COMMAND_OF = {

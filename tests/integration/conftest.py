@@ -10,10 +10,10 @@ import pytest
 
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.runtime.broker import EmbeddedBroker
-from beam_pipeline.runtime.prism import find_prism, start_prism
+from beam_pipeline.runtime.prism.build import find_prism, start_prism
 from beam_pipeline.runtime.processes import Service
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 
 @pytest.fixture(scope="session")

@@ -33,9 +33,9 @@ from beam_pipeline.kafka.admin import (
 )
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.properties import format_properties
-from beam_pipeline.runtime.broker import MAX_MESSAGE_BYTES, EmbeddedBroker
-from beam_pipeline.runtime.jvm import start_jvm
 from beam_pipeline.runtime.processes import free_port
+from beam_pipeline.runtime.programs.broker import MAX_MESSAGE_BYTES, EmbeddedBroker
+from beam_pipeline.runtime.programs.jvm import start_jvm
 
 FreshTopic = Callable[..., str]
 MakeBroker = Callable[..., EmbeddedBroker]

@@ -19,7 +19,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
-from beam_pipeline.runtime.flink import FlinkTools
+from beam_pipeline.runtime.flink.engine import FlinkTools
 from beam_pipeline.runtime.processes import free_port
 
 SLOTS = 3

@@ -17,9 +17,9 @@ import yaml  # type: ignore[import-untyped]
 
 from beam_pipeline.cli import command_parsers
 from beam_pipeline.commands.engines import check_engine_flags
-from beam_pipeline.preflight import DEAD_LETTER_OVERHEAD_BYTES
 from beam_pipeline.resources import java_lock_path, requirements_path
-from beam_pipeline.runtime.flink_cluster import ClusterSettings, cluster_config
+from beam_pipeline.runtime.flink.cluster import ClusterSettings, cluster_config
+from beam_pipeline.runtime.preflight import DEAD_LETTER_OVERHEAD_BYTES
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "tests/data/compose-spec.json").read_bytes())

@@ -14,9 +14,9 @@ from output_trees import OutputTree, sources
 from beam_pipeline.cli import main
 from beam_pipeline.commands import doctor
 from beam_pipeline.resources import java_lock_path
-from beam_pipeline.runtime import prism
-from beam_pipeline.runtime.java import read_lock
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.prism import build as prism
+from beam_pipeline.runtime.programs.java import read_lock
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 

@@ -9,7 +9,7 @@ import pytest
 from beam_pipeline.cli import command_parsers, flink_words, main
 from beam_pipeline.commands.engines import check_engine_flags
 from beam_pipeline.errors import UsageError
-from beam_pipeline.flink_preflight import pool_addresses
+from beam_pipeline.runtime.flink.preflight import pool_addresses
 
 
 def flags(*words: str) -> argparse.Namespace:

@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped]
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path
-from beam_pipeline.runtime.flink_cluster import (
+from beam_pipeline.runtime.flink.cluster import (
     ClusterSettings,
     beam_only,
     cluster_config,
@@ -18,7 +18,7 @@ from beam_pipeline.runtime.flink_cluster import (
     latest_checkpoint,
     parse_parameters,
 )
-from beam_pipeline.runtime.java import read_lock
+from beam_pipeline.runtime.programs.java import read_lock
 
 SETTINGS = ClusterSettings(slots=3)
 OUTPUT = """\

@@ -10,8 +10,8 @@ import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path, requirements_path
-from beam_pipeline.runtime.flink_distribution import FlinkDistribution, unpack
-from beam_pipeline.runtime.java import read_lock
+from beam_pipeline.runtime.flink.distribution import FlinkDistribution, unpack
+from beam_pipeline.runtime.programs.java import read_lock
 
 NEEDED = (
     "lib/flink-dist-1.19.3.jar",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rest_answers import Answers, answering
 
-from beam_pipeline.runtime import flink
-from beam_pipeline.runtime.flink import FlinkEngine, FlinkSettings, FlinkTools
+from beam_pipeline.runtime.flink import engine as flink
+from beam_pipeline.runtime.flink.engine import FlinkEngine, FlinkSettings, FlinkTools
 
 JOB = {"jid": "j1", "name": "", "state": "RUNNING", "start-time": 1, "vertices": [{"id": "v1"}]}
 METRICS = "/v1/jobs/j1/vertices/v1/subtasks/metrics"

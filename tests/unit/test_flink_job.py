@@ -8,7 +8,7 @@ import pytest
 
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.flink_job import (
+from beam_pipeline.runtime.flink.job_record import (
     RECORDS,
     FlinkJobRecord,
     job_records,

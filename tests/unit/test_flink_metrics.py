@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beam_pipeline.records import ErrorCode
-from beam_pipeline.runtime.flink_metrics import counter_name, sum_counters
+from beam_pipeline.runtime.flink.metrics import counter_name, sum_counters
 
 OPERATOR = "[15]{Validate__FlattenDead__Normalize__WindowDeadLetters__Enrich__WindowBatches_"
 

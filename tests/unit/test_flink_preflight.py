@@ -12,8 +12,8 @@ from rest_answers import Answers, answering
 
 from beam_pipeline.cli import main
 from beam_pipeline.files.mounts import file_system_of, is_local, kind_at
-from beam_pipeline.flink_preflight import is_this_machine, task_manager_hosts, unshared
-from beam_pipeline.runtime.flink_rest import FlinkRest
+from beam_pipeline.runtime.flink.preflight import is_this_machine, task_manager_hosts, unshared
+from beam_pipeline.runtime.flink.rest import FlinkRest
 from beam_pipeline.runtime.processes import free_port
 
 ELSEWHERE = "192.0.2.7"  # TEST-NET-1 of RFC 5737, nobody's

@@ -9,7 +9,7 @@ import pytest
 from rest_answers import Answers, answering
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.flink_rest import FlinkRefusedError, FlinkRest, FlinkUnreachableError
+from beam_pipeline.runtime.flink.rest import FlinkRefusedError, FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.processes import free_port
 
 

@@ -11,8 +11,8 @@ from rest_answers import Answers, answering
 from rich.console import Console
 
 from beam_pipeline.commands import flink
-from beam_pipeline.runtime.flink_job import FlinkJobRecord
-from beam_pipeline.runtime.flink_rest import FlinkJob
+from beam_pipeline.runtime.flink.job_record import FlinkJobRecord
+from beam_pipeline.runtime.flink.rest import FlinkJob
 
 JOB = ("GET", "/v1/jobs/j1")
 CHECKPOINTS = ("GET", "/v1/jobs/j1/checkpoints")

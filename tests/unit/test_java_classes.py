@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime import java_classes
-from beam_pipeline.runtime.java_classes import OWN_CLASSES_PREFIX, beam_jars
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs import java_classes
+from beam_pipeline.runtime.programs.java_classes import OWN_CLASSES_PREFIX, beam_jars
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 
 @pytest.fixture

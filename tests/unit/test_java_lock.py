@@ -18,8 +18,8 @@ from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path
-from beam_pipeline.runtime.java import fetch_jars, find_java, read_lock
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.java import fetch_jars, find_java, read_lock
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 LOCKED = {
     "com.example:plain:1.0": b"plain jar",
@@ -219,8 +219,8 @@ def test_beam_is_not_imported_for_cached_jars(
     fetch_jars(lock, progress, repository=repository.address)
     script = (
         "import sys, pathlib\n"
-        "from beam_pipeline.runtime.java import fetch_jars\n"
-        "from beam_pipeline.runtime.progress import SetupProgress\n"
+        "from beam_pipeline.runtime.programs.java import fetch_jars\n"
+        "from beam_pipeline.runtime.programs.progress import SetupProgress\n"
         "assert len(fetch_jars(pathlib.Path(sys.argv[1]), SetupProgress())) == 3\n"
         "assert 'apache_beam' not in sys.modules\n"
     )

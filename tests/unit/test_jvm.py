@@ -9,8 +9,8 @@ import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path
-from beam_pipeline.runtime.java import read_lock
-from beam_pipeline.runtime.jvm import LOOPBACK_RULE, loopback_flags, write_agent
+from beam_pipeline.runtime.programs.java import read_lock
+from beam_pipeline.runtime.programs.jvm import LOOPBACK_RULE, loopback_flags, write_agent
 
 
 def test_a_manifest_keeps_to_its_line_length_and_reads_back(tmp_path: Path) -> None:

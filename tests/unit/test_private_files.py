@@ -12,9 +12,9 @@ import pytest
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from sample_records import letter
 
-from beam_pipeline import preflight
 from beam_pipeline.io.dead_letters import WriteDeadLetterFiles
 from beam_pipeline.io.windowed_files import FileLayout
+from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.processes import ManagedProcess
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime import supervisor
-from beam_pipeline.runtime.engine import LocalTools, PrismEngine
+from beam_pipeline.runtime.prism.engine import LocalTools, PrismEngine
 from beam_pipeline.runtime.processes import free_port
 from beam_pipeline.runtime.supervisor import RunPlan, Supervisor
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from beam_pipeline.runtime.jvm import QUICK_START, loopback_flags, start_jvm
 from beam_pipeline.runtime.processes import LOOPBACK, Service, free_port
+from beam_pipeline.runtime.programs.jvm import (
+    LOGGING_CONFIG,
+    QUICK_START,
+    loopback_flags,
+    start_jvm,
+)
 
-_LOGGING = Path(__file__).with_name("java_logging.properties")
-
-LOCAL_ARGUMENTS = ("--alsoStartLoopbackWorker", f"--filesToStage={_LOGGING}")
+LOCAL_ARGUMENTS = ("--alsoStartLoopbackWorker", f"--filesToStage={LOGGING_CONFIG}")
 """The Java harness runs inside the service's own JVM: no Docker. It has its classes already; with
 no list of files to stage Beam copies the whole class path, 138 MB, twice at each start."""
 
 FLINK_ARGUMENTS = (
     "--defaultEnvironmentType=EMBEDDED",
     "--experiments=use_deprecated_read",
-    f"--filesToStage={_LOGGING}",
+    f"--filesToStage={LOGGING_CONFIG}",
 )
 """KafkaIO runs as a native source inside the TaskManager's JVM, which has its classes already."""
 
@@ -51,7 +54,7 @@ def start_expansion_service(
         [str(port), "--javaClassLookupAllowlistFile=*", *arguments],
         log_file,
         heap_mb=heap_mb,
-        properties={"java.util.logging.config.file": str(_LOGGING)},
+        properties={"java.util.logging.config.file": str(LOGGING_CONFIG)},
         extra_flags=[*QUICK_START, *loopback_flags(jars)],
     )
     return Service(process, f"{LOOPBACK}:{port}")

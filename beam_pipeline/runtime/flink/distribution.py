@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import requirements_path
-from beam_pipeline.runtime.cache import cache_directory, move_into_cache, scratch_directory
-from beam_pipeline.runtime.pip_tool import pip_download_source
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.cache import cache_directory, move_into_cache, scratch_directory
+from beam_pipeline.runtime.programs.pip_tool import pip_download_source
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 _ARCHIVE_BYTES = 230_366_372
 _WANTED = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.mounts import file_system_of, is_local
-from beam_pipeline.runtime.flink_rest import ClusterOverview, FlinkRest
+from beam_pipeline.runtime.flink.rest import ClusterOverview, FlinkRest
 
 FLINK_VERSION = "1.19"
 _LOCALHOST = ("localhost", "127.0.0.1", "::1")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path, java_source_dir
-from beam_pipeline.runtime.cache import cache_directory, move_into_cache, scratch_directory
-from beam_pipeline.runtime.java import MINIMUM_JAVA, fetch_jars
 from beam_pipeline.runtime.processes import run_to_end
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.cache import cache_directory, move_into_cache, scratch_directory
+from beam_pipeline.runtime.programs.java import MINIMUM_JAVA, fetch_jars
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 OWN_CLASSES_PREFIX = "beam-pipeline-classes-"
 

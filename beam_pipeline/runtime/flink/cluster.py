@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.flink_distribution import FlinkDistribution
-from beam_pipeline.runtime.flink_rest import FlinkRest, FlinkUnreachableError
-from beam_pipeline.runtime.java_classes import OWN_CLASSES_PREFIX
-from beam_pipeline.runtime.jvm import loopback_flags, start_jvm
+from beam_pipeline.runtime.flink.distribution import FlinkDistribution
+from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, free_port
+from beam_pipeline.runtime.programs.java_classes import OWN_CLASSES_PREFIX
+from beam_pipeline.runtime.programs.jvm import loopback_flags, start_jvm
 
 JOB_MANAGER, TASK_MANAGER = "Flink JobManager", "Flink TaskManager"
 READY_TIMEOUT_SECONDS = 60.0
-_LOG4J = Path(__file__).with_name("flink_log4j.properties")
+_LOG4J = Path(__file__).with_name("log4j.properties")
 _PARAMETERS_CLASS = "org.apache.flink.runtime.util.bash.BashJavaUtils"
 _RESULT_PREFIX = "BASH_JAVA_UTILS_EXEC_RESULT:"
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.flink_rest import FlinkJob, FlinkRest
+from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
 
 RECORDS = Path("_ledger", "flink")
 # CheckpointStorage of Flink 1.19: savepoint-<start of the job's id>-<random>, <job's id>/chk-<n>

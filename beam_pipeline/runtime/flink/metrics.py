@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from beam_pipeline.records import METRICS_NAMESPACE
-from beam_pipeline.runtime.flink_rest import FlinkRest
+from beam_pipeline.runtime.flink.rest import FlinkRest
 
 _COUNTER = re.compile(rf"\.{METRICS_NAMESPACE}[._](?P<name>\w+)$")
 _GROUP = re.compile(r"(parquet|dead_letters|dead)_(?=\w)")

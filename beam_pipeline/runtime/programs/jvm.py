@@ -24,6 +24,7 @@ QUICK_START = ("-XX:TieredStopAtLevel=1",)
 second one takes as much of a small machine as the work itself."""
 
 LOOPBACK_RULE = Path(__file__).with_name("grpc_loopback.btm")
+LOGGING_CONFIG = Path(__file__).with_name("java_logging.properties")
 """Has Beam's gRPC servers in Java, which take no address, listen on loopback; for Byteman."""
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -16,13 +20,14 @@ from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import requirements_path
-from beam_pipeline.runtime.beam_download import beam_download_settings
-from beam_pipeline.runtime.cache import cache_directory, move_into_cache, scratch_directory
-from beam_pipeline.runtime.pip_tool import pip_install
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.cache import cache_directory, move_into_cache, scratch_directory
+from beam_pipeline.runtime.programs.pip_tool import pip_install
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 MINIMUM_JAVA = 17
 _DOWNLOAD_THREADS = 8
+_DOWNLOAD_TIMEOUT_SECONDS = 20.0
+_BEAM_DOWNLOAD_LOGGER = "apache_beam.utils.subprocess_server"
 _LOCK_LINE = re.compile(r"(?P<coordinates>[^\s:]+(?::[^\s:]+){2,3}) (?P<sha256>[0-9a-f]{64})")
 
 
@@ -179,7 +184,7 @@ def _fetch_missing(
     with (
         progress.step(f"Fetching Java artifacts ({lock_name})", len(missing)) as advance,
         scratch_directory() as scratch,
-        beam_download_settings(),
+        _beam_download_settings(),
         ThreadPoolExecutor(_DOWNLOAD_THREADS) as pool,
     ):
         waiting = [pool.submit(_fetch, jar, directory, scratch, repository) for jar in missing]
@@ -256,3 +261,32 @@ def _replace_text(path: Path, text: str) -> None:
     with scratch_directory() as scratch:
         (scratch / path.name).write_text(text, encoding="utf-8")
         (scratch / path.name).replace(path)
+
+
+_download_lock = threading.Lock()
+_download_users = 0
+
+
+@contextlib.contextmanager
+def _beam_download_settings() -> Iterator[None]:
+    """While any thread is inside, sockets time out and Beam's downloader logs errors only.
+
+    What is downloaded is locked and checked, so the warnings tell a user nothing to act on.
+    """
+    global _download_users
+    with _download_lock:
+        _download_users += 1
+        if _download_users == 1:
+            _apply_download_settings(_DOWNLOAD_TIMEOUT_SECONDS, logging.ERROR)
+    try:
+        yield
+    finally:
+        with _download_lock:
+            _download_users -= 1
+            if _download_users == 0:
+                _apply_download_settings(None, logging.NOTSET)
+
+
+def _apply_download_settings(timeout_seconds: float | None, level: int) -> None:
+    socket.setdefaulttimeout(timeout_seconds)
+    logging.getLogger(_BEAM_DOWNLOAD_LOGGER).setLevel(level)

@@ -13,28 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beam_pipeline.runtime.engine import LogFile, Pulse
-from beam_pipeline.runtime.expansion import FLINK_ARGUMENTS, start_expansion_service
-from beam_pipeline.runtime.flink_cluster import (
+from beam_pipeline.runtime.flink.cluster import (
     JOB_MANAGER,
     TASK_MANAGER,
     ClusterSettings,
     FlinkCluster,
     beam_only,
 )
-from beam_pipeline.runtime.flink_distribution import FlinkDistribution, find_flink
-from beam_pipeline.runtime.flink_job import job_name
-from beam_pipeline.runtime.flink_metrics import job_counters
-from beam_pipeline.runtime.flink_rest import (
+from beam_pipeline.runtime.flink.distribution import FlinkDistribution, find_flink
+from beam_pipeline.runtime.flink.job_record import job_name
+from beam_pipeline.runtime.flink.metrics import job_counters
+from beam_pipeline.runtime.flink.rest import (
     FlinkJob,
     FlinkRefusedError,
     FlinkRest,
     FlinkUnreachableError,
 )
-from beam_pipeline.runtime.java import find_java
-from beam_pipeline.runtime.java_classes import OWN_CLASSES_PREFIX, beam_jars
-from beam_pipeline.runtime.jvm import loopback_flags, start_jvm, write_agent
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, Service, free_port
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.expansion import FLINK_ARGUMENTS, start_expansion_service
+from beam_pipeline.runtime.programs.java import find_java
+from beam_pipeline.runtime.programs.java_classes import OWN_CLASSES_PREFIX, beam_jars
+from beam_pipeline.runtime.programs.jvm import (
+    LOGGING_CONFIG,
+    loopback_flags,
+    start_jvm,
+    write_agent,
+)
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 LOOK_SECONDS = 1.0
 AWAY_SECONDS = 120.0
@@ -46,7 +51,6 @@ MAX_BUNDLE_MS = 200
 """Three stages follow one another, and each passes a watermark on when its bundle ends. With Beam's
 default of 1,000 ms a window's file comes three seconds later."""
 WORKER_POOL, JOB_SERVER = "Python worker pool", "Beam job server"
-_LOGGING = Path(__file__).with_name("java_logging.properties")
 
 
 @dataclass(frozen=True)
@@ -286,7 +290,7 @@ class FlinkEngine:
             ],
             self._log_file("jobserver"),
             heap_mb=512,
-            properties={"java.util.logging.config.file": str(_LOGGING)},
+            properties={"java.util.logging.config.file": str(LOGGING_CONFIG)},
             extra_flags=[*loopback_flags(self._tools.jars), *flags],
         )
         self._submission.append(process)

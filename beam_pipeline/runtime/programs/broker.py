@@ -12,8 +12,8 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.admin import cluster_reachable
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.properties import format_properties
-from beam_pipeline.runtime.jvm import start_jvm
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, free_port, require_free_port
+from beam_pipeline.runtime.programs.jvm import start_jvm
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _BATCH_OVERHEAD_BYTES = 64 * 1024

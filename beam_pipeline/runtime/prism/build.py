@@ -20,10 +20,10 @@ from typing import Any
 import patch_ng
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.cache import cache_directory, scratch_directory
-from beam_pipeline.runtime.pip_tool import pip_install
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, Service, free_port, run_to_end
-from beam_pipeline.runtime.progress import SetupProgress
+from beam_pipeline.runtime.programs.cache import cache_directory, scratch_directory
+from beam_pipeline.runtime.programs.pip_tool import pip_install
+from beam_pipeline.runtime.programs.progress import SetupProgress
 
 _MODULE, _PACKAGE = "github.com/apache/beam/sdks/v2", "./go/cmd/prism"
 _PATCH = Path(__file__).with_name("prism.patch")
