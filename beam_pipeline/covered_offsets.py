@@ -6,6 +6,8 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from pyroaring import BitMap64
 
 TopicPartition = tuple[str, int]
@@ -107,3 +109,19 @@ class CoveredOffsets:
             bitmap = BitMap64.deserialize(base64.b64decode(entry["offsets"]))
             covered._bitmaps[entry["topic"], int(entry["partition"])] = bitmap
         return covered
+
+
+def without_covered(records: pa.RecordBatch, covered: CoveredOffsets) -> pa.RecordBatch:
+    """The rows of `records`, a batch with the Kafka columns, whose offsets are not covered."""
+    landed = list(covered.partitions())
+    if not landed or not records.num_rows:
+        return records
+    topics = records.column("kafka_topic").to_numpy(zero_copy_only=False)
+    partitions = records.column("kafka_partition").to_numpy()
+    offsets = records.column("kafka_offset").to_numpy()
+    fresh = np.ones(records.num_rows, bool)
+    for topic, partition in landed:
+        (rows,) = np.nonzero((partitions == partition) & (topics == topic))
+        if rows.size:
+            fresh[rows] = np.invert(covered.which(topic, partition, offsets[rows].tolist()))
+    return records if fresh.all() else records.filter(pa.array(fresh))

@@ -31,10 +31,10 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, 
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from beam_pipeline.batches import METRICS_NAMESPACE
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.options import IngestConfig
 from beam_pipeline.pipeline import build_pipeline
+from beam_pipeline.transforms.batches import METRICS_NAMESPACE
 from beam_pipeline.worker_pool import WorkerPool
 
 STATUS_INTERVAL_SECONDS = 0.5

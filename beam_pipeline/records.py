@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 METRICS_NAMESPACE = "beam_pipeline"
 """Namespace of the pipeline's counters in Beam's metrics."""
 
+MAX_BATCH_RECORDS = 4_000
+"""How many records make one batch; more would not stay in the processor's cache."""
+
 Header = tuple[str, "bytes | None"]
 
 MIN_TIME_MS = -62_104_060_800_000
@@ -22,7 +25,7 @@ class KafkaRecord(NamedTuple):
     """One Kafka record with its provenance.
 
     Field for field the row that `ReadFromKafka(with_metadata=True)` gives (Beam 2.73,
-    KafkaIO's `ByteArrayKafkaRecord`); `record_batches.CollectRecords` makes batches of them.
+    KafkaIO's `ByteArrayKafkaRecord`); `io.kafka.CollectRecords` makes batches of them.
 
     `timestamp` is in milliseconds since the epoch; `timestampTypeId` is 0 for CreateTime,
     1 for LogAppendTime, -1 for none. `key` and `value` are None where Kafka has null.

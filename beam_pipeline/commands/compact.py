@@ -10,15 +10,15 @@ import orjson
 
 from beam_pipeline.commands.engines import end_earlier_jobs
 from beam_pipeline.errors import UsageError
-from beam_pipeline.ops import flags
 from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.settings import flags
 from beam_pipeline.settings.flags import PARQUET_CODECS
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from beam_pipeline.ops.compact import CompactionReport
+    from beam_pipeline.tools.compact.run import CompactionReport
 
 _DESCRIPTION = """\
 Puts the small Parquet files of closed windows together, one directory (an hour) at a time: files of
@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
             f"--output_dir={args.output_dir} is not a directory; name the one the pipeline wrote"
         )
     # Imported here: the command line knows every command's flags, and runs one.
-    from beam_pipeline.ops.compact import compact
     from beam_pipeline.terminal import show
+    from beam_pipeline.tools.compact.run import compact
 
     with hold_lease(args.output_dir, "--output_dir"):
         if not args.dry_run:

@@ -33,9 +33,6 @@ from beam_pipeline.commands.run import (
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.ops.reconcile import reconcile
-from beam_pipeline.ops.summary import summarise
-from beam_pipeline.ops.summary_text import render
 from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.programs.broker import EmbeddedBroker
@@ -45,6 +42,9 @@ from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
 from beam_pipeline.settings.flags import add_landing_flags
 from beam_pipeline.settings.sources import without_configuration
+from beam_pipeline.tools.reconcile.run import reconcile
+from beam_pipeline.tools.summary import summarise
+from beam_pipeline.tools.summary_text import render
 
 PARTITIONS = 4
 

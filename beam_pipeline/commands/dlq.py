@@ -11,12 +11,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.ops import flags
+from beam_pipeline.settings import flags
 
 if TYPE_CHECKING:
-    from beam_pipeline.ops.letters import Letter
-    from beam_pipeline.ops.replay import ReplayOutcome
-    from beam_pipeline.ops.replay_plan import ReplayChoice, ReplayPlan
+    from beam_pipeline.tools.dlq.letters import Letter
+    from beam_pipeline.tools.dlq.replay import ReplayOutcome
+    from beam_pipeline.tools.dlq.replay_plan import ReplayChoice, ReplayPlan
 
 _WHERE_HELP = """\
 --where:
@@ -158,16 +158,16 @@ def _rate(text: str) -> float:
 
 
 def _chosen(args: argparse.Namespace) -> Iterator[Letter]:
-    from beam_pipeline.ops.letter_filter import parse_conditions
-    from beam_pipeline.ops.letters import letter_files, read_letters
+    from beam_pipeline.tools.dlq.letters import letter_files, read_letters
+    from beam_pipeline.tools.dlq.where import parse_conditions
 
     condition = parse_conditions(args.where, datetime.now(timezone.utc))
     return filter(condition, read_letters(letter_files(args.dead_letter_dir)))
 
 
 def _run_stats(args: argparse.Namespace) -> int:
-    from beam_pipeline.ops.letter_stats import count_letters, stats_json, stats_text
     from beam_pipeline.terminal import show
+    from beam_pipeline.tools.dlq.stats import count_letters, stats_json, stats_text
 
     stats = count_letters(_chosen(args))
     if args.json:
@@ -180,8 +180,8 @@ def _run_stats(args: argparse.Namespace) -> int:
 def _run_show(args: argparse.Namespace) -> int:
     from rich.rule import Rule
 
-    from beam_pipeline.ops.letter_text import letter_json, letter_text
     from beam_pipeline.terminal import show
+    from beam_pipeline.tools.dlq.text import letter_json, letter_text
 
     if args.id is None and not args.where:
         raise UsageError("dlq show: give the letter's ID, or --where=NAME=VALUE")
@@ -210,11 +210,11 @@ def _run_replay(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from beam_pipeline.kafka.admin import require_cluster
-    from beam_pipeline.ops.letter_filter import parse_conditions
-    from beam_pipeline.ops.replay import plan_only, replay
-    from beam_pipeline.ops.replay_plan import ReplayChoice
     from beam_pipeline.producer.stop import StopRequest
     from beam_pipeline.terminal import show
+    from beam_pipeline.tools.dlq.replay import plan_only, replay
+    from beam_pipeline.tools.dlq.replay_plan import ReplayChoice
+    from beam_pipeline.tools.dlq.where import parse_conditions
 
     condition = parse_conditions(args.where, datetime.now(timezone.utc))
     choice = ReplayChoice(condition, args.to, args.max_attempts)

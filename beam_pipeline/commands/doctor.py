@@ -24,9 +24,9 @@ from beam_pipeline.commands.engines import (
     directories_of,
 )
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
-from beam_pipeline.ops.flags import add_json_flag
 from beam_pipeline.runtime import preflight
 from beam_pipeline.settings.flags import (
+    add_json_flag,
     add_pipeline_flags,
     check_pipeline_flags,
     connection_of,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.ops import flags
+from beam_pipeline.settings import flags
 
 _DESCRIPTION = """\
 Shows what an output file, or all files below a directory, say of themselves: topic, windows,
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     """
     # Imported here: the command line knows every command's flags, and runs one.
     from beam_pipeline.files.contents import UnreadableFile
-    from beam_pipeline.ops import inspect_text
-    from beam_pipeline.ops.inspection import inspect_file, inspect_tree
     from beam_pipeline.terminal import show
+    from beam_pipeline.tools.inspect import text as inspect_text
+    from beam_pipeline.tools.inspect.inspection import inspect_file, inspect_tree
 
     if args.path.is_dir():
         tree = inspect_tree(args.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from beam_pipeline.ops import flags
+from beam_pipeline.settings import flags
 
 _DESCRIPTION = """\
 Compares the offsets in the topics with those in the files: each record must be in exactly one
@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     """
     # Imported here: the command line knows every command's flags, and runs one.
     from beam_pipeline.kafka.admin import require_cluster
-    from beam_pipeline.ops.reconcile import reconcile
-    from beam_pipeline.ops.reconcile_report import report_json, report_text
     from beam_pipeline.terminal import show
+    from beam_pipeline.tools.reconcile.run import reconcile
+    from beam_pipeline.tools.reconcile.text import report_json, report_text
 
     connection = flags.kafka_connection(args)
     require_cluster(connection)

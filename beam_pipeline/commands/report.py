@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.ops import flags
+from beam_pipeline.settings import flags
 
 if TYPE_CHECKING:
-    from beam_pipeline.ops.reconciliation import ReconcileReport
-    from beam_pipeline.report.gather import Landed
+    from beam_pipeline.tools.reconcile.compare import ReconcileReport
+    from beam_pipeline.tools.report.gather import Landed
 
 DEFAULT_REPORT_FILE = Path("report.html")
 
@@ -72,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
     from datetime import datetime, timezone
 
     from beam_pipeline.files.durable import write_atomically
-    from beam_pipeline.report import page
-    from beam_pipeline.report.verdict import verdict_of
     from beam_pipeline.terminal import printable
+    from beam_pipeline.tools.report import page
+    from beam_pipeline.tools.report.verdict import verdict_of
 
     if args.report_file.is_dir():
         raise UsageError(f"--report_file={args.report_file} is a directory; name a file in it")
@@ -112,8 +112,8 @@ def run(args: argparse.Namespace) -> int:
 def _landed(args: argparse.Namespace) -> Landed:
     from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
     from beam_pipeline.files.tree import visible_files
-    from beam_pipeline.report.gather import gather
     from beam_pipeline.terminal import progress_bar
+    from beam_pipeline.tools.report.gather import gather
 
     paths = visible_files(args.output_dir, PARQUET_SUFFIX, "--output_dir")
     paths += visible_files(args.dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
@@ -123,7 +123,7 @@ def _landed(args: argparse.Namespace) -> Landed:
 
 def _completeness(args: argparse.Namespace, topics: list[str]) -> ReconcileReport | None:
     """The comparison with the log, where there is a broker and something to ask for."""
-    from beam_pipeline.ops.reconcile import reconcile
+    from beam_pipeline.tools.reconcile.run import reconcile
 
     if args.kafka_bootstrap_servers is None and args.kafka_config is None:
         return None

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from beam_pipeline import resources
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.ops.flags import add_json_flag
+from beam_pipeline.settings.flags import add_json_flag
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,11 +2,12 @@
 
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.io.dead_letters import WriteDeadLetterFiles
-from beam_pipeline.io.kafka import ReadRecords, WriteDeadLetterTopic
+from beam_pipeline.io.kafka import CollectRecords, ReadRecords, WriteDeadLetterTopic
 from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.io.windowed_files import FileLayout, PaneTiming
 
 __all__ = [
+    "CollectRecords",
     "FileLayout",
     "PaneTiming",
     "ReadRecords",

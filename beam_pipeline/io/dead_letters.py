@@ -14,13 +14,13 @@ from typing import IO, Any
 
 import apache_beam as beam
 
-from beam_pipeline.batches import Outputs
 from beam_pipeline.files.durable import open_private
 from beam_pipeline.files.footer import ranges_of
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.io.windowed_files import FileLayout, PaneTiming, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter
+from beam_pipeline.transforms.batches import Outputs
 
 MAX_TEXT_CHARACTERS = 4_000
 """How much of a value is shown as text; `value_b64` has all of it."""

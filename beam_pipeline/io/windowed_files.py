@@ -34,7 +34,6 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.batches import DEAD, METRICS_NAMESPACE, Outputs, count_dead
 from beam_pipeline.files.durable import make_directory, sync
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.files.parts import (
@@ -45,6 +44,7 @@ from beam_pipeline.files.parts import (
 )
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import DeadLetter
+from beam_pipeline.transforms.batches import DEAD, METRICS_NAMESPACE, Outputs, count_dead
 
 MAX_OPEN_BYTES = 32 * 1024 * 1024
 """How much a bundle may hold, over all its windows, before it goes to parts."""

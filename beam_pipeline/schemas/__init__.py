@@ -1,11 +1,12 @@
 """Event contracts: loading a JSON Schema, judging events by it, deriving its Arrow columns."""
 
 from beam_pipeline.schemas.columns import ColumnBuilder, build_column
-from beam_pipeline.schemas.contract import Contract, file_schema, load_contract
+from beam_pipeline.schemas.contract import RECORD_SCHEMA, Contract, file_schema, load_contract
 from beam_pipeline.schemas.judge import Judge
 from beam_pipeline.schemas.versions import load_contracts
 
 __all__ = [
+    "RECORD_SCHEMA",
     "ColumnBuilder",
     "Contract",
     "Judge",

@@ -42,6 +42,11 @@ RIDE_ALONG_FIELDS = (
 )
 """What a dead letter needs of its record, carried by every batch up to the sink's parts."""
 
+RECORD_SCHEMA = pa.schema(
+    column for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS) if column.name != "_event_time"
+)
+"""The columns of a batch of records, one row a record; the event time is in the value."""
+
 
 @dataclass(frozen=True)
 class Contract:

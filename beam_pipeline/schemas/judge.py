@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonschema
 import jsonschema_rs
@@ -16,7 +16,11 @@ import referencing
 from jsonschema.validators import extend, validator_for
 
 from beam_pipeline.records import ErrorCode, Failure, Violation
-from beam_pipeline.schemas.wire import MAGIC, unwrap
+
+WIRE_MAGIC = b"\0"
+WIRE_PREFIX_BYTES = 5
+"""A zero byte, the schema's id as four bytes, big-endian, then the JSON (documentation of Confluent
+Schema Registry, "Wire format"). No JSON text begins with a zero byte."""
 
 MAX_DEPTH = 200
 """Deepest nesting of arrays and objects that is decoded; a fixed bound, so that the verdict is a
@@ -61,7 +65,7 @@ class Judge:
                 f"the value has {len(value)} bytes, more than --max_value_bytes="
                 f"{self._max_value_bytes}",
             )
-        if value[:1] == MAGIC:
+        if value[:1] == WIRE_MAGIC:
             return self._decode_behind_prefix(value)
         if value.count(b"[") + value.count(b"{") > MAX_DEPTH and depth_of(value) > MAX_DEPTH:
             return None, Failure(
@@ -78,7 +82,7 @@ class Judge:
 
     def _decode_behind_prefix(self, value: bytes) -> tuple[Any, Failure | None]:
         behind, schema_id = unwrap(value)
-        if schema_id is None or behind[:1] == MAGIC:
+        if schema_id is None or behind[:1] == WIRE_MAGIC:
             return None, _explain_malformed(value, ValueError("a zero byte, and no JSON behind it"))
         event, failure = self.decode(behind)
         if failure is not None:
@@ -191,3 +195,17 @@ def _pointer(path: Any) -> str:
 
 def _refuse_retrieval(uri: str) -> Any:
     raise ValueError(f"{uri} is outside the schema and references are never fetched")
+
+
+class Unwrapped(NamedTuple):
+    """A value without the prefix of the wire format, and the schema id that it named."""
+
+    value: bytes
+    schema_id: int | None
+
+
+def unwrap(value: bytes) -> Unwrapped:
+    """Takes the prefix of Confluent's wire format off `value`, if it has one."""
+    if len(value) < WIRE_PREFIX_BYTES or value[:1] != WIRE_MAGIC:
+        return Unwrapped(value, None)
+    return Unwrapped(value[WIRE_PREFIX_BYTES:], int.from_bytes(value[1:WIRE_PREFIX_BYTES], "big"))

@@ -1,9 +1,9 @@
 """The steps between Kafka and the sink, each a PTransform over Arrow batches."""
 
-from beam_pipeline.batches import BatchTransform, Outputs
+from beam_pipeline.transforms.batches import BatchTransform, Outputs
 from beam_pipeline.transforms.enrich import Enrich
 from beam_pipeline.transforms.normalize import Normalize
-from beam_pipeline.transforms.own import Transform, own_transforms
+from beam_pipeline.transforms.user import Transform, own_transforms
 from beam_pipeline.transforms.validate import Validate, ValidationRules
 from beam_pipeline.transforms.windowing import WindowBatches, WindowDeadLetters, Windowing
 

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from beam_pipeline.batches import BatchTransform, leaf_at
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
 from beam_pipeline.schemas.contract import PARTITION_COLUMNS
+from beam_pipeline.transforms.batches import BatchTransform
+from beam_pipeline.transforms.nested import leaf_at
 
 
 class Enrich(BatchTransform):

@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_pipeline.batches import LIST_STEP, BatchTransform, decoded, map_leaf
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
 from beam_pipeline.schemas.contract import VALUE_COLUMN
 from beam_pipeline.schemas.nodes import Encoding, Leaf, ListOf, Node, Struct, flatten
+from beam_pipeline.transforms.batches import BatchTransform
+from beam_pipeline.transforms.nested import LIST_STEP, decoded, map_leaf
 
 TEXT_RULES: Mapping[str, Callable[[pa.Array], pa.Array]] = {
     "trim": pc.utf8_trim_whitespace,

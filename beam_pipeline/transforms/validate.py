@@ -18,20 +18,10 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.batches import (
-    DEAD,
-    METRICS_NAMESPACE,
-    Outputs,
-    count_dead,
-    dead_letters_of,
-    failure_of,
-    leaf_at,
-    with_batch_outputs,
-)
-from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.errors import UsageError
-from beam_pipeline.record_batches import MAX_BATCH_RECORDS, concat, without_covered
 from beam_pipeline.records import (
+    MAX_BATCH_RECORDS,
     MAX_TIME_MS,
     MIN_TIME_MS,
     DeadLetter,
@@ -42,10 +32,20 @@ from beam_pipeline.records import (
 )
 from beam_pipeline.schemas import ColumnBuilder, Contract, Judge
 from beam_pipeline.schemas.columns import ARROW_REFUSALS, parse_timestamps
-from beam_pipeline.schemas.contract import RIDE_ALONG_FIELDS
+from beam_pipeline.schemas.contract import RECORD_SCHEMA, RIDE_ALONG_FIELDS
+from beam_pipeline.schemas.judge import unwrap
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Node, Struct
 from beam_pipeline.schemas.versions import align, version_of
-from beam_pipeline.schemas.wire import unwrap
+from beam_pipeline.transforms.batches import (
+    DEAD,
+    METRICS_NAMESPACE,
+    Outputs,
+    count_dead,
+    dead_letters_of,
+    failure_of,
+    with_batch_outputs,
+)
+from beam_pipeline.transforms.nested import leaf_at
 
 STAGE = "validate"
 
@@ -396,7 +396,7 @@ class _ValidateRecords(beam.DoFn):
 
     def _flush(self) -> Iterator[tuple[str | None, Any, int]]:
         """(tag, element, append time in ms) of what has been collected."""
-        records = concat(self._records)
+        records = _concat(self._records)
         self.start_bundle()
         fresh = without_covered(records, self._covered)
         self._skipped_counter.inc(records.num_rows - fresh.num_rows)
@@ -410,6 +410,15 @@ class _ValidateRecords(beam.DoFn):
             count_dead(code, letters)
         for letter in dead:
             yield DEAD, letter, letter.timestamp
+
+
+def _concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """One batch of all rows; without any, an empty one."""
+    if len(batches) == 1:
+        return batches[0]
+    if not batches:
+        return pa.RecordBatch.from_pylist([], schema=RECORD_SCHEMA)
+    return pa.concat_batches(batches)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from beam_pipeline.batches import METRICS_NAMESPACE
 from beam_pipeline.records import DeadLetter, nearest_time_ms
+from beam_pipeline.transforms.batches import METRICS_NAMESPACE
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 from integration.pipeline_runs import PipelineRun, send
 
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
+from beam_pipeline.tools.reconcile.run import reconcile
 
 
 @pytest.fixture

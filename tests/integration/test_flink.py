@@ -16,11 +16,11 @@ from flink_clusters import OwnCluster, flink_or_skip, own_flink
 from integration.pipeline_runs import Finished, PipelineRun, running, send, wait_for
 
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
 from beam_pipeline.runtime.flink.engine import FlinkTools
 from beam_pipeline.runtime.processes import free_port
+from beam_pipeline.tools.reconcile.run import reconcile
 
 SLOTS = 3
 

@@ -20,7 +20,7 @@ from beam_pipeline.kafka.admin import watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import READ_COMMITTED
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.ops.reconcile import reconcile
+from beam_pipeline.tools.reconcile.run import reconcile
 
 FreshTopic = Callable[..., str]
 

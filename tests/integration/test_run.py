@@ -20,10 +20,10 @@ from integration.pipeline_runs import PipelineRun, running, send, wait_for
 
 from beam_pipeline.kafka.admin import TopicSpec, create_topics, watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.ops.reconcile import reconcile
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
 from beam_pipeline.resources import dead_letter_schema_path
+from beam_pipeline.tools.reconcile.run import reconcile
 
 
 @pytest.fixture

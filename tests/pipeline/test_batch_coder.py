@@ -12,9 +12,9 @@ from apache_beam.coders import registry
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from pipeline.test_graph import config_of
 
-from beam_pipeline.batch_coder import RecordBatchCoder
-from beam_pipeline.batches import DEAD
 from beam_pipeline.pipeline import land_records
+from beam_pipeline.transforms.batch_coder import RecordBatchCoder
+from beam_pipeline.transforms.batches import DEAD
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
 BATCHES = [

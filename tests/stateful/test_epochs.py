@@ -28,12 +28,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sample_records import NOON_MS, contract_of, kafka_record, rfc3339
 
-from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.files.ledger import load_ledger, output_files
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.parts import retire_parts, sweep_dead_epochs, sweep_parts
 from beam_pipeline.io import windowed_files
 from beam_pipeline.io.dead_letters import JsonLinesFormat
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.io.parquet import ParquetFormat
 from beam_pipeline.io.windowed_files import (
     FileLayout,
@@ -42,7 +43,6 @@ from beam_pipeline.io.windowed_files import (
     _WriteParts,
     publish,
 )
-from beam_pipeline.record_batches import batch_of_records, without_covered
 from beam_pipeline.records import KafkaRecord
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules

@@ -17,7 +17,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from sample_records import contract_of, kafka_record
 
-from beam_pipeline.record_batches import batch_of_records
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas.nodes import Struct
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules

@@ -24,10 +24,10 @@ from beam_pipeline.files import durable
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.files.names import OutputFile
-from beam_pipeline.ops import compact as compact_module
-from beam_pipeline.ops.compact import CompactionReport, compact
-from beam_pipeline.ops.coverage import read_coverage
 from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.tools.compact import run as compact_module
+from beam_pipeline.tools.compact.run import CompactionReport, compact
+from beam_pipeline.tools.reconcile.coverage import read_coverage
 
 LARGE = 128 * 1024 * 1024
 

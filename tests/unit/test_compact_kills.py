@@ -20,7 +20,7 @@ KILL_AT_EVERY_STEP = """
 import json, os, shutil, signal, sys
 from pathlib import Path
 from compaction_trees import CompactionTree, placed
-from beam_pipeline.ops.compact import compact
+from beam_pipeline.tools.compact.run import compact
 
 root = Path(sys.argv[1])
 tree = CompactionTree(root)

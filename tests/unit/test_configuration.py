@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from beam_pipeline.cli import command_parsers, main
 from beam_pipeline.errors import UsageError
-from beam_pipeline.ops.flags import topic_names
+from beam_pipeline.settings.flags import topic_names
 from beam_pipeline.settings.masking import masked
 from beam_pipeline.settings.printed import settings_text
 from beam_pipeline.settings.sources import (

@@ -14,7 +14,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
 from beam_pipeline.files.tree import visible_files
 from beam_pipeline.offset_sets import TopicPartition, interval
-from beam_pipeline.ops.coverage import find_overlaps, read_coverage
+from beam_pipeline.tools.reconcile.coverage import find_overlaps, read_coverage
 
 ORDERS_0, ORDERS_1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
 CLICKS_0 = TopicPartition("clicks", 0)

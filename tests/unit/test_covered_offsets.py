@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pyroaring import BitMap64
 from sample_records import kafka_record
 
-from beam_pipeline.covered_offsets import CoveredOffsets, TopicPartition
-from beam_pipeline.record_batches import batch_of_records, without_covered
+from beam_pipeline.covered_offsets import CoveredOffsets, TopicPartition, without_covered
+from beam_pipeline.io.kafka import batch_of_records
 
 KEYS: list[TopicPartition] = [("orders", 0), ("orders", 1), ("clicks", 0)]
 BASES = [0, 2**16 - 20, 2**32 - 20, 2**53, 2**62]

@@ -17,11 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256, commerce_contract, kafka_record, letter
 
-from beam_pipeline.batches import failure_of
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.dead_letters import MAX_TEXT_CHARACTERS, JsonLinesFormat, to_headers, to_json
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.io.windowed_files import Shard
-from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.records import (
     TIMESTAMP_TYPES,
     DeadLetter,
@@ -32,6 +31,7 @@ from beam_pipeline.records import (
     Violation,
 )
 from beam_pipeline.resources import dead_letter_schema_path
+from beam_pipeline.transforms.batches import failure_of
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
 
 EPOCH = "20261124T133350Zx3f9a"

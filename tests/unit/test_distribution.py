@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.report.distribution import DELAY_EDGES, SizeClass, classes, percentiles
+from beam_pipeline.tools.report.distribution import DELAY_EDGES, SizeClass, classes, percentiles
 
 weighed = st.lists(st.tuples(st.floats(-1e6, 1e12), st.integers(0, 1_000)), min_size=1)
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, commerce_contract, commerce_event, contract_of, kafka_record
 
-from beam_pipeline.batches import apply_or_split
 from beam_pipeline.errors import UsageError
-from beam_pipeline.record_batches import batch_of_records
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.resources import reference_dir
 from beam_pipeline.schemas import Contract
 from beam_pipeline.transforms import Enrich, Normalize
+from beam_pipeline.transforms.batches import apply_or_split
 from beam_pipeline.transforms.enrich import EnrichBatch, ReferenceTable, additions_of
 from beam_pipeline.transforms.normalize import NormalizeBatch, rules_of
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sample_records import commerce_event, contract_of, kafka_record
 
 from beam_pipeline.cli import main
-from beam_pipeline.record_batches import batch_of_records
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.schemas import Judge, load_contract
 from beam_pipeline.schemas.inference import DIALECT, infer_schema
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules

@@ -9,8 +9,8 @@ import pytest
 from output_trees import dead_letter
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.ops.letter_filter import parse_conditions
-from beam_pipeline.ops.letters import Letter
+from beam_pipeline.tools.dlq.letters import Letter
+from beam_pipeline.tools.dlq.where import parse_conditions
 
 NOW = datetime(2026, 11, 23, 14, tzinfo=timezone.utc)
 FAILED = "2026-11-23T12:00:05.000Z"

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from beam_pipeline.commands import dlq as dlq_command
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.ops.letter_stats import count_letters, stats_text
-from beam_pipeline.ops.letter_text import letter_text
-from beam_pipeline.ops.letters import Letter, letter_files, read_letters
 from beam_pipeline.resources import dead_letter_schema_path
+from beam_pipeline.tools.dlq.letters import Letter, letter_files, read_letters
+from beam_pipeline.tools.dlq.stats import count_letters, stats_text
+from beam_pipeline.tools.dlq.text import letter_text
 
 
 @pytest.fixture

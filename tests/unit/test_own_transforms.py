@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 import pytest
 from sample_records import commerce_contract, commerce_event, kafka_record
 
-from beam_pipeline.batches import apply_or_split
 from beam_pipeline.cli import main
 from beam_pipeline.errors import UsageError
-from beam_pipeline.record_batches import batch_of_records
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.resources import reference_dir
 from beam_pipeline.transforms import Enrich, own_transforms
+from beam_pipeline.transforms.batches import apply_or_split
 from beam_pipeline.transforms.enrich import EnrichBatch, additions_of
-from beam_pipeline.transforms.own import OwnFunction
+from beam_pipeline.transforms.user import OwnFunction
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
 
 CONTRACT = commerce_contract()

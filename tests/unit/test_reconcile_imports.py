@@ -11,7 +11,7 @@ OWN = {
     "beam_pipeline.files.tree",
     "beam_pipeline.kafka.log_reader",
     "beam_pipeline.offset_sets",
-    "beam_pipeline.ops",
+    "beam_pipeline.tools",
     "beam_pipeline.terminal",
 }
 HOW_TO_REACH_KAFKA = {
@@ -24,12 +24,12 @@ OTHERS = {"beam_pipeline", "beam_pipeline.errors", "beam_pipeline.files", "beam_
 
 
 def test_reconcile_imports_nothing_of_the_sink() -> None:
-    code = "import sys, beam_pipeline.ops.reconcile_report, beam_pipeline.ops.reconcile\n"
+    code = "import sys, beam_pipeline.tools.reconcile.text, beam_pipeline.tools.reconcile.run\n"
     code += "print(*sys.modules, sep='\\n')"
     listing = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     imported = set(listing.stdout.decode().split())
     own = {name for name in imported if name.split(".")[0] == "beam_pipeline"}
-    beside_ops = {name for name in own if not name.startswith("beam_pipeline.ops.")}
+    beside_ops = {name for name in own if not name.startswith("beam_pipeline.tools.reconcile")}
     assert beside_ops >= SHARED
     assert beside_ops <= SHARED | OWN | HOW_TO_REACH_KAFKA | OTHERS
     assert "apache_beam" not in imported

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from beam_pipeline.offset_sets import TopicPartition, offset_set
-from beam_pipeline.ops.coverage import Coverage
-from beam_pipeline.ops.reconciliation import compare, uncovered
+from beam_pipeline.tools.reconcile.compare import compare, uncovered
+from beam_pipeline.tools.reconcile.coverage import Coverage
 
 PARTITIONS = [TopicPartition("orders", 0), TopicPartition("orders", 1), TopicPartition("clicks", 0)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.ops.replay_journal import JournalState, ReplayJournal, read_journal
+from beam_pipeline.tools.dlq.replay_journal import JournalState, ReplayJournal, read_journal
 
 NOW = datetime(2026, 11, 24, 13, 33, 50, tzinfo=timezone.utc)
 

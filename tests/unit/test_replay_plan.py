@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from output_trees import dead_letter
 
-from beam_pipeline.ops.letters import Letter
-from beam_pipeline.ops.replay_plan import (
+from beam_pipeline.tools.dlq.letters import Letter
+from beam_pipeline.tools.dlq.replay_plan import (
     Fate,
     ReplayChoice,
     fate_of,

@@ -12,7 +12,7 @@ from pyroaring import BitMap64
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
 from beam_pipeline.files.tree import visible_files
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.report.gather import Landed, gather
+from beam_pipeline.tools.report.gather import Landed, gather
 
 
 @pytest.fixture

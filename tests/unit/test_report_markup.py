@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.report.markup import document, foreign, prose, tag
 from beam_pipeline.terminal import printable
+from beam_pipeline.tools.report.markup import document, foreign, prose, tag
 
 
 class Reader(HTMLParser):

@@ -14,19 +14,19 @@ from output_trees import OutputTree, sources
 from pyroaring import BitMap64
 from report_pages import hostile_tree
 
-import beam_pipeline.report
+import beam_pipeline.tools.report
 from beam_pipeline.cli import main
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.ops.coverage import Coverage
-from beam_pipeline.ops.reconciliation import ReconcileReport, compare
-from beam_pipeline.report.charts import nice_ceiling
-from beam_pipeline.report.gather import Landed, gather
-from beam_pipeline.report.page import ReportInput, render_page
-from beam_pipeline.report.verdict import Tone, verdict_of
+from beam_pipeline.tools.reconcile.compare import ReconcileReport, compare
+from beam_pipeline.tools.reconcile.coverage import Coverage
+from beam_pipeline.tools.report.charts import nice_ceiling
+from beam_pipeline.tools.report.gather import Landed, gather
+from beam_pipeline.tools.report.page import ReportInput, render_page
+from beam_pipeline.tools.report.verdict import Tone, verdict_of
 
 MADE = datetime(2026, 11, 24, 9, tzinfo=timezone.utc)
 ORDERS = TopicPartition("orders", 0)
-STYLE = Path(beam_pipeline.report.__file__).with_name("page.css").read_text(encoding="utf-8")
+STYLE = Path(beam_pipeline.tools.report.__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 class Texts(HTMLParser):

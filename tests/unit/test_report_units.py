@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from beam_pipeline.report import units
+from beam_pipeline.tools.report import units
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 

@@ -21,8 +21,8 @@ import yaml
 from sample_records import NOON_MS, kafka_record
 
 from beam_pipeline.files.names import OutputFile
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.io.parquet import ParquetFormat
-from beam_pipeline.record_batches import batch_of_records
 from beam_pipeline.records import DeadLetter, ErrorCode
 from beam_pipeline.schemas import load_contract
 from beam_pipeline.schemas.contract import file_schema

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.ops.coverage import Coverage
-from beam_pipeline.ops.reconciliation import compare
-from beam_pipeline.ops.summary import Summary, summarise
-from beam_pipeline.ops.summary_text import render
+from beam_pipeline.tools.reconcile.compare import compare
+from beam_pipeline.tools.reconcile.coverage import Coverage
+from beam_pipeline.tools.summary import Summary, summarise
+from beam_pipeline.tools.summary_text import render
 
 
 @pytest.fixture

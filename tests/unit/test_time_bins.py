@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.report.time_bins import OTHERS, Bars, TimeCounts, bars_of
+from beam_pipeline.tools.report.time_bins import OTHERS, Bars, TimeCounts, bars_of
 
 NOON = 1_795_435_200  # 2026-11-23 12:00 UTC
 DAY = 86_400

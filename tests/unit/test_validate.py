@@ -21,10 +21,9 @@ from sample_records import (
     rfc3339,
 )
 
-from beam_pipeline.batches import apply_or_split, dead_letters_of, failure_of
-from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.errors import UsageError
-from beam_pipeline.record_batches import batch_of_records, without_covered
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import (
     TIMESTAMP_TYPES,
     DeadLetter,
@@ -32,6 +31,7 @@ from beam_pipeline.records import (
     KafkaRecord,
     SchemaRef,
 )
+from beam_pipeline.transforms.batches import apply_or_split, dead_letters_of, failure_of
 from beam_pipeline.transforms.validate import RecordValidator, Validate, ValidationRules
 
 UTC = timezone.utc

@@ -17,13 +17,13 @@ from sample_records import kafka_record
 
 from beam_pipeline.cli import main
 from beam_pipeline.errors import UsageError
-from beam_pipeline.record_batches import batch_of_records
+from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas import Contract, Judge, build_column, load_contracts
 from beam_pipeline.schemas.contract import file_schema
+from beam_pipeline.schemas.judge import unwrap
 from beam_pipeline.schemas.nodes import derive_node
 from beam_pipeline.schemas.versions import align, unify, version_of
-from beam_pipeline.schemas.wire import unwrap
 from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
 
 V1: dict[str, Any] = {

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.tree import visible_files
-from beam_pipeline.ops.letters import Letter, letter_files, read_letters
+from beam_pipeline.tools.dlq.letters import Letter, letter_files, read_letters
 
 SAMPLE_ROWS = 5
 

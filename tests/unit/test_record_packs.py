@@ -10,17 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, kafka_record
 
-from beam_pipeline.covered_offsets import CoveredOffsets
-from beam_pipeline.record_batches import (
-    MAX_BATCH_RECORDS,
-    RECORD_SCHEMA,
-    _CollectRecords,
-    batch_of_pack,
-    batch_of_records,
-    concat,
-    without_covered,
-)
-from beam_pipeline.records import KafkaRecord
+from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
+from beam_pipeline.io.kafka import _CollectRecords, batch_of_pack, batch_of_records
+from beam_pipeline.records import MAX_BATCH_RECORDS, KafkaRecord
+from beam_pipeline.schemas.contract import RECORD_SCHEMA
 
 
 class Binaries(NamedTuple):
@@ -116,9 +109,9 @@ def test_a_pack_is_the_batch_of_its_records(records: list[KafkaRecord]) -> None:
     assert batch.equals(batch_of_records(records))
 
 
-@given(st.lists(RECORDS, max_size=3))
+@given(st.lists(RECORDS, min_size=1, max_size=3))
 def test_packs_are_put_together(packs: list[list[KafkaRecord]]) -> None:
-    whole = concat([batch_of_pack(pack_of(records)) for records in packs])
+    whole = pa.concat_batches([batch_of_pack(pack_of(records)) for records in packs])
     whole.validate(full=True)
     assert whole.equals(batch_of_records([record for records in packs for record in records]))
 

@@ -31,8 +31,8 @@ from beam_pipeline.files.footer import FOOTER_KEY
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.tree import visible_files
 from beam_pipeline.offset_sets import TopicPartition, offset_set
-from beam_pipeline.ops.compaction import DirectoryPlan, Group, LeftAlone, plan_directory
 from beam_pipeline.terminal import progress_bar
+from beam_pipeline.tools.compact.plan import DirectoryPlan, Group, LeftAlone, plan_directory
 
 TEMPORARY_DIR = "_tmp"
 ROW_GROUP_BYTES = 64 * 1024 * 1024

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.ops.letters import Letter
+from beam_pipeline.tools.dlq.letters import Letter
 
 Condition = Callable[[Letter], bool]
 

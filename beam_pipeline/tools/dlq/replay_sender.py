@@ -12,11 +12,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.ops.letters import Letter
-from beam_pipeline.ops.replay_journal import ReplayJournal
-from beam_pipeline.ops.replay_plan import replay_headers, replay_timestamp_ms
 from beam_pipeline.producer.pacing import Schedule
 from beam_pipeline.producer.stop import StopRequest
+from beam_pipeline.tools.dlq.letters import Letter
+from beam_pipeline.tools.dlq.replay_journal import ReplayJournal
+from beam_pipeline.tools.dlq.replay_plan import replay_headers, replay_timestamp_ms
 
 _NAP_SECONDS = 0.1
 _JOURNAL_SECONDS = 1.0

@@ -6,9 +6,9 @@ letters are as large on a telephone as on a desk. What a chart shows stands in a
 
 from __future__ import annotations
 
-from beam_pipeline.report.markup import Element, foreign, tag
-from beam_pipeline.report.time_bins import OTHERS, Bars
-from beam_pipeline.report.units import between, instant, plural, span, step_length, utc
+from beam_pipeline.tools.report.markup import Element, foreign, tag
+from beam_pipeline.tools.report.time_bins import OTHERS, Bars
+from beam_pipeline.tools.report.units import between, instant, plural, span, step_length, utc
 
 _GAP = 0.14
 _DAY = 86_400

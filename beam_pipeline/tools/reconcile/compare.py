@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pyroaring import BitMap64
 
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition, interval
-from beam_pipeline.ops.coverage import Coverage, FileOverlap, FileProblem
+from beam_pipeline.tools.reconcile.coverage import Coverage, FileOverlap, FileProblem
 
 LogBounds = Mapping[TopicPartition, tuple[int, int]]
 """Low watermark, inclusive, and high watermark, exclusive."""

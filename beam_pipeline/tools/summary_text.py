@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from beam_pipeline.ops.reconcile_report import reconciliation_table
-from beam_pipeline.ops.reconciliation import Reconciliation
-from beam_pipeline.ops.summary import Summary
 from beam_pipeline.terminal import printable
+from beam_pipeline.tools.reconcile.compare import Reconciliation
+from beam_pipeline.tools.reconcile.text import reconciliation_table
+from beam_pipeline.tools.summary import Summary
 
 _FILES_SHOWN = 12
 _SAMPLE_WIDTH = 78

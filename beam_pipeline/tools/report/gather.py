@@ -19,11 +19,11 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.contents import UnreadableFile
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.ops.compact import COMPACTION_EPOCH
-from beam_pipeline.ops.coverage import Coverage, FileProblem
-from beam_pipeline.ops.inspection import ColumnStatistics, FileInspection, inspect_file
-from beam_pipeline.ops.letters import Letter, read_letters
-from beam_pipeline.report.time_bins import OTHERS, TimeCounts
+from beam_pipeline.tools.compact.run import COMPACTION_EPOCH
+from beam_pipeline.tools.dlq.letters import Letter, read_letters
+from beam_pipeline.tools.inspect.inspection import ColumnStatistics, FileInspection, inspect_file
+from beam_pipeline.tools.reconcile.coverage import Coverage, FileProblem
+from beam_pipeline.tools.report.time_bins import OTHERS, TimeCounts
 
 PROBLEMS_KEPT = 100
 _REASONS_KEPT = 100

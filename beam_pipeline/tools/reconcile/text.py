@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_pipeline.offset_sets import TopicPartition, range_count, ranges
-from beam_pipeline.ops.coverage import FileOverlap
-from beam_pipeline.ops.reconciliation import (
+from beam_pipeline.terminal import printable, printable_json
+from beam_pipeline.tools.reconcile.compare import (
     PartitionReconciliation,
     ReconcileReport,
     Reconciliation,
 )
-from beam_pipeline.terminal import printable, printable_json
+from beam_pipeline.tools.reconcile.coverage import FileOverlap
 
 _RANGES_IN_TEXT = 5
 _LINES_IN_TEXT = 20

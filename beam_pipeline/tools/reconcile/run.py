@@ -13,15 +13,15 @@ from beam_pipeline.kafka.admin import watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition
-from beam_pipeline.ops.coverage import (
+from beam_pipeline.terminal import progress_bar
+from beam_pipeline.tools.reconcile.compare import LogBounds, ReconcileReport, compare, uncovered
+from beam_pipeline.tools.reconcile.coverage import (
     Coverage,
     FileOverlap,
     FileProblem,
     find_overlaps,
     read_coverage,
 )
-from beam_pipeline.ops.reconciliation import LogBounds, ReconcileReport, compare, uncovered
-from beam_pipeline.terminal import progress_bar
 
 
 def reconcile(

@@ -9,7 +9,7 @@ It is `<dead_letter_dir>/_replayed/<topic>.jsonl`, append-only, a JSON object a 
 A run first notes where the topic's partitions end, and only then sends. A letter is noted when the
 broker has acknowledged it. A run that was killed in between left records in the topic that no line
 tells of; it left no `end` either, so the next one knows that it must look for them, and from which
-offsets on (`beam_pipeline.ops.replay.find_redriven`). So no state of the journal makes a letter go
+offsets on (`replay.find_redriven`). So no state of the journal makes a letter go
 twice, and none makes it stay behind.
 """
 

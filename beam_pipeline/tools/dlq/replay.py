@@ -1,6 +1,6 @@
 """Sends dead letters back to Kafka: each byte for byte, each once however often it is run.
 
-What keeps a letter from going twice is the journal (`beam_pipeline.ops.replay_journal`) and, after
+What keeps a letter from going twice is the journal (`replay_journal`) and, after
 a run that was cut off, a look into the topic itself: each replayed record carries the id of its
 letter in the header `dlq.redrive.of`. Transactions would not do: their aborted records are given
 to every reader of uncommitted records, this pipeline's among them.
@@ -22,9 +22,13 @@ from beam_pipeline.kafka.admin import watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import LogReader
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.ops.letters import letter_files, read_letters
-from beam_pipeline.ops.replay_journal import ReplayJournal, read_journal
-from beam_pipeline.ops.replay_plan import (
+from beam_pipeline.producer.pacing import Schedule
+from beam_pipeline.producer.stop import StopRequest
+from beam_pipeline.records import REDRIVE_HEADER
+from beam_pipeline.terminal import progress_bar
+from beam_pipeline.tools.dlq.letters import letter_files, read_letters
+from beam_pipeline.tools.dlq.replay_journal import ReplayJournal, read_journal
+from beam_pipeline.tools.dlq.replay_plan import (
     Fate,
     ReplayChoice,
     ReplayPlan,
@@ -32,11 +36,7 @@ from beam_pipeline.ops.replay_plan import (
     plan_replay,
     target_topics,
 )
-from beam_pipeline.ops.replay_sender import ReplaySender
-from beam_pipeline.producer.pacing import Schedule
-from beam_pipeline.producer.stop import StopRequest
-from beam_pipeline.records import REDRIVE_HEADER
-from beam_pipeline.terminal import progress_bar
+from beam_pipeline.tools.dlq.replay_sender import ReplaySender
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from beam_pipeline.ops.letters import Letter
 from beam_pipeline.terminal import printable, printable_json
+from beam_pipeline.tools.dlq.letters import Letter
 
 _ARRAY_INDEX = re.compile(r"(?<=/)[0-9]+(?=/|$)")
 _ROWS_SHOWN = 15

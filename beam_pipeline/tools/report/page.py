@@ -12,21 +12,21 @@ from typing import Any
 from pyroaring import BitMap64
 
 from beam_pipeline.offset_sets import range_count, ranges
-from beam_pipeline.ops.inspect_text import null_share, plain_text
-from beam_pipeline.ops.inspection import ColumnStatistics
-from beam_pipeline.ops.reconciliation import PartitionReconciliation, ReconcileReport
-from beam_pipeline.report.charts import bar, columns_chart
-from beam_pipeline.report.distribution import (
+from beam_pipeline.tools.inspect.inspection import ColumnStatistics
+from beam_pipeline.tools.inspect.text import null_share, plain_text
+from beam_pipeline.tools.reconcile.compare import PartitionReconciliation, ReconcileReport
+from beam_pipeline.tools.report.charts import bar, columns_chart
+from beam_pipeline.tools.report.distribution import (
     DELAY_EDGES,
     SIZE_EDGES,
     SizeClass,
     classes,
     percentiles,
 )
-from beam_pipeline.report.gather import PROBLEMS_KEPT, Landed
-from beam_pipeline.report.markup import Element, document, foreign, prose, tag
-from beam_pipeline.report.time_bins import bars_of
-from beam_pipeline.report.units import (
+from beam_pipeline.tools.report.gather import PROBLEMS_KEPT, Landed
+from beam_pipeline.tools.report.markup import Element, document, foreign, prose, tag
+from beam_pipeline.tools.report.time_bins import bars_of
+from beam_pipeline.tools.report.units import (
     between,
     binary_size,
     duration,
@@ -37,7 +37,7 @@ from beam_pipeline.report.units import (
     step_length,
     utc,
 )
-from beam_pipeline.report.verdict import Tone, Verdict, verdict_of
+from beam_pipeline.tools.report.verdict import Tone, Verdict, verdict_of
 
 COLUMNS_SHOWN = 500
 _TOPICS_SHOWN = 8

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_pipeline.offset_sets import TopicPartition, range_count, ranges
-from beam_pipeline.ops.inspection import ColumnStatistics, FileInspection, TreeInspection
 from beam_pipeline.terminal import printable, printable_json
+from beam_pipeline.tools.inspect.inspection import ColumnStatistics, FileInspection, TreeInspection
 
 _RANGES_IN_TEXT = 3
 _RANGES_IN_JSON = 1_000

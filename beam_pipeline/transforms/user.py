@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from beam_pipeline.batches import BatchTransform
 from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
 from beam_pipeline.schemas.contract import (
@@ -17,6 +16,7 @@ from beam_pipeline.schemas.contract import (
     RIDE_ALONG_FIELDS,
     file_schema,
 )
+from beam_pipeline.transforms.batches import BatchTransform
 
 _KAFKA_COLUMNS = tuple(column.name for column in KAFKA_FIELDS)
 _RIDE_ALONG_COLUMNS = tuple(column.name for column in RIDE_ALONG_FIELDS)

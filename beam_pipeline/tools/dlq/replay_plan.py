@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from beam_pipeline.ops.letter_filter import Condition
-from beam_pipeline.ops.letters import Header, Letter
 from beam_pipeline.records import ATTEMPT_HEADER, REDRIVE_HEADER
+from beam_pipeline.tools.dlq.letters import Header, Letter
+from beam_pipeline.tools.dlq.where import Condition
 
 # What Kafka Connect's and this pipeline's dead letters carry beside the record's own headers.
 _STRIPPED_PREFIXES = ("__connect.errors.", "dlq.")

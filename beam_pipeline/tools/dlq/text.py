@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from beam_pipeline.ops.letters import Letter
 from beam_pipeline.terminal import printable, printable_json
+from beam_pipeline.tools.dlq.letters import Letter
 
 
 def letter_text(letter: Letter) -> RenderableType:

@@ -1,1 +1,0 @@
-"""Tools beside the pipeline: the proof that nothing is lost, and the handling of dead letters."""

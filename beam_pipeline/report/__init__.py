@@ -1,1 +1,0 @@
-"""`beam-pipeline report`: what a pipeline has landed, as one HTML file."""

@@ -1,0 +1,1 @@
+"""Dead letters: read, filter, count, show and replay them."""

@@ -1,0 +1,1 @@
+"""What a file or a tree of files contains, by footers and lines."""

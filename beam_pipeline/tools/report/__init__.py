@@ -1,0 +1,1 @@
+"""The report of what a pipeline has landed, as one HTML file."""
