@@ -10,8 +10,8 @@ from pathlib import Path
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_pipeline.config import PaneTiming, ValidationRules, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
-from beam_pipeline.io.windowed_files import PaneTiming
 from beam_pipeline.schemas import Contract
 from beam_pipeline.settings.flags import (
     CREATE_TIME,
@@ -25,8 +25,6 @@ from beam_pipeline.settings.flags import (
     event_time_field,
     topics_of,
 )
-from beam_pipeline.transforms.validate import ValidationRules
-from beam_pipeline.transforms.windowing import Windowing
 
 
 class IngestOptions(PipelineOptions):

@@ -1,10 +1,11 @@
 """Beam's sources and sinks: Kafka records in; Parquet files, dead-letter files and topics out."""
 
+from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.io.dead_letters import WriteDeadLetterFiles
 from beam_pipeline.io.kafka import CollectRecords, ReadRecords, WriteDeadLetterTopic
 from beam_pipeline.io.parquet import WriteToParquet
-from beam_pipeline.io.windowed_files import FileLayout, PaneTiming
+from beam_pipeline.io.windowed_files import FileLayout
 
 __all__ = [
     "CollectRecords",

@@ -14,11 +14,12 @@ from typing import IO, Any
 
 import apache_beam as beam
 
+from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.durable import open_private
 from beam_pipeline.files.footer import ranges_of
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
-from beam_pipeline.io.windowed_files import FileLayout, PaneTiming, Shard, WriteWindowedFiles
+from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter
 from beam_pipeline.transforms.batches import Outputs
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
-from beam_pipeline.io.windowed_files import FileLayout, PaneTiming, Shard, WriteWindowedFiles
+from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.transforms.batches import (
     Outputs,

@@ -34,6 +34,7 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.durable import make_directory, sync
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.files.parts import (
@@ -101,18 +102,6 @@ class FileLayout:
     def new_part_path(self, suffix: str) -> str:
         """A path for a new part; the directories above it exist afterwards."""
         return new_part_path(self.root, self.epoch, suffix, private=self.private)
-
-
-@dataclass(frozen=True)
-class PaneTiming:
-    """When the panes of a window fire, beside the one at its end; all in seconds.
-
-    Rows that come after the window has closed are collected for `late_pane_seconds`. With
-    `early_pane_seconds` above 0 an open window gives what it has that long after its first row.
-    """
-
-    late_pane_seconds: float = 5.0
-    early_pane_seconds: float = 0.0
 
 
 class WriteWindowedFiles(beam.PTransform[Any, Any]):

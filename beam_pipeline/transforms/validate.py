@@ -18,6 +18,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.errors import UsageError
 from beam_pipeline.records import (
@@ -48,21 +49,6 @@ from beam_pipeline.transforms.batches import (
 from beam_pipeline.transforms.nested import leaf_at
 
 STAGE = "validate"
-
-
-@dataclass(frozen=True)
-class ValidationRules:
-    """What makes a record valid, apart from its schema.
-
-    `event_time_field` is a dotted path, or None to take Kafka's append time as event time.
-    `max_event_age_seconds` and `max_event_skew_seconds` are measured against the append time;
-    0 sets no limit.
-    """
-
-    event_time_field: str | None
-    max_event_age_seconds: int = 0
-    max_event_skew_seconds: int = 0
-    max_value_bytes: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)

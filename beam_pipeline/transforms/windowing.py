@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -13,27 +12,9 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
+from beam_pipeline.config import Windowing
 from beam_pipeline.records import DeadLetter, nearest_time_ms
 from beam_pipeline.transforms.batches import METRICS_NAMESPACE
-
-
-@dataclass(frozen=True)
-class Windowing:
-    """How long windows are, and how far the watermark trails; both in seconds.
-
-    Elements are stamped with their time + `watermark_delay_seconds` and the windows shifted by as
-    much, so that the watermark, which follows Kafka's append time, trails the events and every
-    event up to that late is still on time; files carry the unshifted window.
-    """
-
-    window_seconds: int
-    watermark_delay_seconds: int = 2
-
-    def window_into(self) -> beam.WindowInto:
-        """The WindowInto for elements that are stamped with their time + delay."""
-        return beam.WindowInto(
-            FixedWindows(self.window_seconds, offset=self.watermark_delay_seconds)
-        )
 
 
 class WindowBatches(beam.PTransform[Any, Any]):
@@ -52,7 +33,7 @@ class WindowBatches(beam.PTransform[Any, Any]):
             batches
             | "CutByWindow"
             >> beam.ParDo(_CutByWindow(self._windowing)).with_output_types(pa.RecordBatch)
-            | "AssignFixedWindows" >> self._windowing.window_into()
+            | "AssignFixedWindows" >> window_into(self._windowing)
         )
         return windowed
 
@@ -68,9 +49,15 @@ class WindowDeadLetters(beam.PTransform[Any, Any]):
         windowed: beam.PCollection[Any] = (
             letters
             | "StampWithAppendTime" >> beam.ParDo(_StampLetter(self._windowing))
-            | "AssignFixedWindows" >> self._windowing.window_into()
+            | "AssignFixedWindows" >> window_into(self._windowing)
         )
         return windowed
+
+
+def window_into(windowing: Windowing) -> beam.WindowInto:
+    """Return the WindowInto for elements that are stamped with their time + delay."""
+    windows = FixedWindows(windowing.window_seconds, offset=windowing.watermark_delay_seconds)
+    return beam.WindowInto(windows)
 
 
 def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int, pa.RecordBatch]]:

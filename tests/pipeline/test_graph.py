@@ -16,14 +16,12 @@ from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms.window import TimestampedValue
 from sample_records import NOON_MS, commerce_contract, commerce_event, kafka_record, rfc3339
 
+from beam_pipeline.config import PaneTiming, ValidationRules, Windowing
 from beam_pipeline.io.kafka import CollectRecords
-from beam_pipeline.io.windowed_files import PaneTiming
 from beam_pipeline.options import IngestConfig
 from beam_pipeline.pipeline import land_records
 from beam_pipeline.records import KafkaRecord
 from beam_pipeline.resources import reference_dir
-from beam_pipeline.transforms.validate import ValidationRules
-from beam_pipeline.transforms.windowing import Windowing
 
 DELAY_SECONDS = 2
 

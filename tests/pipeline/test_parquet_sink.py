@@ -20,10 +20,10 @@ from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
+from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.parquet import WriteToParquet
-from beam_pipeline.io.windowed_files import PaneTiming
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
 

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sample_records import NOON_MS, contract_of, kafka_record, rfc3339
 
+from beam_pipeline.config import PaneTiming, ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.files.ledger import load_ledger, output_files
 from beam_pipeline.files.names import PARQUET_SUFFIX
@@ -38,14 +39,13 @@ from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.io.parquet import ParquetFormat
 from beam_pipeline.io.windowed_files import (
     FileLayout,
-    PaneTiming,
     _AssembleFiles,
     _WriteParts,
     publish,
 )
 from beam_pipeline.records import KafkaRecord
 from beam_pipeline.schemas.contract import file_schema
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 from beam_pipeline.transforms.windowing import cut_by_window
 
 TOPIC = "orders"

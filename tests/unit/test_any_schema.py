@@ -17,10 +17,11 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from sample_records import contract_of, kafka_record
 
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas.nodes import Struct
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NAMES = ["a", "b", "c d", "é", "x.y", "1", ""]

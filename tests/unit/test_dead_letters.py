@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256, commerce_contract, kafka_record, letter
 
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.dead_letters import MAX_TEXT_CHARACTERS, JsonLinesFormat, to_headers, to_json
 from beam_pipeline.io.kafka import batch_of_records
@@ -32,7 +33,7 @@ from beam_pipeline.records import (
 )
 from beam_pipeline.resources import dead_letter_schema_path
 from beam_pipeline.transforms.batches import failure_of
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 
 EPOCH = "20261124T133350Zx3f9a"
 FORMAT = JsonLinesFormat(EPOCH)

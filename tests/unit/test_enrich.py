@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, commerce_contract, commerce_event, contract_of, kafka_record
 
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.resources import reference_dir
@@ -21,7 +22,7 @@ from beam_pipeline.transforms import Enrich, Normalize
 from beam_pipeline.transforms.batches import apply_or_split
 from beam_pipeline.transforms.enrich import EnrichBatch, ReferenceTable, additions_of
 from beam_pipeline.transforms.normalize import NormalizeBatch, rules_of
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 LOOKUP = {

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from sample_records import commerce_event, contract_of, kafka_record
 
 from beam_pipeline.cli import main
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.schemas import Judge, load_contract
 from beam_pipeline.schemas.inference import DIALECT, infer_schema
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.sampled_from(
     ["2026-11-24T00:00:00Z", "2026-11-24", "red", "green"]

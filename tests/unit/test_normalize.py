@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import commerce_contract, commerce_event, contract_of, kafka_record
 
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.schemas import ColumnBuilder, Contract
@@ -20,7 +21,7 @@ from beam_pipeline.transforms import Normalize
 from beam_pipeline.transforms.batches import apply_or_split
 from beam_pipeline.transforms.nested import LIST_STEP, leaf_at, map_leaf
 from beam_pipeline.transforms.normalize import NormalizeBatch, rules_of
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 
 TRIM_UPPER = {"type": "string", "x-normalize": ["trim", "upper"]}
 MONEY = {"type": "number", "x-decimal": {"precision": 6, "scale": 2}}

@@ -14,6 +14,7 @@ import pytest
 from sample_records import commerce_contract, commerce_event, kafka_record
 
 from beam_pipeline.cli import main
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.resources import reference_dir
@@ -21,7 +22,7 @@ from beam_pipeline.transforms import Enrich, own_transforms
 from beam_pipeline.transforms.batches import apply_or_split
 from beam_pipeline.transforms.enrich import EnrichBatch, additions_of
 from beam_pipeline.transforms.user import OwnFunction
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 
 CONTRACT = commerce_contract()
 SCHEMA = Enrich(CONTRACT, reference_dir()).output_schema(CONTRACT.batch_schema)

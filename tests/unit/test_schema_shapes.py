@@ -20,13 +20,14 @@ import pytest
 import yaml
 from sample_records import NOON_MS, kafka_record
 
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.io.parquet import ParquetFormat
 from beam_pipeline.records import DeadLetter, ErrorCode
 from beam_pipeline.schemas import load_contract
 from beam_pipeline.schemas.contract import file_schema
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 NAMES = sorted(path.name.removesuffix(".schema.yaml") for path in SCHEMAS.glob("*.schema.yaml"))

@@ -21,6 +21,7 @@ from sample_records import (
     rfc3339,
 )
 
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
@@ -32,7 +33,7 @@ from beam_pipeline.records import (
     SchemaRef,
 )
 from beam_pipeline.transforms.batches import apply_or_split, dead_letters_of, failure_of
-from beam_pipeline.transforms.validate import RecordValidator, Validate, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator, Validate
 
 UTC = timezone.utc
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sample_records import kafka_record
 
 from beam_pipeline.cli import main
+from beam_pipeline.config import ValidationRules
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import ErrorCode
@@ -24,7 +25,7 @@ from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.schemas.judge import unwrap
 from beam_pipeline.schemas.nodes import derive_node
 from beam_pipeline.schemas.versions import align, unify, version_of
-from beam_pipeline.transforms.validate import RecordValidator, ValidationRules
+from beam_pipeline.transforms.validate import RecordValidator
 
 V1: dict[str, Any] = {
     "$id": "urn:order:1",

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256
 
+from beam_pipeline.config import Windowing
 from beam_pipeline.io.windowed_files import unshifted
 from beam_pipeline.records import (
     MAX_TIME_MS,
@@ -25,11 +26,11 @@ from beam_pipeline.records import (
     nearest_time_ms,
 )
 from beam_pipeline.transforms.windowing import (
-    Windowing,
     _CutByWindow,
     _StampLetter,
     cut_by_window,
     late_rows,
+    window_into,
 )
 
 UTC = timezone.utc
@@ -101,7 +102,7 @@ def test_no_rows_are_no_pieces() -> None:
 
 def window_of(stamped: Any, windowing: Windowing) -> IntervalWindow:
     """The window that Beam puts a stamped element into."""
-    window_fn: Any = windowing.window_into().windowing.windowfn
+    window_fn: Any = window_into(windowing).windowing.windowfn
     window: IntervalWindow
     (window,) = window_fn.assign(window_fn.AssignContext(stamped.timestamp, stamped.value))
     return window
