@@ -29,7 +29,7 @@ from beam_pipeline.schemas import load_contract
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms.validate import RecordValidator
 
-SCHEMAS = Path(__file__).parents[1] / "schemas"
+SCHEMAS = Path(__file__).parents[2] / "schemas"
 NAMES = sorted(path.name.removesuffix(".schema.yaml") for path in SCHEMAS.glob("*.schema.yaml"))
 COLUMNS: dict[str, Any] = json.loads((SCHEMAS / "columns.json").read_text(encoding="utf-8"))
 KAFKA = ("kafka_topic", "kafka_partition", "kafka_offset", "kafka_timestamp")

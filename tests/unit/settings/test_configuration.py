@@ -30,7 +30,7 @@ from beam_pipeline.settings.sources import (
     without_configuration,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
