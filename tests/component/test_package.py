@@ -21,6 +21,7 @@ from beam_pipeline import resources
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LIBRARY = (ROOT / "docs/library.md").read_text(encoding="utf-8")
 
 
 def finished(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -118,8 +119,8 @@ def test_what_pip_installs_works_elsewhere(built: Path, tmp_path: Path) -> None:
 
 
 def public_names() -> list[tuple[str, str]]:
-    """(module, name) for each row of the README's table."""
-    section = README.split("## As a library")[1].split("\n## ")[0]
+    """(module, name) for each row of the table in docs/library.md."""
+    section = LIBRARY.split("## Public API")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(beam_pipeline\.\w+)` \| (.*) \|$", section, re.M)
     return [(module, name) for module, names in rows for name in re.findall(r"`(\w+)`", names)]
 
@@ -143,8 +144,8 @@ def test_the_public_api_is_whole() -> None:
         _ = transforms.nothing
 
 
-def test_the_example_of_the_readme_writes_a_file(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+def test_the_example_of_the_library_page_writes_a_file(tmp_path: Path) -> None:
+    example, *_ = re.findall(r"```python\n(.*?)```", LIBRARY, re.S)
     ast.parse(example)
     finished(sys.executable, "-c", example, cwd=tmp_path, PYTHONPATH=str(ROOT))
     read = "import pyarrow.parquet as pq; print(pq.read_table('clicks').num_rows)"

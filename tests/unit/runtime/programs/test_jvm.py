@@ -34,8 +34,8 @@ def test_the_loopback_agent_is_among_the_locked_jars(lock: str) -> None:
     agent = next(jar for jar in jars if jar.parent.name == "org.jboss.byteman")
     assert flag == f"-javaagent:{agent}=script:{LOOPBACK_RULE}"
     assert LOOPBACK_RULE.is_file()
-    # What README.md says to a cluster of the user's own.
-    documented = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    # What docs/flink.md says to a cluster of the user's own.
+    documented = (Path(__file__).parents[4] / "docs/flink.md").read_text(encoding="utf-8")
     assert f"-javaagent:/opt/flink/lib/{agent.name}=script:" in documented
 
 
