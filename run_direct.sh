@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Kafka to Parquet on Prism, Beam's local runner. Without arguments: a demo with a broker of its own.
-# `./run_direct.sh --help` tells the rest.
+# Kafka to Parquet on Prism, Beam's local runner. Without arguments: a demo with its own broker.
+# `./run_direct.sh --help` lists the commands.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
 setup_venv runtime
-exec "$VENV/bin/python" -m beam_pipeline direct "$@"
+exec "$VENV/bin/python" -m beam_pipeline "$@"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Kafka to Parquet on Flink. Without arguments: a demo with a cluster and a broker of its own.
-# `./run_flink.sh --help` tells the rest.
+# Kafka to Parquet on Flink. Without arguments: a demo with its own cluster and broker.
+# `./run_flink.sh --help` lists the commands.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
 setup_venv runtime
-exec "$VENV/bin/python" -m beam_pipeline on_flink "$@"
+BEAM_PIPELINE_ENGINE=flink exec "$VENV/bin/python" -m beam_pipeline "$@"

@@ -1,12 +1,14 @@
-"""`beam-pipeline`: the subcommands. Nothing here imports Beam, so that help comes at once."""
+"""`beam-pipeline`: the subcommands. Nothing here imports Beam, so help is immediate."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+from beam_pipeline import resources
 from beam_pipeline.commands import (
     broker,
     compact,
@@ -23,43 +25,62 @@ from beam_pipeline.commands import (
     run,
     schema,
 )
-from beam_pipeline.commands.engines import FLINK
-from beam_pipeline.errors import PipelineError
+from beam_pipeline.errors import PipelineError, UsageError
+from beam_pipeline.settings.flags import FLINK
+from beam_pipeline.settings.parser import CommandParser, did_you_mean, refuse_unknown_flags
 from beam_pipeline.settings.printed import settings_text
 from beam_pipeline.settings.sources import (
     Sources,
     add_config_flags,
+    command_of,
     parse,
     read_sources,
     unknown_variables,
+    variable_of,
 )
 from beam_pipeline.terminal import printable
 
-_DESCRIPTION = "Kafka to Parquet on Apache Beam: every record is a row or a dead letter, once."
+_PROGRAM = "beam-pipeline"
+
+_DESCRIPTION = """\
+Writes Kafka topics to Parquet with exactly-once files. Every record ends up either as one Parquet
+row or as one dead letter.
+
+Without a command it is the demo: a broker, a producer and the pipeline for a minute, and the proof.
+Where a flag, the environment or the file of --config names a broker or a topic, it is `run`.
+"""
+_EPILOG = """\
+`%(prog)s COMMAND --help` explains a command and all its flags.
+
+examples:
+  %(prog)s
+  %(prog)s --kafka_bootstrap_servers=HOST:PORT --input_topics=orders --schema=order.schema.json
+  %(prog)s reconcile --kafka_bootstrap_servers=HOST:PORT --input_topics=orders
+"""
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
-    "run": (run, "land your own topics as Parquet"),
+    "run": (run, "write your own topics to Parquet"),
     "demo": (demo, "broker, producer and pipeline for a minute, and the proof"),
-    "produce": (produce, "write synthetic events, or a file's lines, to a topic"),
-    "broker": (broker, "an embedded Kafka in the foreground"),
-    "fetch": (fetch, "fetch Java, jars and the runner ahead of a run"),
-    "doctor": (doctor, "look at what a run needs, each thing green or with the remedy"),
+    "produce": (produce, "send synthetic events, or a file's lines, to a topic"),
+    "broker": (broker, "an embedded Kafka broker in the foreground"),
+    "fetch": (fetch, "fetch Java, jars and the runner before a run"),
+    "doctor": (doctor, "check what a run needs; each line is ok or says what to do"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
-    "flink": (flink, "look after a job on a Flink cluster"),
-    "dlq": (dlq, "look into dead letters, and send them again"),
+    "flink": (flink, "manage a job on a Flink cluster"),
+    "dlq": (dlq, "inspect dead letters, and send them again"),
     "schema": (schema, "propose, show and compare the JSON Schemas of events"),
-    "inspect": (inspect, "what a file or a directory says of itself"),
-    "report": (report, "what was landed, as one HTML file"),
-    "compact": (compact, "put small Parquet files together"),
-    "completion": (completion, "let bash, zsh or fish complete commands and flags"),
+    "inspect": (inspect, "show what a file or a directory contains"),
+    "report": (report, "write what was landed as one HTML file"),
+    "compact": (compact, "merge small Parquet files"),
+    "completion": (completion, "print a completion script for bash, zsh or fish"),
 }
 _TAKES_BEAM_FLAGS = ("run", "demo")
 _SOURCE_FLAGS = ("kafka_bootstrap_servers", "kafka_config", "input_topics")
-_NO_SOURCES = Sources()
+_RUN_FLAGS = frozenset({*(f"--{flag}" for flag in _SOURCE_FLAGS), "--until", "--detach"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; its exit code. A failure the user can mend is one line."""
+    """Run a subcommand and return its exit code. A failure the user can mend is one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(words)
@@ -72,57 +93,86 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def direct_words(words: list[str], sources: Sources = _NO_SOURCES) -> list[str]:
-    """What `./run_direct.sh WORDS` means: a subcommand as it is, `run` where a broker or a topic
-    is named, here or in the environment or the file of `--config`, else the demo."""
-    if words and words[0] in _COMMANDS:
+def command_words(words: list[str], sources: Sources) -> list[str]:
+    """Return the words with a command at their head.
+
+    A command stays as it is. Without one it is `run` where a broker or a topic is named, on the
+    command line, in the environment or in the file of `--config`, else the demo. With Flink as the
+    engine, as in `./run_flink.sh`, the actions of `flink` are commands too.
+
+    Raises:
+      UsageError: the first word is no command; names the nearest.
+    """
+    first = words[0] if words else "--"
+    if first in _COMMANDS:
         return words
-    named = {word.split("=")[0] for word in words}
-    names_own = named & {*(f"--{flag}" for flag in _SOURCE_FLAGS), "--until", "--detach"}
-    return ["run" if names_own or sources.give_any(_SOURCE_FLAGS, "run") else "demo", *words]
-
-
-def flink_words(words: list[str], sources: Sources = _NO_SOURCES) -> list[str]:
-    """What `./run_flink.sh WORDS` means: as `direct_words`, with `run` and `demo` on Flink, and
-    the actions of `flink` by their own names."""
-    if words and words[0] in flink.ACTIONS:
+    if "-h" in words or "--help" in words:
+        return ["--help"]
+    on_flink = sources.environment_value("engine") == FLINK
+    actions = flink.ACTIONS if on_flink else ()
+    if first in actions:
         return ["flink", *words]
-    command, *rest = direct_words(words, sources)
-    takes_engine = command in (*_TAKES_BEAM_FLAGS, "doctor")
-    on_flink = [f"--engine={FLINK}"] if takes_engine else []
-    return [command, *on_flink, *rest]
+    if not first.startswith("-"):
+        known = [*_COMMANDS, *actions]
+        raise UsageError(
+            f"{first} is not a command{did_you_mean(first, known)}; the commands are "
+            f"{', '.join(known)}"
+        )
+    names_source = _RUN_FLAGS & {word.split("=")[0] for word in words}
+    return ["run" if names_source or sources.give_any(_SOURCE_FLAGS, "run") else "demo", *words]
 
 
-def command_parsers() -> dict[str, argparse.ArgumentParser]:
-    """The parser of each subcommand."""
-    return _parsers()[1]
+def command_parsers(prog: str = _PROGRAM) -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parser of each subcommand; `prog` is how the user starts them."""
+    return _parsers(prog)[1]
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(prog="beam-pipeline", description=_DESCRIPTION)
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+def _parsers(prog: str) -> tuple[CommandParser, dict[str, CommandParser]]:
+    parser = CommandParser(
+        prog=prog,
+        usage="%(prog)s [COMMAND] [--FLAG=VALUE ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=_TopHelpFormatter,
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", required=True, prog=prog
+    )
     commands = {}
     for name, (module, summary) in _COMMANDS.items():
         commands[name] = subparsers.add_parser(name, help=summary, allow_abbrev=False)
         module.add_flags(commands[name])
         add_config_flags(commands[name])
-    commands["completion"].set_defaults(top_parser=parser)
+    commands["completion"].set_defaults(make_parser=lambda: _parsers(_PROGRAM)[0])
     return parser, commands
 
 
+class _TopHelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps each command and its summary on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=18)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        # argparse forgets that subcommands are indented once more.
+        self._action_max_length = max(self._action_max_length, 16)
+
+
 def _dispatch(words: list[str]) -> int:
-    parser, _ = _parsers()
     words, beam_flags = _split_at_dashes(words)
+    on_flink = os.environ.get(variable_of("engine")) == FLINK
+    program = resources.program("run_flink.sh" if on_flink else "run_direct.sh", _PROGRAM)
+    parser, _ = _parsers(program)
     sources = read_sources(parser, words)
-    if words[:1] == ["direct"]:
-        words = direct_words(words[1:], sources)
-    elif words[:1] == ["on_flink"]:
-        words = flink_words(words[1:], sources)
+    words = command_words(words, sources)
+    refuse_unknown_flags(command_of(parser, words)[1], words)
     configured = parse(parser, words, sources)
     args = configured.args
     module = _COMMANDS[args.command][0]
     if beam_flags and args.command not in _TAKES_BEAM_FLAGS:
-        parser.error(f"{args.command} takes no flags for Beam: {' '.join(beam_flags)}")
+        raise UsageError(f"{args.command} takes no flags for Beam: {' '.join(beam_flags)}")
     for line in unknown_variables(parser):
         print(f"beam-pipeline: {line}", file=sys.stderr)
     if getattr(args, "print_config", False):
@@ -136,7 +186,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words before and after `--`."""
+    """Return the words before and after `--`."""
     if "--" not in words:
         return words, []
     position = words.index("--")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.schemas import Contract
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,36 @@ class ValidationRules:
     max_event_age_seconds: int = 0
     max_event_skew_seconds: int = 0
     max_value_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class BreakerLimits:
+    """The share of dead letters among the records read over a time that a run may have."""
+
+    max_dead_ratio: float
+    window_seconds: float
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Everything that `build_pipeline` needs, checked. Transforms take plain values out of it."""
+
+    input_topics: tuple[str, ...]
+    consumer_group: str
+    contract: Contract
+    rules: ValidationRules
+    reference_dir: Path
+    windowing: Windowing
+    timing: PaneTiming
+    output_dir: str
+    dead_letter_dir: str
+    private_dead_letters: bool
+    dead_letter_topic_suffix: str
+    num_shards: int
+    parquet_codec: str
+    epoch: str
+    expansion_service: str | None
+    follow_append_time: bool
+    client_properties: Mapping[str, str] = field(repr=False)
+    transforms: tuple[str, ...] = ()
+    covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)

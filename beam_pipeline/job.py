@@ -1,7 +1,8 @@
-"""One submission of the pipeline: builds the graph, runs it, reports its counters, ends on SIGTERM.
+"""One submission of the pipeline: build the graph, run it, report its counters, end on SIGTERM.
 
-Run as `python -m beam_pipeline.job FLAGS`; the processes it needs (runner, expansion service) are
-started by whoever starts it. All flags go to Beam, so the runner is whatever they name.
+Run as `python -m beam_pipeline.job FLAGS`. The runner and the expansion service are started by
+whoever starts this process. The flags are Beam's, so the runner is whatever they name, and those of
+the pipeline (`IngestOptions`). The command line gives `--job_file` instead of the latter.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
-from beam_pipeline.options import IngestConfig
+from beam_pipeline.job_file import JobFile
+from beam_pipeline.options import IngestOptions
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.transforms.batches import METRICS_NAMESPACE
 from beam_pipeline.worker_pool import WorkerPool
@@ -46,9 +48,10 @@ _log = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Runs the job until it ends or is told to; 0 when it was told to."""
     parser = argparse.ArgumentParser(prog="beam_pipeline.job", add_help=False)
-    parser.add_argument("--status_file", type=Path)
+    parser.add_argument("--job_file", type=Path)
     parser.add_argument("--detach", action="store_true", help="the job outlives this process")
     own, beam_arguments = parser.parse_known_args(arguments)
+    job_file = JobFile.read(own.job_file) if own.job_file else None
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -57,7 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         options = PipelineOptions(beam_arguments, streaming=True)
-        config = IngestConfig.from_options(options)
+        ingest_options = options.view_as(IngestOptions)
+        if job_file:
+            config = job_file.ingest_config(ingest_options.expansion_service)
+        else:
+            config = ingest_options.ingest_config()
         pool = loopback_pool(options)  # ends when nothing refers to it
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
@@ -66,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    code = _watch(result, stop, own.status_file, own.detach)
+    status_file = Path(job_file.status_file) if job_file else None
+    code = _watch(result, stop, status_file, own.detach)
     del pool
     return code
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from rich.console import Console
 
 from beam_pipeline import resources
-from beam_pipeline.commands.logs import add_log_flag, logs_of
-from beam_pipeline.commands.run import stop_on_signals
+from beam_pipeline.commands.launch import logs_in, stop_on_signals
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 from beam_pipeline.runtime.programs.java import fetch_jars, find_java
 from beam_pipeline.runtime.programs.progress import SetupProgress
+from beam_pipeline.settings.flags import add_shared
 
 LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 
@@ -25,7 +25,7 @@ A real Kafka broker for a machine with nothing on it: one KRaft node on loopback
 """
 _EPILOG = """\
 example:
-  beam-pipeline broker --port=9092 --directory=kafka-data --topics=orders:4,refunds:1
+  %(prog)s --port=9092 --directory=kafka-data --topics=orders:4,refunds:1
 """
 
 
@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="topics to make, with message.timestamp.type=LogAppendTime; 4 partitions each "
         "unless said",
     )
-    add_log_flag(parser)
+    add_shared(parser, "log_dir")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.port <= 65535:
         raise UsageError(f"--port={args.port}: must be 0 to 65535")
     stop = stop_on_signals()
-    logs = logs_of(args)
+    logs = logs_in(args.log_dir)
     with SetupProgress() as progress:
         java = find_java(progress)
         jars = fetch_jars(resources.java_lock_path("kafka"), progress)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from beam_pipeline.commands.engines import end_earlier_jobs
+from beam_pipeline.commands.launch import end_earlier_jobs
 from beam_pipeline.errors import UsageError
 from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.lease import hold_lease
-from beam_pipeline.settings import flags
-from beam_pipeline.settings.flags import PARQUET_CODECS
+from beam_pipeline.settings.flags import add_shared
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -40,7 +39,7 @@ exit codes:
   2  a flag is wrong
 
 example:
-  beam-pipeline compact --output_dir=data/output --dry_run
+  %(prog)s --output_dir=data/output --dry_run
 """
 
 _LEFT_ALONE_SHOWN = 5
@@ -51,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    flags.add_output_dir_flag(parser)
+    add_shared(parser, "output_dir")
     parser.add_argument(
         "--target_file_bytes",
         type=int,
@@ -60,14 +59,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="size up to which files are put together; those above half of it are left as they "
         "are (default: %(default)s)",
     )
-    parser.add_argument(
-        "--parquet_codec",
-        choices=PARQUET_CODECS,
-        default="zstd",
-        help="compression of the Parquet files (default: %(default)s)",
-    )
+    add_shared(parser, "parquet_codec")
     parser.add_argument("--dry_run", action="store_true", help="tell what would be done, and end")
-    flags.add_json_flag(parser)
+    add_shared(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:

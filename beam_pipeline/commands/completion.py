@@ -31,8 +31,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the script for the whole command line, `args.top_parser`; 0."""
-    sys.stdout.write(completion_script(args.top_parser, args.shell))
+    """Print the script for the whole command line; return 0."""
+    sys.stdout.write(completion_script(args.make_parser(), args.shell))
     return 0
 
 

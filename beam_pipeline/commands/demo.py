@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import shutil
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -17,19 +19,7 @@ from rich.console import Console
 from beam_pipeline import resources
 from beam_pipeline.commands import produce
 from beam_pipeline.commands.broker import LOG_APPEND_TIME
-from beam_pipeline.commands.engines import (
-    add_engine_flags,
-    check_engine_flags,
-    make_supervisor,
-)
-from beam_pipeline.commands.logs import RunLogs, logs_of
-from beam_pipeline.commands.run import (
-    add_supervision_flags,
-    hold_leases,
-    plan_of,
-    stop_on_signals,
-    view_of,
-)
+from beam_pipeline.commands.launch import Launch, logs_in, stop_on_signals
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -40,7 +30,17 @@ from beam_pipeline.runtime.programs.java import fetch_jars, find_java
 from beam_pipeline.runtime.programs.progress import SetupProgress
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
-from beam_pipeline.settings.flags import add_landing_flags
+from beam_pipeline.settings.config import (
+    PipelineSettings,
+    engine_settings,
+    pipeline_settings,
+    supervision_settings,
+)
+from beam_pipeline.settings.flags import (
+    add_engine_flags,
+    add_landing_flags,
+    add_supervision_flags,
+)
 from beam_pipeline.settings.sources import without_configuration
 from beam_pipeline.tools.reconcile.run import reconcile
 from beam_pipeline.tools.summary import summarise
@@ -49,13 +49,13 @@ from beam_pipeline.tools.summary_text import render
 PARTITIONS = 4
 
 _DESCRIPTION = """\
-Starts an embedded Kafka and a producer of synthetic events, runs the pipeline on them, and ends by
-itself once every event is in a closed window's file. Then it shows what came out and proves, from
-the files and the topic, that every record is in exactly one place.
+Starts an embedded Kafka and a producer of synthetic events, runs the pipeline on them, and ends
+once every event is in the file of a closed window. Then it shows what was written, and proves from
+the files and the topic that every record is in exactly one place.
 """
 _EPILOG = """\
 exit codes:
-  0  every record read is a row or a dead letter, once
+  0  every record is one row or one dead letter
   1  a record is missing or doubled, or something failed
   2  a flag is wrong
 
@@ -65,8 +65,24 @@ examples:
 """
 
 
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo's producer sends."""
+
+    seconds: float
+    events_per_second: float
+    invalid_ratio: float
+    late_ratio: float
+    seed: int
+
+    @property
+    def events(self) -> int:
+        """How many events are sent, at least one."""
+        return max(1, round(self.seconds * self.events_per_second))
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `demo`, its description and its examples to `parser`."""
+    """Add the flags of `demo`, its description and its examples to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -97,7 +113,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         type=float,
         default=0.02,
-        help="share of the events, 0 to 1, that come late on purpose (default: %(default)g)",
+        help="share of the events, 0 to 1, that are late on purpose (default: %(default)g)",
     )
     group.add_argument(
         "--seed",
@@ -109,24 +125,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep_broker",
         action="store_true",
-        help="leave the broker up at the end, and say how to look around and how to end it",
+        help="leave the broker running at the end, and print how to use and how to stop it",
     )
     add_supervision_flags(group)
     add_engine_flags(parser)
     add_landing_flags(parser)
-    parser.set_defaults(window_seconds=10, kafka_config=None, consumer_group=None)
+    parser.set_defaults(window_seconds=10)
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
-    """Runs the demo; the exit code.
+    """Run the demo; return the exit code.
 
     Raises:
       PipelineError: what the user can mend.
     """
-    _check_flags(args)
-    check_engine_flags(args)
+    demo = _demo_settings(args)
+    settings, engine = pipeline_settings(vars(args)), engine_settings(vars(args))
+    supervision = supervision_settings(vars(args))
     stop = stop_on_signals()
-    logs = logs_of(args)
+    logs = logs_in(args.log_dir)
     console = Console()
     topic = f"demo-{logs.started}"
     with SetupProgress() as progress:
@@ -147,72 +164,53 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         broker.start()
         broker.wait_ready()
         create_topics(broker.connection, [TopicSpec(topic, PARTITIONS, LOG_APPEND_TIME)])
-        args.kafka_bootstrap_servers = broker.bootstrap
-        args.input_topics = topic
-        connection = preflight.check(args)
-        leases = hold_leases(stack, args)
-        supervisor = make_supervisor(
-            args, plan_of(args, connection, beam_flags), logs, leases, stack, console
+        settings = dataclasses.replace(
+            settings, kafka_bootstrap_servers=broker.bootstrap, input_topics=(topic,)
         )
-        console.print(
+        launch = Launch(settings, engine, supervision, beam_flags, logs, console)
+        for warning in preflight.check(settings):
+            launch.say(f"warning: {warning}")
+        preflight.prepare(settings)
+        supervisor = launch.supervisor(broker.connection, stack)
+        launch.say(
             f"topic {topic} on an embedded broker at {broker.bootstrap}; "
-            f"{args.demo_seconds:g} s at {args.events_per_second:g} events a second "
-            f"(logs: {logs.directory}/{logs.started}-*.log)",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f"{demo.seconds:g} s at {demo.events_per_second:g} events a second "
+            f"(logs: {logs.directory}/{logs.started}-*.log)"
         )
-        produced = _run_pipeline(args, logs, connection, supervisor, stop, console, topic)
+        produced = _run_pipeline(demo, launch, broker.connection, supervisor, stop)
         if stop.is_set():
-            console.print("stopped before the end", highlight=False)
+            launch.say("stopped before the end")
             return 1
-        holds = _prove(args, connection, topic, produced, console)
+        holds = _prove(settings, broker.connection, produced, console)
         if args.keep_broker:
             end_broker.pop_all()
-            hint = broker_hint(args, broker.process.pid, directory)
-            console.print(hint, markup=False, highlight=False, soft_wrap=True)
+            launch.say(broker_hint(settings, broker.process.pid, directory))
     return 0 if holds else 1
 
 
-def _check_flags(args: argparse.Namespace) -> None:
+def _demo_settings(args: argparse.Namespace) -> DemoSettings:
     for name in ("demo_seconds", "events_per_second"):
         if not 0 < getattr(args, name) < float("inf"):
             raise UsageError(f"--{name}={getattr(args, name):g}: must be more than 0")
     for name in ("invalid_ratio", "late_ratio"):
         if not 0 <= getattr(args, name) <= 1:
             raise UsageError(f"--{name}={getattr(args, name):g}: must be from 0 to 1")
+    return DemoSettings(
+        args.demo_seconds, args.events_per_second, args.invalid_ratio, args.late_ratio, args.seed
+    )
 
 
 def _run_pipeline(
-    args: argparse.Namespace,
-    logs: RunLogs,
+    demo: DemoSettings,
+    launch: Launch,
     connection: KafkaConnection,
     supervisor: Supervisor,
     stop: Event,
-    console: Console,
-    topic: str,
 ) -> int:
-    """Produces while the pipeline runs, until all of it is in files; how many were produced."""
-    status_file = logs.directory / f".{logs.started}-producer.json"
-    producer_flags = argparse.ArgumentParser()
-    produce.add_flags(producer_flags)
-    producer = ManagedProcess(
-        "producer",
-        [
-            sys.executable,
-            *("-m", "beam_pipeline", "produce", "--quiet"),
-            f"--kafka_bootstrap_servers={connection.bootstrap_servers}",
-            f"--topic={topic}",
-            f"--events={round(args.demo_seconds * args.events_per_second)}",
-            f"--events_per_second={args.events_per_second}",
-            f"--invalid_ratio={args.invalid_ratio}",
-            f"--late_ratio={args.late_ratio}",
-            f"--seed={args.seed}",
-            f"--status_file={status_file}",
-        ],
-        logs.file("producer"),
-        env=without_configuration(producer_flags),
-    )
+    """Produce while the pipeline runs, until everything is in files; return how many events."""
+    (topic,) = launch.settings.topics()
+    status_file = launch.logs.directory / f".{launch.logs.started}-producer.json"
+    producer = _producer(demo, launch, status_file)
     produced = 0
     goal_set = False
 
@@ -228,11 +226,34 @@ def _run_pipeline(
         view.show(status, produced)
 
     try:
-        with producer, view_of(args, topic, connection, console) as view:
+        with producer, launch.view(topic, connection) as view:
             supervisor.run(stop, on_tick)
     finally:
         status_file.unlink(missing_ok=True)
     return produced
+
+
+def _producer(demo: DemoSettings, launch: Launch, status_file: Path) -> ManagedProcess:
+    (topic,) = launch.settings.topics()
+    producer_flags = argparse.ArgumentParser()
+    produce.add_flags(producer_flags)
+    return ManagedProcess(
+        "producer",
+        [
+            sys.executable,
+            *("-m", "beam_pipeline", "produce", "--quiet"),
+            f"--kafka_bootstrap_servers={launch.settings.kafka_bootstrap_servers}",
+            f"--topic={topic}",
+            f"--events={demo.events}",
+            f"--events_per_second={demo.events_per_second}",
+            f"--invalid_ratio={demo.invalid_ratio}",
+            f"--late_ratio={demo.late_ratio}",
+            f"--seed={demo.seed}",
+            f"--status_file={status_file}",
+        ],
+        launch.logs.file("producer"),
+        env=without_configuration(producer_flags),
+    )
 
 
 def _produced(status_file: Path) -> int:
@@ -243,14 +264,11 @@ def _produced(status_file: Path) -> int:
 
 
 def _prove(
-    args: argparse.Namespace,
-    connection: KafkaConnection,
-    topic: str,
-    produced: int,
-    console: Console,
+    settings: PipelineSettings, connection: KafkaConnection, produced: int, console: Console
 ) -> bool:
-    """Shows what came out, and whether every produced record is in exactly one place."""
-    output_dir, dead_letter_dir = Path(args.output_dir), Path(args.dead_letter_dir)
+    """Show what was written, and whether every produced record is in exactly one place."""
+    (topic,) = settings.topics()
+    output_dir, dead_letter_dir = Path(settings.output_dir), Path(settings.dead_letter_dir)
     report = reconcile(connection, [topic], output_dir, dead_letter_dir)
     summary = summarise(output_dir, dead_letter_dir, topic)
     console.print(render(summary, report.reconciliation))
@@ -265,16 +283,20 @@ def _prove(
     return holds
 
 
-def broker_hint(args: argparse.Namespace, broker_pid: int, directory: Path) -> str:
-    """What may be done with a broker that stays, as commands to copy."""
+def broker_hint(settings: PipelineSettings, broker_pid: int, directory: Path) -> str:
+    """Return commands to copy for a broker that stays up: look around, and stop it."""
     program = resources.program("run_direct.sh")
-    at_broker = f"--kafka_bootstrap_servers={args.kafka_bootstrap_servers}"
-    topic = args.input_topics
-    places = [f"--output_dir={args.output_dir}", f"--dead_letter_dir={args.dead_letter_dir}"]
-    reconcile = [program, "reconcile", at_broker, f"--input_topics={topic}", *places]
-    produce = [program, "produce", at_broker, f"--topic={topic}", "--events=100"]
+    bootstrap = settings.kafka_bootstrap_servers
+    at_broker = f"--kafka_bootstrap_servers={bootstrap}"
+    (topic,) = settings.topics()
+    places = [
+        f"--output_dir={settings.output_dir}",
+        f"--dead_letter_dir={settings.dead_letter_dir}",
+    ]
+    reconcile_words = [program, "reconcile", at_broker, f"--input_topics={topic}", *places]
+    produce_words = [program, "produce", at_broker, f"--topic={topic}", "--events=100"]
     return (
-        f"the broker is still up at {args.kafka_bootstrap_servers}; look around with\n"
-        f"  {shlex.join(reconcile)}\n  {shlex.join(produce)}\nand end it with\n"
+        f"the broker is still running at {bootstrap}; look around with\n"
+        f"  {shlex.join(reconcile_words)}\n  {shlex.join(produce_words)}\nand stop it with\n"
         f"  kill {broker_pid}; rm -r {shlex.quote(str(directory))}"
     )

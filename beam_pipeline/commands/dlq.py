@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.settings import flags
+from beam_pipeline.settings.flags import add_kafka_flags, add_shared
 
 if TYPE_CHECKING:
     from beam_pipeline.tools.dlq.letters import Letter
@@ -45,9 +45,9 @@ the letters of a topic again for all that, remove its journal.
 _REPLAY_EXAMPLES = """
 examples:
   what would be sent:
-    beam-pipeline dlq replay --where=code=TRANSFORM_ERROR --where=since=2h --dry_run
+    %(prog)s --where=code=TRANSFORM_ERROR --where=since=2h --dry_run
   send it, a hundred a second:
-    beam-pipeline dlq replay --kafka_bootstrap_servers=localhost:9092 \\
+    %(prog)s --kafka_bootstrap_servers=localhost:9092 \\
       --where=code=TRANSFORM_ERROR --where=since=2h --events_per_second=100
 """
 
@@ -60,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     stats = _add_command(
         commands, "stats", "how many, by code, keyword, field and hour", _WHERE_HELP
     )
-    flags.add_json_flag(stats)
+    add_shared(stats, "json")
     stats.set_defaults(dlq_run=_run_stats)
 
     show = _add_command(commands, "show", "one in full", _WHERE_HELP)
@@ -79,7 +79,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         commands, "replay", "send them back to Kafka", _WHERE_HELP + _REPLAY_EXAMPLES
     )
     replay.description = _REPLAY_DESCRIPTION
-    flags.add_kafka_flags(replay)
+    add_kafka_flags(replay)
     replay.add_argument(
         "--to", metavar="TOPIC", help="send to this topic (default: the one each record came from)"
     )
@@ -127,7 +127,7 @@ def _add_command(
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.add_dead_letter_dir_flag(parser)
+    add_shared(parser, "dead_letter_dir")
     parser.add_argument(
         "--where",
         action="append",
@@ -210,6 +210,7 @@ def _run_replay(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from beam_pipeline.kafka.admin import require_cluster
+    from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.producer.stop import StopRequest
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.dlq.replay import plan_only, replay
@@ -221,7 +222,7 @@ def _run_replay(args: argparse.Namespace) -> int:
     if args.dry_run:
         show(Text(_plan_text(plan_only(args.dead_letter_dir, choice), choice)))
         return 0
-    connection = flags.kafka_connection(args)
+    connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
     require_cluster(connection)
     with StopRequest() as stop:
         outcome = replay(connection, args.dead_letter_dir, choice, args.events_per_second, stop)

@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from beam_pipeline import resources
-from beam_pipeline.commands.engines import (
-    FLINK,
-    add_engine_flags,
-    check_engine_flags,
-    directories_of,
-)
-from beam_pipeline.errors import EnvironmentFailure, PipelineError
+from beam_pipeline.commands.launch import directories_of
+from beam_pipeline.errors import PipelineError
 from beam_pipeline.runtime import preflight
-from beam_pipeline.settings.flags import (
-    add_json_flag,
-    add_pipeline_flags,
-    check_pipeline_flags,
-    connection_of,
-    contract_of,
-    event_time_field,
-    topics_of,
+from beam_pipeline.runtime.preflight import Check
+from beam_pipeline.settings.config import (
+    EngineSettings,
+    PipelineSettings,
+    engine_settings,
+    pipeline_settings,
 )
+from beam_pipeline.settings.flags import add_engine_flags, add_pipeline_flags, add_shared
 
 GREEN, NOTE, RED = "ok", "note", "wrong"
-
-MINIMUM_FREE_BYTES = 2 * 1024**3
-MAX_CLOCK_SKEW_SECONDS = 5
 
 _DESCRIPTION = """\
 Looks at what a run needs, with the flags that `run` is to get: Python, Java, Prism, jars with their
@@ -53,10 +42,10 @@ exit codes:
   2  a flag is wrong
 
 example:
-  beam-pipeline doctor --kafka_bootstrap_servers=localhost:9092 --input_topics=orders \\
+  %(prog)s --kafka_bootstrap_servers=localhost:9092 --input_topics=orders \\
     --schema=order.schema.json
 """
-_MARKS = {GREEN: ("✓", "green"), NOTE: ("•", "yellow"), RED: ("✗", "red")}
+MARKS = {GREEN: ("✓", "green"), NOTE: ("•", "yellow"), RED: ("✗", "red")}
 
 
 @dataclass(frozen=True)
@@ -75,11 +64,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_pipeline_flags(parser)
     add_engine_flags(parser)
-    add_json_flag(parser)
+    add_shared(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Looks at everything and tells it; 0 when nothing is red.
+    """Look at everything and print it; return 0 when nothing is wrong.
 
     Raises:
       UsageError: a flag is out of range.
@@ -89,14 +78,13 @@ def run(args: argparse.Namespace) -> int:
 
     from beam_pipeline.terminal import printable
 
-    check_pipeline_flags(args)
-    check_engine_flags(args)
+    settings, engine = pipeline_settings(vars(args)), engine_settings(vars(args))
     findings = []
     console = Console()
-    for finding in look(args):
+    for finding in look(settings, engine):
         findings.append(finding)
         if not args.json:
-            mark, colour = _MARKS[finding.state]
+            mark, colour = MARKS[finding.state]
             line = Text(f"{mark} ", colour)
             line.append(f"{finding.name:<13}", "bold").append(printable(finding.text))
             console.print(line, soft_wrap=True)
@@ -106,34 +94,40 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(finding.state == RED for finding in findings) else 0
 
 
-def look(args: argparse.Namespace) -> Iterator[Finding]:
-    """Each finding as it is made."""
-    on_flink = args.engine == FLINK
-    looks: list[tuple[str, Callable[[], tuple[str, str]]]] = [
+def look(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Finding]:
+    """Yield each finding as it is made: the programs, then what `run` checks, in its order."""
+    programs: list[tuple[str, Callable[[], tuple[str, str]]]] = [
         ("Python", _python),
         ("Java", _java),
-        *([] if on_flink else [("Prism", _prism)]),
-        ("jars", lambda: _jars("flink" if on_flink else "expansion")),
+        *([] if engine.on_flink else [("Prism", _prism)]),
+        ("jars", lambda: _jars("flink" if engine.on_flink else "expansion")),
         ("jars, demo", lambda: _jars("kafka")),
-        ("schema", lambda: _schema(args)),
-        ("output", lambda: _directory(args.output_dir, "--output_dir")),
-        ("dead letters", lambda: _directory(args.dead_letter_dir, "--dead_letter_dir")),
-        ("ledger", lambda: _ledger(args)),
     ]
-    for name, examine in looks:
+    for name, examine in programs:
         yield _finding(name, examine)
-    if on_flink:
-        yield from _flink(args)
-    if not (args.kafka_bootstrap_servers or args.kafka_config):
-        yield Finding("broker", NOTE, "not looked at: name it in --kafka_bootstrap_servers")
+    for check in preflight.local_checks(settings):
+        yield _finding_of(check)
+    yield _finding("ledger", lambda: _ledger(settings))
+    if engine.on_flink:
+        yield from _flink(settings, engine)
+    if not (settings.kafka_bootstrap_servers or settings.kafka_config):
+        yield Finding("broker", NOTE, "not checked: name it in --kafka_bootstrap_servers")
         return
-    broker = _finding("broker", lambda: _broker(args))
-    yield broker
-    if broker.state == GREEN and args.input_topics:
-        topics = _finding("topics", lambda: _topics(args))
-        yield topics
-        if topics.state == GREEN:
-            yield _finding("clocks", lambda: _clocks(args))
+    for check in preflight.kafka_checks(settings):
+        if check.name == "topics" and not settings.input_topics:
+            return
+        finding = _finding_of(check)
+        yield finding
+        if finding.state == RED:
+            return
+
+
+def _finding_of(check: Check) -> Finding:
+    def examine() -> tuple[str, str]:
+        observation = check.look()
+        return NOTE if observation.is_warning else GREEN, observation.text
+
+    return _finding(check.name, examine)
 
 
 def _finding(name: str, examine: Callable[[], tuple[str, str]]) -> Finding:
@@ -202,14 +196,14 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _flink(args: argparse.Namespace) -> Iterator[Finding]:
+def _flink(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Finding]:
     from beam_pipeline.runtime.flink import preflight as flink
     from beam_pipeline.runtime.flink.rest import FlinkRest
 
-    if not args.flink_master:
+    if not engine.flink_master:
         yield _finding("Flink", _flink_distribution)
         return
-    rest = FlinkRest(args.flink_master)
+    rest = FlinkRest(engine.flink_master)
 
     def version() -> tuple[str, str]:
         overview = flink.check_version(rest)
@@ -217,11 +211,11 @@ def _flink(args: argparse.Namespace) -> Iterator[Finding]:
 
     def slots() -> tuple[str, str]:
         overview = rest.overview()
-        flink.check_slots(rest, overview, args.parallelism)
+        flink.check_slots(rest, overview, engine.parallelism)
         return GREEN, f"{overview.free_slots} of {overview.slots} are free"
 
     def pools() -> tuple[str, str]:
-        return GREEN, f"listen at {', '.join(flink.check_worker_pools(rest, args.worker_pool))}"
+        return GREEN, f"listen at {', '.join(flink.check_worker_pools(rest, engine.worker_pool))}"
 
     def jars() -> tuple[str, str]:
         if flink.needs_jars(rest):
@@ -229,7 +223,7 @@ def _flink(args: argparse.Namespace) -> Iterator[Finding]:
         return GREEN, "in the cluster's lib"
 
     def storage() -> tuple[str, str]:
-        against = list(flink.unshared(flink.task_manager_hosts(rest), directories_of(args)))
+        against = list(flink.unshared(flink.task_manager_hosts(rest), directories_of(settings)))
         if against:
             return NOTE, "; ".join(against)
         return GREEN, "nothing speaks against the workers sharing it"
@@ -254,90 +248,11 @@ def _flink_distribution() -> tuple[str, str]:
     return GREEN, f"{names[0].removeprefix('flink-dist-').removesuffix('.jar')}, {found.directory}"
 
 
-def _schema(args: argparse.Namespace) -> tuple[str, str]:
-    contract = contract_of(args)
-    if not Path(args.reference_dir).is_dir():
-        return RED, f"--reference_dir={args.reference_dir}: no such directory"
-    field = event_time_field(args, contract) or "Kafka's timestamp"
-    columns = len(contract.event_schema)
-    return GREEN, f"{contract.ref.id or contract.source}: {columns} columns, event time {field}"
-
-
-def _directory(name: str, flag: str) -> tuple[str, str]:
-    directory = Path(name).absolute()
-    nearest = next(parent for parent in (directory, *directory.parents) if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        return RED, f"{flag}={name}: {nearest} can't be written; give another directory"
-    free = shutil.disk_usage(nearest).free
-    told = f"{directory}, {free / 1024**3:.1f} GiB free"
-    if free < MINIMUM_FREE_BYTES:
-        return RED, f"{told}; make room, a run needs 2 GiB or more"
-    return GREEN, told
-
-
-def _ledger(args: argparse.Namespace) -> tuple[str, str]:
+def _ledger(settings: PipelineSettings) -> tuple[str, str]:
     from beam_pipeline.files.ledger import load_ledger
 
-    if not Path(args.output_dir).is_dir():
+    if not Path(settings.output_dir).is_dir():
         return GREEN, "no earlier run in these directories"
-    ledger = load_ledger(args.output_dir, args.dead_letter_dir)
+    ledger = load_ledger(settings.output_dir, settings.dead_letter_dir)
     partitions = list(ledger.covered.partitions())
     return GREEN, f"{len(ledger.files):,} files; {len(partitions):,} partitions landed so far"
-
-
-def _broker(args: argparse.Namespace) -> tuple[str, str]:
-    from beam_pipeline.kafka.admin import require_cluster
-
-    connection = connection_of(args)
-    require_cluster(connection)
-    return GREEN, f"{connection.bootstrap_servers} answers"
-
-
-def _topics(args: argparse.Namespace) -> tuple[str, str]:
-    from beam_pipeline.kafka.admin import partition_counts, topic_config
-
-    connection, topics = connection_of(args), topics_of(args.input_topics)
-    preflight.check_topics(connection, topics, args.window_by)
-    counts, configs = partition_counts(connection, topics), topic_config(connection, topics)
-    told = []
-    for topic in topics:
-        kept = int(configs[topic]["retention.ms"])
-        days = "for ever" if kept < 0 else f"for {kept / 86_400_000:.1f} days"
-        told.append(f"{topic}: {counts[topic]} partitions, records kept {days}")
-    return GREEN, "; ".join(told)
-
-
-def _clocks(args: argparse.Namespace) -> tuple[str, str]:
-    """A record that Kafka got in the future tells of clocks that differ; nothing is written."""
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
-
-    from beam_pipeline.kafka.admin import partition_counts
-
-    connection = connection_of(args)
-    counts = partition_counts(connection, topics_of(args.input_topics))
-    silent = logging.getLogger("beam_pipeline.doctor.librdkafka")
-    silent.addHandler(logging.NullHandler())
-    silent.propagate = False
-    settings = {**connection.for_librdkafka(), "group.id": "beam-pipeline-doctor"}
-    consumer = Consumer(settings, logger=silent)
-    ahead_ms = round((time.time() + MAX_CLOCK_SKEW_SECONDS) * 1000)
-    try:
-        asked = [
-            TopicPartition(topic, partition, ahead_ms)
-            for topic, partitions in counts.items()
-            for partition in range(partitions)
-        ]
-        found = consumer.offsets_for_times(asked, timeout=10.0)
-        later = [one for one in found if one.error is None and one.offset >= 0]
-    except KafkaException as error:
-        raise EnvironmentFailure(f"times can't be asked for: {error.args[0].str()}") from None
-    finally:
-        consumer.close()
-    if later:
-        where = f"{later[0].topic}/{later[0].partition}"
-        return RED, (
-            f"{where} has records of more than {MAX_CLOCK_SKEW_SECONDS} s from now: set this "
-            "machine's clock and those that stamp records, the brokers' or with --window_by="
-            "create_time the producers', by NTP"
-        )
-    return GREEN, f"no record is stamped more than {MAX_CLOCK_SKEW_SECONDS} s ahead of this machine"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from beam_pipeline import resources
-from beam_pipeline.commands.engines import FLINK, PRISM
 from beam_pipeline.runtime.flink.engine import find_flink_tools
 from beam_pipeline.runtime.prism.engine import find_local_tools
 from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.java import fetch_jars
 from beam_pipeline.runtime.programs.progress import SetupProgress
+from beam_pipeline.settings.flags import FLINK, add_shared
 
 _DESCRIPTION = """\
 Fetches Java, the jars and the runner that `run` and `demo` need, where they are not in the cache
@@ -20,7 +20,7 @@ _EPILOG = """\
 The cache is $BEAM_PIPELINE_CACHE, else $XDG_CACHE_HOME/beam-pipeline, else ~/.cache/beam-pipeline.
 
 example:
-  beam-pipeline fetch --engine=flink
+  %(prog)s --engine=flink
 """
 
 
@@ -29,12 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--engine",
-        choices=(PRISM, FLINK),
-        default=PRISM,
-        help="the engine to come: Beam's local runner, or Flink (default: %(default)s)",
-    )
+    add_shared(parser, "engine")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from beam_pipeline.runtime.flink.job_record import FlinkJobRecord, job_records
 from beam_pipeline.runtime.flink.metrics import job_counters
 from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
 from beam_pipeline.runtime.programs.jvm import LOOPBACK_RULE
+from beam_pipeline.settings.flags import add_shared
 
 ACTIONS = ("status", "savepoint", "cancel", "jars")
 METRICS_FETCH_SECONDS = 1.0
@@ -44,13 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
-    parser.add_argument(
-        "--output_dir",
-        metavar="DIR",
-        type=Path,
-        default=Path("data/output"),
-        help="the directory that the job writes (default: %(default)s)",
-    )
+    add_shared(parser, "output_dir")
     parser.add_argument(
         "--savepoint_dir",
         metavar="URI",

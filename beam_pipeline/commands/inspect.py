@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.settings import flags
+from beam_pipeline.settings.flags import add_shared
 
 _DESCRIPTION = """\
 Shows what an output file, or all files below a directory, say of themselves: topic, windows,
@@ -21,8 +21,8 @@ exit codes:
   2  a flag is wrong
 
 examples:
-  beam-pipeline inspect data/output
-  beam-pipeline inspect data/dead/dt=2026-11-24 --json
+  %(prog)s data/output
+  %(prog)s data/dead/dt=2026-11-24 --json
 """
 
 
@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("path", type=Path, metavar="PATH", help="a file, or a directory")
-    flags.add_json_flag(parser)
+    add_shared(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.resources import event_schema_path
+from beam_pipeline.settings.flags import add_kafka_flags
 
 if TYPE_CHECKING:
     from beam_pipeline.kafka.connection import KafkaConnection
@@ -29,22 +30,22 @@ Ctrl-C; what was sent by then is delivered."""
 EXAMPLES = """\
 examples:
   five events a second, until Ctrl-C, to a topic that is made if it is missing:
-    beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events --create_topic
+    %(prog)s --kafka_bootstrap_servers=localhost:9092 --topic=events --create_topic
 
   a thousand events at 50/s, a tenth broken and a twentieth 15 to 30 seconds late:
-    beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events --events=1000 \\
+    %(prog)s --kafka_bootstrap_servers=localhost:9092 --topic=events --events=1000 \\
       --events_per_second=50 --invalid_ratio=0.1 --late_ratio=0.05 --seed=7
 
   a file, as fast as it goes, keyed by user:
-    beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events \\
+    %(prog)s --kafka_bootstrap_servers=localhost:9092 --topic=events \\
       --input=events.jsonl --key_field=user_id --events_per_second=0
 
   a recorded day, an hour of it in a minute:
-    beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 --topic=events \\
+    %(prog)s --kafka_bootstrap_servers=localhost:9092 --topic=events \\
       --input=day.jsonl --replay_speed=60 --event_time_field=created_at
 
   another program's output:
-    tail -f events.jsonl | beam-pipeline produce --kafka_bootstrap_servers=localhost:9092 \\
+    tail -f events.jsonl | %(prog)s --kafka_bootstrap_servers=localhost:9092 \\
       --topic=events --input=- --events_per_second=0
 """
 
@@ -76,15 +77,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_target_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--kafka_bootstrap_servers", metavar="HOST:PORT[,…]", help="brokers to ask first"
-    )
-    group.add_argument(
-        "--kafka_config",
-        type=Path,
-        metavar="FILE",
-        help="Java properties file with client settings such as SASL and TLS (default: none)",
-    )
+    add_kafka_flags(group)
     group.add_argument("--topic", required=True, help="topic to write to")
     group.add_argument(
         "--create_topic",
@@ -186,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
         EnvironmentFailure: the cluster or the topic can't be used, or a record was not delivered.
     """
     _check_flags(args)
-    # Imported here: `beam-pipeline --help` shall not wait for them.
+    # Imported here, so that help is immediate.
     from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.producer.pacing import Rhythm
     from beam_pipeline.producer.progress import ProduceProgress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from beam_pipeline.settings import flags
+from beam_pipeline.settings.flags import add_kafka_flags, add_shared, topic_names
 
 _DESCRIPTION = """\
 Compares the offsets in the topics with those in the files: each record must be in exactly one
@@ -23,7 +23,7 @@ exit codes:
   2  a flag is wrong
 
 example:
-  beam-pipeline reconcile --kafka_bootstrap_servers=localhost:9092 --input_topics=orders
+  %(prog)s --kafka_bootstrap_servers=localhost:9092 --input_topics=orders
 """
 
 
@@ -32,23 +32,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    flags.add_kafka_flags(parser)
+    add_kafka_flags(parser)
     parser.add_argument(
         "--input_topics",
-        type=flags.topic_names,
+        type=topic_names,
         required=True,
         metavar="TOPIC[,…]",
         help="the topics that the pipeline reads",
     )
-    flags.add_output_dir_flag(parser)
-    flags.add_dead_letter_dir_flag(parser)
+    add_shared(parser, "output_dir", "dead_letter_dir")
     parser.add_argument(
         "--isolation_level",
         choices=["read_uncommitted", "read_committed"],
         help="which records count: all, or those of committed transactions; as the pipeline reads "
         "(default: isolation.level in --kafka_config, or else read_uncommitted)",
     )
-    flags.add_json_flag(parser)
+    add_shared(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,11 +58,12 @@ def run(args: argparse.Namespace) -> int:
     """
     # Imported here: the command line knows every command's flags, and runs one.
     from beam_pipeline.kafka.admin import require_cluster
+    from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.reconcile.run import reconcile
     from beam_pipeline.tools.reconcile.text import report_json, report_text
 
-    connection = flags.kafka_connection(args)
+    connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
     require_cluster(connection)
     report = reconcile(
         connection,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.settings import flags
+from beam_pipeline.settings.flags import add_kafka_flags, add_shared, topic_names
 
 if TYPE_CHECKING:
     from beam_pipeline.tools.reconcile.compare import ReconcileReport
@@ -32,8 +32,8 @@ exit codes:
   2  a flag is wrong
 
 examples:
-  beam-pipeline report
-  beam-pipeline report --kafka_bootstrap_servers=localhost:9092 --input_topics=orders \\
+  %(prog)s
+  %(prog)s --kafka_bootstrap_servers=localhost:9092 --input_topics=orders \\
     --report_file=orders.html
 """
 
@@ -43,8 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    flags.add_output_dir_flag(parser)
-    flags.add_dead_letter_dir_flag(parser)
+    add_shared(parser, "output_dir", "dead_letter_dir")
     parser.add_argument(
         "--report_file",
         type=Path,
@@ -54,11 +53,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--input_topics",
-        type=flags.topic_names,
+        type=topic_names,
         metavar="TOPIC[,…]",
         help="tell of these topics only (default: those that the files are of)",
     )
-    flags.add_kafka_flags(parser)
+    add_kafka_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -123,10 +122,12 @@ def _landed(args: argparse.Namespace) -> Landed:
 
 def _completeness(args: argparse.Namespace, topics: list[str]) -> ReconcileReport | None:
     """The comparison with the log, where there is a broker and something to ask for."""
+    from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.tools.reconcile.run import reconcile
 
     if args.kafka_bootstrap_servers is None and args.kafka_config is None:
         return None
     if not topics:
         raise UsageError("the files are of no topic, so which one to compare? Give --input_topics")
-    return reconcile(flags.kafka_connection(args), topics, args.output_dir, args.dead_letter_dir)
+    connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
+    return reconcile(connection, topics, args.output_dir, args.dead_letter_dir)

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from beam_pipeline import resources
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.settings.flags import add_json_flag
+from beam_pipeline.settings.flags import add_shared
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +40,7 @@ exit codes:
   2  a flag or a file is wrong
 
 example:
-  beam-pipeline schema check order.v1.json order.v2.json --compatibility=full
+  %(prog)s order.v1.json order.v2.json --compatibility=full
 """
 
 MODES = ("backward", "forward", "full", "none")
@@ -68,13 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     show = _add_command(commands, "show", "the Arrow columns that files get")
     show.add_argument("file", metavar="FILE", help="a JSON Schema, JSON or YAML")
-    show.add_argument(
-        "--reference_dir",
-        metavar="DIR",
-        default=str(resources.reference_dir()),
-        help="directory of the reference tables that the schema's x-enrich names",
-    )
-    add_json_flag(show)
+    add_shared(show, "reference_dir", "json")
     show.set_defaults(schema_run=_run_show)
 
     check = _add_command(commands, "check", "whether one schema may follow another")
@@ -94,7 +87,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a field that is named now breaks too, since events may carry it already",
     )
-    add_json_flag(check)
+    add_shared(check, "json")
     check.set_defaults(schema_run=_run_check)
 
 

@@ -206,6 +206,24 @@ def watermarks(connection: KafkaConnection, topic: str) -> dict[int, tuple[int, 
     return {partition: (low[partition], high[partition]) for partition in range(partitions)}
 
 
+def partition_stamped_after(
+    connection: KafkaConnection, topics: Iterable[str], timestamp_ms: int
+) -> str | None:
+    """Return a partition, as topic/number, with a record of that timestamp or later; else None.
+
+    Raises:
+        EnvironmentFailure: the cluster refused.
+    """
+    admin = _admin(connection)
+    for topic, partitions in partition_counts(connection, topics).items():
+        wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
+        offsets = _offsets(admin, wanted, OffsetSpec.for_timestamp(timestamp_ms))
+        for partition, offset in offsets.items():
+            if offset >= 0:
+                return f"{topic}/{partition}"
+    return None
+
+
 class EndOffsets:
     """Where partitions end, for who asks often: one client, one request, no patience."""
 

@@ -5,20 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from beam_pipeline.config import BreakerLimits
 from beam_pipeline.errors import EnvironmentFailure
 
 MIN_RECORDS = 100
 """Fewer records than this in the window say nothing."""
-
-
-@dataclass(frozen=True)
-class BreakerLimits:
-    """The share of dead letters among the records read over a time that a run may have."""
-
-    max_dead_ratio: float
-    window_seconds: float
 
 
 class CircuitBreaker:

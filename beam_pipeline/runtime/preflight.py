@@ -1,9 +1,16 @@
-"""Checks made before a graph is built: each failure is one line with its remedy."""
+"""The checks before a graph is built. `run` makes them all, `doctor` shows them one by one.
+
+A check changes nothing. It returns what it found, or raises the one line that names the flag, the
+value and the remedy. `prepare` makes the directories and topics that are missing.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
@@ -12,50 +19,90 @@ from beam_pipeline.kafka.admin import (
     TopicSpec,
     create_topics,
     partition_counts,
+    partition_stamped_after,
     require_cluster,
     topic_config,
 )
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.settings.flags import (
-    CREATE_TIME,
-    PRIVATE,
-    check_pipeline_flags,
-    connection_of,
-    contract_of,
-    event_time_field,
-    topics_of,
-)
+from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.settings.flags import CREATE_TIME
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 """Room for the headers that a dead letter gets beside the original record."""
 
+MINIMUM_FREE_BYTES = 2 * 1024**3
+MAX_CLOCK_SKEW_SECONDS = 5
 
-def check(flags: argparse.Namespace) -> KafkaConnection:
-    """Checks flags, schema, directories, broker and topics; makes missing dead-letter topics.
+
+@dataclass(frozen=True)
+class Observation:
+    """What a check found. With `is_warning` the run goes on, and the user should know."""
+
+    text: str
+    is_warning: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """A named check; `look` raises a PipelineError where the run can't go on."""
+
+    name: str
+    look: Callable[[], Observation]
+
+
+def local_checks(settings: PipelineSettings) -> list[Check]:
+    """Return the checks of the files and directories that the flags name."""
+    return [
+        Check("schema", lambda: _look_at_schema(settings)),
+        Check("output", lambda: _look_at_directory(settings.output_dir, "--output_dir")),
+        Check(
+            "dead letters",
+            lambda: _look_at_directory(settings.dead_letter_dir, "--dead_letter_dir"),
+        ),
+    ]
+
+
+def kafka_checks(settings: PipelineSettings) -> list[Check]:
+    """Return the checks of the cluster; each needs those before it to have passed."""
+    return [
+        Check("broker", lambda: _look_at_broker(settings)),
+        Check("topics", lambda: _look_at_topics(settings)),
+        Check("clocks", lambda: _look_at_clocks(settings)),
+    ]
+
+
+def check(settings: PipelineSettings) -> Iterator[str]:
+    """Make every check; yield the warnings.
 
     Raises:
       UsageError: a flag is wrong.
-      EnvironmentFailure: the broker, a topic or a directory does not serve.
+      EnvironmentFailure: the broker, a topic or a directory is not usable.
     """
-    check_pipeline_flags(flags)
-    topics = topics_of(flags.input_topics)
-    connection = connection_of(flags)
-    event_time_field(flags, contract_of(flags))
-    if not Path(flags.reference_dir).is_dir():
-        raise UsageError(f"--reference_dir={flags.reference_dir}: no such directory")
-    check_writable(Path(flags.output_dir), "--output_dir")
-    private = flags.dead_letter_access == PRIVATE
-    check_writable(Path(flags.dead_letter_dir), "--dead_letter_dir", private=private)
-    require_cluster(connection)
-    check_topics(connection, topics, flags.window_by)
-    make_dead_letter_topics(connection, topics, flags.dead_letter_topic_suffix)
-    return connection
+    for each in (*local_checks(settings), *kafka_checks(settings)):
+        observation = each.look()
+        if observation.is_warning:
+            yield f"{each.name}: {observation.text}"
+
+
+def prepare(settings: PipelineSettings) -> None:
+    """Make the directories and the dead-letter topics that are missing.
+
+    Raises:
+      EnvironmentFailure: a directory can't be written, or a topic can't be made.
+    """
+    check_writable(Path(settings.output_dir), "--output_dir")
+    check_writable(
+        Path(settings.dead_letter_dir), "--dead_letter_dir", private=settings.private_dead_letters
+    )
+    make_dead_letter_topics(
+        settings.connection(), settings.topics(), settings.dead_letter_topic_suffix
+    )
 
 
 def check_writable(directory: Path, flag: str, *, private: bool = False) -> None:
-    """Makes `directory` where it is missing, and a file in it for a moment.
+    """Make `directory` where it is missing, and a file in it for a moment.
 
-    A `private` one is made for its user alone; one that is there keeps its mode.
+    A `private` directory is made for its user alone; an existing one keeps its mode.
 
     Raises:
       EnvironmentFailure: it can't be written.
@@ -71,46 +118,102 @@ def check_writable(directory: Path, flag: str, *, private: bool = False) -> None
         ) from None
 
 
-def check_topics(connection: KafkaConnection, topics: Sequence[str], window_by: str) -> None:
-    """Checks that the topics exist and stamp records as `window_by` needs.
+def _look_at_schema(settings: PipelineSettings) -> Observation:
+    contract = settings.contract()
+    if not Path(settings.reference_dir).is_dir():
+        raise UsageError(f"--reference_dir={settings.reference_dir}: no such directory")
+    field = settings.event_time_path(contract) or "Kafka's timestamp"
+    columns = len(contract.event_schema)
+    name = contract.ref.id or contract.source
+    return Observation(f"{name}: {columns} columns, event time {field}")
 
-    Raises:
-      EnvironmentFailure: one is missing, or has the other kind of timestamp.
-    """
-    existing = partition_counts(connection, topics)
+
+def _look_at_directory(name: str, flag: str) -> Observation:
+    directory = Path(name).absolute()
+    nearest = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise EnvironmentFailure(
+            f"{flag}={name}: {nearest} can't be written; give a directory that can be written"
+        )
+    free_bytes = shutil.disk_usage(nearest).free
+    text = f"{directory}, {free_bytes / 1024**3:.1f} GiB free"
+    if free_bytes < MINIMUM_FREE_BYTES:
+        return Observation(f"{text}; make room, a run needs 2 GiB or more", is_warning=True)
+    return Observation(text)
+
+
+def _look_at_broker(settings: PipelineSettings) -> Observation:
+    connection = settings.connection()
+    require_cluster(connection)
+    return Observation(f"{connection.bootstrap_servers} answers")
+
+
+def _look_at_topics(settings: PipelineSettings) -> Observation:
+    """Check that the topics exist and stamp records as `--window_by` needs."""
+    connection, topics = settings.connection(), settings.topics()
+    refuse_dead_letter_cycle(topics, settings.dead_letter_topic_suffix)
+    partitions = partition_counts(connection, topics)
     for topic in topics:
-        if topic not in existing:
+        if topic not in partitions:
             raise EnvironmentFailure(
                 f"--input_topics={topic}: no such topic on {connection.bootstrap_servers}; "
                 "create it, or correct the name"
             )
     configs = topic_config(connection, topics)
+    texts = []
     for topic in topics:
         kind = configs[topic].get("message.timestamp.type")
-        if window_by != CREATE_TIME and kind != "LogAppendTime":
+        if settings.window_by != CREATE_TIME and kind != "LogAppendTime":
             raise EnvironmentFailure(
                 f"--input_topics={topic}: has message.timestamp.type={kind}, and "
-                f"--window_by={window_by} needs LogAppendTime; set it with kafka-configs --alter "
-                f"--topic {topic} --add-config message.timestamp.type=LogAppendTime, "
+                f"--window_by={settings.window_by} needs LogAppendTime; set it with kafka-configs "
+                f"--alter --topic {topic} --add-config message.timestamp.type=LogAppendTime, "
                 f"or give --window_by={CREATE_TIME}"
             )
+        kept_ms = int(configs[topic]["retention.ms"])
+        kept = "for ever" if kept_ms < 0 else f"for {kept_ms / 86_400_000:.1f} days"
+        texts.append(f"{topic}: {partitions[topic]} partitions, records kept {kept}")
+    return Observation("; ".join(texts))
+
+
+def _look_at_clocks(settings: PipelineSettings) -> Observation:
+    """Look for records stamped in the future: a sign of clocks that differ. Writes nothing."""
+    ahead_ms = round((time.time() + MAX_CLOCK_SKEW_SECONDS) * 1000)
+    partition = partition_stamped_after(settings.connection(), settings.topics(), ahead_ms)
+    if partition is None:
+        return Observation(
+            f"no record is stamped more than {MAX_CLOCK_SKEW_SECONDS} s ahead of this machine"
+        )
+    return Observation(
+        f"{partition} has records stamped more than {MAX_CLOCK_SKEW_SECONDS} s from now: "
+        "synchronise this machine's clock and those that stamp records by NTP, the brokers' or, "
+        "with --window_by=create_time, the producers'",
+        is_warning=True,
+    )
+
+
+def refuse_dead_letter_cycle(topics: Sequence[str], suffix: str) -> None:
+    """Refuse a suffix that makes an input topic a dead-letter topic of another.
+
+    Raises:
+      UsageError: it does.
+    """
+    both = sorted({f"{topic}{suffix}" for topic in topics} & set(topics))
+    if both:
+        raise UsageError(
+            f"--dead_letter_topic_suffix={suffix!r}: {both[0]} is an input topic itself"
+        )
 
 
 def make_dead_letter_topics(
     connection: KafkaConnection, topics: Sequence[str], suffix: str
 ) -> None:
-    """Makes the dead-letter topics that are missing, as wide as their input topics.
+    """Make the dead-letter topics that are missing, as wide as their input topics.
 
     Raises:
-      UsageError: the suffix makes a dead-letter topic an input topic.
-      EnvironmentFailure: one can't be made.
+      EnvironmentFailure: a topic can't be made.
     """
     names = {f"{topic}{suffix}": topic for topic in topics}
-    both = sorted(set(names) & set(topics))
-    if both:
-        raise UsageError(
-            f"--dead_letter_topic_suffix={suffix!r}: {both[0]} is an input topic itself"
-        )
     partitions = partition_counts(connection, [*names, *topics])
     configs = topic_config(connection, topics)
     missing = [

@@ -16,17 +16,20 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from beam_pipeline.config import BreakerLimits
 from beam_pipeline.covered_offsets import CoveredOffsets, TopicPartition
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.ledger import Ledger, load_ledger
 from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
+from beam_pipeline.job_file import JobFile
 from beam_pipeline.kafka.admin import alter_group_offsets, cluster_reachable
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.runtime.breaker import BreakerLimits, CircuitBreaker
+from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.engine import Engine, LogFile, Pulse
 from beam_pipeline.runtime.lease import Lease
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.resume import Ends, cover_holes, find_resume_point
+from beam_pipeline.settings.config import PipelineSettings
 
 POLL_SECONDS = 0.2
 SWEEP_SECONDS = 30.0
@@ -64,18 +67,24 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What to run, and where its files are."""
+    """What to run; `beam_flags` go to Beam as they are."""
 
     connection: KafkaConnection
-    topics: Sequence[str]
-    consumer_group: str
-    output_dir: Path
-    dead_letter_dir: Path
-    job_flags: Sequence[str]
-    part_retention_seconds: int
+    settings: PipelineSettings
+    beam_flags: Sequence[str]
     max_restarts: int
     breaker_limits: BreakerLimits | None = None
     detach: bool = False
+
+    @property
+    def output_dir(self) -> Path:
+        """The root of the Parquet files."""
+        return Path(self.settings.output_dir)
+
+    @property
+    def dead_letter_dir(self) -> Path:
+        """The root of the dead-letter files."""
+        return Path(self.settings.dead_letter_dir)
 
 
 @dataclass(frozen=True)
@@ -221,18 +230,21 @@ class Supervisor:
     def _submit(self, scratch: Path) -> ManagedProcess:
         """Starts the process that submits the job; its scratch directory takes what it needs."""
         self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
-        covered_file = scratch / "covered.json"
-        covered_file.write_text(json.dumps(self._covered))
+        job_file = scratch / "job.json"
+        JobFile(
+            settings=self._plan.settings,
+            epoch=self.status.epoch,
+            covered=self._covered,
+            status_file=str(scratch / STATUS_FILE),
+        ).write(job_file)
         return ManagedProcess(
             "pipeline",
             [
                 sys.executable,
                 *("-m", "beam_pipeline.job"),
-                *self._plan.job_flags,
+                f"--job_file={job_file}",
+                *self._plan.beam_flags,
                 *self._engine.job_flags(),
-                f"--epoch={self.status.epoch}",
-                f"--covered_offsets={covered_file}",
-                f"--status_file={scratch / STATUS_FILE}",
             ],
             self._log_file("pipeline"),
             env={"TMPDIR": str(scratch)},
@@ -247,7 +259,7 @@ class Supervisor:
         # Only a runner that goes back in time replaces files; looking at each again costs.
         live_epoch = self.status.epoch if self._engine.restores_checkpoints else ""
         self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir, live_epoch)
-        point = find_resume_point(plan.connection, plan.topics, self._ledger)
+        point = find_resume_point(plan.connection, plan.settings.input_topics, self._ledger)
         self._starts = self.status.starts = point.starts
         self.status.covered = self._ledger.covered
         self.status.notices += [
@@ -257,7 +269,7 @@ class Supervisor:
             self._covered = resumed.covered
             return
         self._ledger.save()
-        alter_group_offsets(plan.connection, plan.consumer_group, self._starts)
+        alter_group_offsets(plan.connection, plan.settings.consumer_group, self._starts)
         self._covered = self._ledger.covered.beyond(self._starts).to_json()
 
     def _watch(
@@ -350,7 +362,9 @@ class Supervisor:
         self.status.counters = self._counted + Counter(found["counters"])
 
     def _sweep(self) -> None:
-        retention = self._plan.part_retention_seconds if self._engine.restores_checkpoints else 0
+        retention = (
+            self._plan.settings.part_retention_seconds if self._engine.restores_checkpoints else 0
+        )
         for root in (self._plan.output_dir, self._plan.dead_letter_dir):
             sweep_parts(root, self.status.epoch, retention)
 

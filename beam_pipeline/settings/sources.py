@@ -101,11 +101,14 @@ class Sources:
     environment: Mapping[str, str] = field(default_factory=dict)
     file: ConfigFile = field(default_factory=ConfigFile)
 
+    def environment_value(self, flag: str) -> str | None:
+        """Return what the environment says of a flag, None where it says nothing."""
+        return self.environment.get(variable_of(flag)) or None
+
     def give_any(self, flags: Collection[str], command: str) -> bool:
         """Whether one of the flags has a value here, for a command."""
         return any(
-            self.environment.get(variable_of(flag)) or self.file.value((command,), flag)
-            for flag in flags
+            self.environment_value(flag) or self.file.value((command,), flag) for flag in flags
         )
 
 
@@ -143,7 +146,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str], sources: Source
     Raises:
       UsageError: a value in a source does not serve; names the source, the flag and the remedy.
     """
-    command, leaf = _command_of(parser, words)
+    command, leaf = command_of(parser, words)
     flags = _own_flags(leaf)
     if not flags or _asks_for_help(words):
         return Configured(parser.parse_args(words), ())
@@ -192,7 +195,7 @@ def variable_of(flag: str) -> str:
     return PREFIX + flag.upper()
 
 
-def _command_of(
+def command_of(
     parser: argparse.ArgumentParser, words: Sequence[str]
 ) -> tuple[tuple[str, ...], argparse.ArgumentParser]:
     """The command that the words begin with, and its parser."""

@@ -16,10 +16,10 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from beam_pipeline.cli import command_parsers
-from beam_pipeline.commands.engines import check_engine_flags
 from beam_pipeline.resources import java_lock_path, requirements_path
 from beam_pipeline.runtime.flink.cluster import ClusterSettings, cluster_config
 from beam_pipeline.runtime.preflight import DEAD_LETTER_OVERHEAD_BYTES
+from beam_pipeline.settings.config import engine_settings, pipeline_settings
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "tests/data/compose-spec.json").read_bytes())
@@ -228,7 +228,8 @@ def test_the_pipelines_command_is_one_that_the_command_line_takes(compose: dict[
     program, *words = compose["services"]["pipeline"]["command"]
     assert program == "beam-pipeline"
     args = command_parsers()[words[0]].parse_args(words[1:])
-    check_engine_flags(args)
+    engine_settings(vars(args))
+    pipeline_settings(vars(args))
     pool = compose["services"]["workers"]["command"][-1]
     assert args.worker_pool == f"localhost:{pool.removeprefix('--service_port=')}"
     assert args.input_topics in created_topics(compose)

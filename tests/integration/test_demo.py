@@ -11,7 +11,7 @@ from integration.pipeline_runs import PipelineRun, running, wait_for
 def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
     run = PipelineRun(tmp_path / "demo")
     finished = run.finish(
-        "direct",
+        "demo",
         "--demo_seconds=8",
         "--events_per_second=50",
         "--invalid_ratio=0.1",
@@ -36,7 +36,7 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: P
 def test_ctrl_c_ends_a_demo_with_all_its_processes(tmp_path: Path) -> None:
     run = PipelineRun(tmp_path / "demo")
     words = [
-        "direct",
+        "demo",
         f"--output_dir={run.output_dir}",
         f"--dead_letter_dir={run.dead_letter_dir}",
     ]

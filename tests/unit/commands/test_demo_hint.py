@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from pathlib import Path
 
 import pytest
+from pipeline_settings import settings_of
 
 from beam_pipeline import resources
 from beam_pipeline.cli import command_parsers
@@ -19,13 +19,8 @@ def test_the_hint_has_commands_that_can_be_run(
 ) -> None:
     if installed:
         monkeypatch.setattr(resources, "project_root", lambda: None)
-    args = argparse.Namespace(
-        kafka_bootstrap_servers="127.0.0.1:5",
-        input_topics="demo-1",
-        output_dir="my files",
-        dead_letter_dir="dead",
-    )
-    _, *lines = broker_hint(args, 7, Path("/tmp/broker")).splitlines()
+    settings = settings_of("--input_topics=demo-1", "--output_dir=my files")
+    _, *lines = broker_hint(settings, 7, Path("/tmp/broker")).splitlines()
     words = [shlex.split(line) for line in lines]
     program = "beam-pipeline" if installed else "./run_direct.sh"
     assert [line[0] for line in words] == [program, program, "and", "kill"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pipeline_settings import settings_of
 
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime import supervisor
@@ -19,12 +20,12 @@ def test_a_broker_that_is_away_at_a_standstill_is_waited_for(
     monkeypatch.setattr(supervisor, "STANDSTILL_SECONDS", 0.0)
     plan = RunPlan(
         connection=KafkaConnection(f"127.0.0.1:{free_port()}"),
-        topics=["orders"],
-        consumer_group="group",
-        output_dir=tmp_path / "output",
-        dead_letter_dir=tmp_path / "dead",
-        job_flags=[],
-        part_retention_seconds=0,
+        settings=settings_of(
+            "--input_topics=orders",
+            f"--output_dir={tmp_path / 'output'}",
+            f"--dead_letter_dir={tmp_path / 'dead'}",
+        ),
+        beam_flags=[],
         max_restarts=0,
     )
     engine = PrismEngine(LocalTools(Path("java"), [], Path("prism")), tmp_path.joinpath)

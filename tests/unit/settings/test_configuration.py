@@ -231,8 +231,9 @@ def test_demo_or_run(
     path.write_text(file)
     for name, text in environment.items():
         monkeypatch.setenv(variable_of(name), text)
-    for script, engine in (("direct", "prism"), ("on_flink", "flink")):
-        assert main([script, *words, f"--config={path}", "--print_config"]) == 0
+    for engine in ("prism", "flink"):
+        monkeypatch.setenv(variable_of("engine"), engine)
+        assert main([*words, f"--config={path}", "--print_config"]) == 0
         settings = yaml.safe_load(capsys.readouterr().out)
         assert settings["engine"] == engine
         assert ("demo_seconds" in settings) is (command == "demo")
@@ -243,9 +244,9 @@ def test_help_of_the_scripts_comes_whatever_the_file_says(
 ) -> None:
     (tmp_path / "my.yaml").write_text("][")
     with pytest.raises(SystemExit) as ended:
-        main(["direct", f"--config={tmp_path / 'my.yaml'}", "--help"])
+        main([f"--config={tmp_path / 'my.yaml'}", "--help"])
     assert ended.value.code == 0
-    assert "--demo_seconds" in capsys.readouterr().out
+    assert "Without a command it is the demo" in capsys.readouterr().out
 
 
 # --- the command line itself -----------------------------------------------------------------
@@ -276,7 +277,7 @@ def test_the_real_command_line_says_who_won(tmp_path: Path) -> None:
         "produce: {topic: orders}\n"
     )
     done = cli(
-        ["direct", "--config=my.yaml", "--print_config", "--window_seconds=3"],
+        ["--config=my.yaml", "--print_config", "--window_seconds=3"],
         tmp_path,
         window_seconds="2",
         num_shards="2",

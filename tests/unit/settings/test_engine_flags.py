@@ -1,36 +1,36 @@
-"""Flags of the engine: what goes together, and what does not."""
+"""Flags of the engine: which go together, and what a command line means on Flink."""
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 
-from beam_pipeline.cli import command_parsers, flink_words, main
-from beam_pipeline.commands.engines import check_engine_flags
+from beam_pipeline.cli import command_parsers, command_words, main
 from beam_pipeline.errors import UsageError
 from beam_pipeline.runtime.flink.preflight import pool_addresses
+from beam_pipeline.settings.config import EngineSettings, engine_settings
+from beam_pipeline.settings.sources import Sources
 
 
-def flags(*words: str) -> argparse.Namespace:
-    return command_parsers()["run"].parse_args(["--engine=flink", *words])
+def settings(*words: str) -> EngineSettings:
+    parser = command_parsers()["run"]
+    return engine_settings(vars(parser.parse_args(["--engine=flink", *words])))
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "on_flink"),
     [
-        [],
-        ["--flink_master=host:8081", "--detach"],
-        ["--flink_master=host:8081", "--until=caught_up", "--worker_pool=pool:50000"],
-        ["--engine=prism"],
+        ([], True),
+        (["--flink_master=host:8081", "--detach"], True),
+        (["--flink_master=host:8081", "--until=caught_up", "--worker_pool=pool:50000"], True),
+        (["--engine=prism"], False),
     ],
 )
-def test_these_go_together(words: list[str]) -> None:
-    check_engine_flags(flags(*words))
+def test_these_go_together(words: list[str], on_flink: bool) -> None:
+    assert settings(*words).on_flink is on_flink
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "refusal"),
     [
         (["--parallelism=0"], "--parallelism=0: must be 1 or more"),
         (["--checkpointing_interval=9"], "--checkpointing_interval=9: must be 10 or more"),
@@ -44,33 +44,39 @@ def test_these_go_together(words: list[str]) -> None:
         (["--engine=prism", "--from_savepoint=/s"], "--from_savepoint needs --engine=flink"),
     ],
 )
-def test_these_do_not(words: list[str], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
-        check_engine_flags(flags(*words))
+def test_these_do_not(words: list[str], refusal: str) -> None:
+    with pytest.raises(UsageError, match=refusal):
+        settings(*words)
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("words", "meaning"),
     [
-        ([], ["demo", "--engine=flink"]),
-        (["--demo_seconds=5"], ["demo", "--engine=flink", "--demo_seconds=5"]),
-        (["--input_topics=a"], ["run", "--engine=flink", "--input_topics=a"]),
-        (["demo"], ["demo", "--engine=flink"]),
+        ([], ["demo"]),
+        (["--demo_seconds=5"], ["demo", "--demo_seconds=5"]),
+        (["--input_topics=a"], ["run", "--input_topics=a"]),
+        (["demo"], ["demo"]),
         (["reconcile", "--json"], ["reconcile", "--json"]),
         (["status"], ["flink", "status"]),
-        (["doctor", "--json"], ["doctor", "--engine=flink", "--json"]),
+        (["doctor", "--json"], ["doctor", "--json"]),
         (["cancel", "--output_dir=x"], ["flink", "cancel", "--output_dir=x"]),
     ],
 )
-def test_what_run_flink_means(words: list[str], meant: list[str]) -> None:
-    assert flink_words(words) == meant
+def test_what_run_flink_means(words: list[str], meaning: list[str]) -> None:
+    run_flink = Sources({"BEAM_PIPELINE_ENGINE": "flink"})
+    assert command_words(words, run_flink) == meaning
+
+
+def test_actions_of_flink_are_commands_there_alone() -> None:
+    with pytest.raises(UsageError, match="status is not a command"):
+        command_words(["status"], Sources())
 
 
 def test_help_of_the_flink_command_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["flink", "--help"])
     assert ended.value.code == 0
-    assert "usage: beam-pipeline flink" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("usage: ./run_direct.sh flink")
 
 
 def test_worker_pools_are_beside_the_task_managers() -> None:

@@ -1,0 +1,253 @@
+"""What `run` and `demo` share: logs, leases, signals, the engine and its supervisor, the view."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from rich.console import Console
+
+from beam_pipeline.commands.live.view import RunView
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.runtime.flink.engine import (
+    FlinkEngine,
+    FlinkSettings,
+    end_job,
+    find_flink_tools,
+)
+from beam_pipeline.runtime.flink.job_record import (
+    FlinkJobRecord,
+    job_records,
+    record_of_savepoint,
+    remove_records,
+)
+from beam_pipeline.runtime.flink.preflight import (
+    check_cluster,
+    needs_jars,
+    task_manager_hosts,
+    unshared,
+)
+from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
+from beam_pipeline.runtime.lease import Lease, hold_lease
+from beam_pipeline.runtime.preflight import check_writable
+from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
+from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, Supervisor
+from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
+
+
+@dataclass(frozen=True)
+class RunLogs:
+    """Log files of one run: `<directory>/<start>-<process>.log`."""
+
+    directory: Path
+    started: str = field(default_factory=lambda: time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+
+    def file(self, name: str) -> Path:
+        """Return the log file of the process `name`."""
+        return self.directory / f"{self.started}-{name}.log"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A run to be started: what its flags say, and where it tells what it does."""
+
+    settings: PipelineSettings
+    engine: EngineSettings
+    supervision: SupervisionSettings
+    beam_flags: Sequence[str]
+    logs: RunLogs
+    console: Console
+
+    def say(self, text: str) -> None:
+        """Print a line as it is, without markup, colours or folding."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def directories(self) -> dict[str, Path]:
+        """The directories that every worker and this machine must share, by flag."""
+        return directories_of(self.settings)
+
+    def view(self, title: str, connection: KafkaConnection) -> RunView:
+        """Return the view of the run."""
+        output_dir, dead_letter_dir = self.directories.values()
+        return RunView(title, self.console, connection, output_dir, dead_letter_dir)
+
+    def supervisor(self, connection: KafkaConnection, stack: ExitStack) -> Supervisor:
+        """Hold the directories and return the run on its engine; `stack` ends what it needs.
+
+        Raises:
+          EnvironmentFailure: another run holds a directory, the engine can't be had, or a Flink
+            job still writes there.
+        """
+        leases = hold_leases(stack, self.directories)
+        output_dir = Path(self.settings.output_dir)
+        plan = RunPlan(
+            connection=connection,
+            settings=self.settings,
+            beam_flags=self.beam_flags,
+            max_restarts=self.supervision.max_restarts,
+            breaker_limits=self.supervision.breaker_limits,
+            detach=self.engine.detach,
+        )
+        end_earlier_jobs(output_dir)
+        if self.engine.on_flink:
+            return _FlinkRun(self, plan, stack).supervisor(leases)
+        return Supervisor(
+            plan,
+            PrismEngine(find_local_tools(), self.logs.file),
+            self.logs.file,
+            leases,
+            on_submit=lambda epoch: remove_records(output_dir),
+        )
+
+
+def logs_in(directory: Path) -> RunLogs:
+    """Return the log files of a run that starts now.
+
+    Raises:
+      EnvironmentFailure: the directory can't be written.
+    """
+    check_writable(directory, "--log_dir", private=True)
+    return RunLogs(directory)
+
+
+def stop_on_signals() -> Event:
+    """Return an event that SIGINT and SIGTERM set."""
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def directories_of(settings: PipelineSettings) -> dict[str, Path]:
+    """Return the output and the dead-letter directory, by flag."""
+    return {
+        "--output_dir": Path(settings.output_dir),
+        "--dead_letter_dir": Path(settings.dead_letter_dir),
+    }
+
+
+def hold_leases(stack: ExitStack, directories: dict[str, Path]) -> list[Lease]:
+    """Hold the directories, by flag, for the time of `stack`; one that is named twice once."""
+    flags: dict[Path, str] = {}
+    for flag, directory in directories.items():
+        flags.setdefault(directory.resolve(), flag)
+    return [stack.enter_context(hold_lease(directory, flag)) for directory, flag in flags.items()]
+
+
+def end_earlier_jobs(output_dir: Path) -> None:
+    """Make sure that no Flink job writes the directory any more.
+
+    A job whose command was killed is cancelled; one that was detached on purpose is not.
+
+    Raises:
+      EnvironmentFailure: a detached job runs, or its cluster does not answer.
+    """
+    for record in job_records(output_dir):
+        try:
+            job = record.running_job()
+        except FlinkUnreachableError as error:
+            if record.local:
+                continue
+            raise EnvironmentFailure(
+                f"job {record.job_name} may still write --output_dir={output_dir}: {error}; bring "
+                "the cluster back, or make sure that the job has ended and remove "
+                f"{output_dir}/_ledger/flink"
+            ) from None
+        if job is None:
+            continue
+        if record.detached:
+            raise EnvironmentFailure(
+                f"--output_dir={output_dir} is being written by job {job.id} on {record.master}; "
+                f"end it with: ./run_flink.sh cancel --output_dir={output_dir}"
+            )
+        end_job(FlinkRest(record.master), job.id)
+
+
+class _FlinkRun:
+    """A run on Flink and the record of its jobs."""
+
+    def __init__(self, launch: Launch, plan: RunPlan, stack: ExitStack) -> None:
+        settings = launch.engine
+        self._launch, self._plan = launch, plan
+        self._output_dir = Path(launch.settings.output_dir)
+        self._resumed: FlinkJobRecord | None = None
+        if settings.from_savepoint:
+            self._resumed = record_of_savepoint(self._output_dir, settings.from_savepoint)
+        ship_jars = False
+        if settings.flink_master:
+            rest = FlinkRest(settings.flink_master)
+            check_cluster(rest, settings.parallelism, settings.worker_pool)
+            for warning in unshared(task_manager_hosts(rest), launch.directories):
+                launch.say(warning)
+            ship_jars = needs_jars(rest)
+        directory = Path(tempfile.mkdtemp(prefix="beam-pipeline-flink-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        self._engine = FlinkEngine(
+            find_flink_tools(with_cluster=not settings.flink_master),
+            FlinkSettings(
+                parallelism=settings.parallelism,
+                checkpointing_interval_ms=settings.checkpointing_interval_ms,
+                master=settings.flink_master,
+                worker_pool=settings.worker_pool if settings.flink_master else None,
+                savepoint=settings.from_savepoint,
+                ship_jars=ship_jars,
+            ),
+            directory,
+            launch.logs.file,
+            on_job=self._record_job,
+        )
+        launch.say(f"Flink's web UI: {self._engine.rest.web_url}")
+
+    def supervisor(self, leases: list[Lease]) -> Supervisor:
+        resumed = self._resumed
+        return Supervisor(
+            self._plan,
+            self._engine,
+            self._launch.logs.file,
+            leases,
+            resumed=ResumedEpoch(resumed.epoch, resumed.covered) if resumed else None,
+            on_submit=self._record_epoch,
+            kept_epoch=self._kept_epoch,
+        )
+
+    def _record_epoch(self, epoch: ResumedEpoch) -> None:
+        """Before a job is submitted, make savepoints of other epochs unusable."""
+        settings = self._launch.settings
+        earlier = [record for record in job_records(self._output_dir) if record.epoch == epoch.name]
+        record = FlinkJobRecord(
+            epoch=epoch.name,
+            master=self._engine.rest.master,
+            dead_letter_dir=settings.dead_letter_dir,
+            part_retention_seconds=settings.part_retention_seconds,
+            covered=epoch.covered,
+            detached=self._plan.detach,
+            local=self._engine.is_local,
+            job_ids=earlier[0].job_ids if earlier else (),
+            savepoints=earlier[0].savepoints if earlier else (),
+        )
+        record.save(self._output_dir)
+        remove_records(self._output_dir, but_epoch=epoch.name)
+
+    def _record_job(self, job_id: str) -> None:
+        (record,) = job_records(self._output_dir)
+        record.with_job(job_id).save(self._output_dir)
+
+    def _kept_epoch(self) -> str:
+        """Return the epoch whose parts a checkpoint or savepoint may still need, or "".
+
+        A job on a cluster of the user's own leaves a checkpoint behind; one on a cluster that was
+        started here leaves savepoints only.
+        """
+        records = job_records(self._output_dir)
+        kept = [record for record in records if record.savepoints or not record.local]
+        remove_records(self._output_dir, but_epoch=kept[0].epoch if kept else "")
+        return kept[0].epoch if kept else ""

@@ -1,0 +1,318 @@
+"""What the flags say, converted and checked once: frozen values that everything else takes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from beam_pipeline.config import BreakerLimits, IngestConfig, PaneTiming, ValidationRules, Windowing
+from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.errors import UsageError
+from beam_pipeline.files.names import MAX_TOPIC_LENGTH
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.schemas import Contract, load_contracts
+from beam_pipeline.settings.flags import CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
+
+MAX_WINDOW_SECONDS = 86_400
+
+_TRANSFORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """The flags of the pipeline. JSON can hold it, and it holds no secret.
+
+    Files that flags name are not read yet: `connection`, `contract` and `ingest_config` do that.
+    """
+
+    kafka_bootstrap_servers: str | None
+    kafka_config: str | None
+    input_topics: tuple[str, ...]
+    consumer_group: str
+    schema: str
+    schema_version_field: str | None
+    event_time_field: str | None
+    reference_dir: str
+    transforms: tuple[str, ...]
+    max_event_age_seconds: int
+    max_event_skew_seconds: int
+    max_value_bytes: int
+    window_by: str
+    windowing: Windowing
+    timing: PaneTiming
+    output_dir: str
+    dead_letter_dir: str
+    private_dead_letters: bool
+    dead_letter_topic_suffix: str
+    num_shards: int
+    parquet_codec: str
+    part_retention_seconds: int
+
+    def connection(self) -> KafkaConnection:
+        """Return the cluster that `--kafka_bootstrap_servers` and `--kafka_config` describe.
+
+        Raises:
+          UsageError: there is no address, or the file does not serve.
+        """
+        config_file = Path(self.kafka_config) if self.kafka_config else None
+        return KafkaConnection.from_flags(self.kafka_bootstrap_servers, config_file)
+
+    def topics(self) -> tuple[str, ...]:
+        """Return the input topics, at least one.
+
+        Raises:
+          UsageError: there is none.
+        """
+        if not self.input_topics:
+            raise UsageError(
+                "--input_topics is missing: name the topic to read, or several separated by commas"
+            )
+        return self.input_topics
+
+    def contract(self) -> Contract:
+        """Load the contract that `--schema` and `--schema_version_field` describe.
+
+        Raises:
+          UsageError: a schema is not usable, or what tells its versions apart is missing.
+        """
+        whole = self.schema
+        paths = [whole] if Path(whole).is_file() else [part.strip() for part in whole.split(",")]
+        return load_contracts(paths, self.schema_version_field)
+
+    def event_time_path(self, contract: Contract) -> str | None:
+        """Return the path of the event time field; None when windows follow Kafka's timestamp.
+
+        Raises:
+          UsageError: no field is named, or the schema has no such field of times.
+        """
+        if self.window_by != EVENT_TIME:
+            return None
+        path = self.event_time_field or contract.event_time_field
+        if path is None:
+            raise UsageError(
+                f"--event_time_field is missing, and --schema={contract.source} names none "
+                "(x-event-time); name the field, or give --window_by=append_time"
+            )
+        columns = contract.event_schema
+        for step in [path] if path in columns.names else path.split("."):
+            names = [column.name for column in columns]
+            if step not in names:
+                raise UsageError(
+                    f"--event_time_field={path}: --schema={contract.source} has no property "
+                    f"{step!r}; there are {', '.join(names)}"
+                )
+            columns = columns.field(step).type
+        return path
+
+    def ingest_config(
+        self,
+        epoch: str,
+        expansion_service: str | None = None,
+        covered: CoveredOffsets | None = None,
+    ) -> IngestConfig:
+        """Read the files that the flags name, and return all that `build_pipeline` needs.
+
+        Args:
+          epoch: the identity of this submission of the job.
+          expansion_service: host:port of the Java expansion service; None starts Beam's own.
+          covered: the offsets that files of earlier epochs hold.
+
+        Raises:
+          UsageError: a flag is missing, or names a file that is not usable.
+        """
+        topics, contract = self.topics(), self.contract()
+        return IngestConfig(
+            input_topics=topics,
+            consumer_group=self.consumer_group,
+            contract=contract,
+            rules=ValidationRules(
+                event_time_field=self.event_time_path(contract),
+                max_event_age_seconds=self.max_event_age_seconds,
+                max_event_skew_seconds=self.max_event_skew_seconds,
+                max_value_bytes=self.max_value_bytes,
+            ),
+            reference_dir=Path(self.reference_dir),
+            windowing=self.windowing,
+            timing=self.timing,
+            output_dir=str(Path(self.output_dir).absolute()),
+            dead_letter_dir=str(Path(self.dead_letter_dir).absolute()),
+            private_dead_letters=self.private_dead_letters,
+            dead_letter_topic_suffix=self.dead_letter_topic_suffix,
+            num_shards=self.num_shards,
+            parquet_codec=self.parquet_codec,
+            epoch=epoch,
+            expansion_service=expansion_service,
+            follow_append_time=self.window_by != CREATE_TIME,
+            client_properties=self.connection().for_java(),
+            transforms=self.transforms,
+            covered=covered or CoveredOffsets(),
+        )
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """The flags of the engine: what runs the job."""
+
+    engine: str
+    flink_master: str | None
+    worker_pool: str
+    parallelism: int
+    checkpointing_interval_ms: int
+    from_savepoint: str | None
+    detach: bool
+
+    @property
+    def on_flink(self) -> bool:
+        """Whether the engine is Flink."""
+        return self.engine == FLINK
+
+
+@dataclass(frozen=True)
+class SupervisionSettings:
+    """The flags that say how a run is supervised."""
+
+    max_restarts: int
+    breaker_limits: BreakerLimits | None
+    log_dir: Path
+
+
+def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
+    """Convert and check the flags of the pipeline, by name.
+
+    Source flags may be missing, as in the demo before its broker is up.
+
+    Raises:
+      UsageError: a value is out of range; the message names the flag, the value and the range.
+    """
+    for name, least in _AT_LEAST.items():
+        value = values[name]
+        if value is not None and value < least:
+            raise UsageError(f"--{name}={value}: must be {least} or more")
+    window_seconds = values["window_seconds"]
+    if window_seconds > MAX_WINDOW_SECONDS:
+        raise UsageError(
+            f"--window_seconds={window_seconds}: must be at most {MAX_WINDOW_SECONDS}, a day, "
+            "since directories are named by day and hour"
+        )
+    transforms = tuple(values["transform"] or ())
+    for specification in transforms:
+        if not _TRANSFORM.fullmatch(specification):
+            raise UsageError(
+                f"--transform={specification}: must be package.module:Name, such as "
+                "examples.transforms:AmountBand"
+            )
+    return PipelineSettings(
+        kafka_bootstrap_servers=values.get("kafka_bootstrap_servers"),
+        kafka_config=values.get("kafka_config"),
+        input_topics=_topics(values.get("input_topics")),
+        consumer_group=values.get("consumer_group") or default_consumer_group(values["output_dir"]),
+        schema=values["schema"],
+        schema_version_field=values["schema_version_field"],
+        event_time_field=values["event_time_field"],
+        reference_dir=values["reference_dir"],
+        transforms=transforms,
+        max_event_age_seconds=values["max_event_age_seconds"],
+        max_event_skew_seconds=values["max_event_skew_seconds"],
+        max_value_bytes=values["max_value_bytes"],
+        window_by=values["window_by"],
+        windowing=Windowing(window_seconds, values["watermark_delay_seconds"]),
+        timing=PaneTiming(values["late_pane_seconds"], values["early_pane_seconds"] or 0),
+        output_dir=values["output_dir"],
+        dead_letter_dir=values["dead_letter_dir"],
+        private_dead_letters=values["dead_letter_access"] == PRIVATE,
+        dead_letter_topic_suffix=values["dead_letter_topic_suffix"],
+        num_shards=values["num_shards"],
+        parquet_codec=values["parquet_codec"],
+        part_retention_seconds=values["part_retention_seconds"],
+    )
+
+
+_AT_LEAST = {
+    "max_event_age_seconds": 0,
+    "max_event_skew_seconds": 0,
+    "max_value_bytes": 1,
+    "window_seconds": 1,
+    "watermark_delay_seconds": 0,
+    "late_pane_seconds": 1,
+    "early_pane_seconds": 0,
+    "num_shards": 1,
+    "part_retention_seconds": 0,
+}
+
+
+def default_consumer_group(output_dir: str) -> str:
+    """Return the name of a consumer group that belongs to the output directory alone.
+
+    Two pipelines must not share a group: each sets its offsets before its reader looks at them.
+    """
+    directory = str(Path(output_dir).absolute()).encode()
+    return f"beam-pipeline-{hashlib.sha256(directory).hexdigest()[:12]}"
+
+
+def _topics(text: str | None) -> tuple[str, ...]:
+    """Split the topics that `--input_topics` names, each once."""
+    names = (part.strip() for part in (text or "").split(","))
+    topics = tuple(dict.fromkeys(filter(None, names)))
+    for topic in topics:
+        if len(topic) > MAX_TOPIC_LENGTH:
+            raise UsageError(
+                f"--input_topics={topic}: {len(topic)} characters; file names contain the topic's "
+                f"name, which may have {MAX_TOPIC_LENGTH} at most"
+            )
+    return topics
+
+
+def engine_settings(values: Mapping[str, Any]) -> EngineSettings:
+    """Convert and check the flags of the engine, by name; `detach` and `until` may be missing.
+
+    Raises:
+      UsageError: a value is out of range, or two flags do not go together.
+    """
+    for name, least in (("parallelism", 1), ("checkpointing_interval", 10)):
+        if values[name] < least:
+            raise UsageError(f"--{name}={values[name]}: must be {least} or more")
+    if values["engine"] != FLINK:
+        for name in ("flink_master", "from_savepoint", "detach"):
+            if values.get(name):
+                raise UsageError(f"--{name} needs --engine=flink, or ./run_flink.sh")
+    detach = bool(values.get("detach"))
+    if detach and not values["flink_master"]:
+        raise UsageError("--detach needs --flink_master: a cluster started here ends with the run")
+    if detach and values.get("until"):
+        raise UsageError("--detach and --until exclude each other: no process would end the job")
+    for name in ("flink_master", "worker_pool"):
+        value = values[name]
+        host, _, port = (value or "any:1").rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise UsageError(f"--{name}={value}: must be HOST:PORT")
+    return EngineSettings(
+        engine=values["engine"],
+        flink_master=values["flink_master"],
+        worker_pool=values["worker_pool"],
+        parallelism=values["parallelism"],
+        checkpointing_interval_ms=values["checkpointing_interval"],
+        from_savepoint=values["from_savepoint"],
+        detach=detach,
+    )
+
+
+def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
+    """Convert and check the flags of supervision, by name.
+
+    Raises:
+      UsageError: a value is out of range.
+    """
+    max_restarts, ratio = values["max_restarts"], values["max_dead_ratio"]
+    window_seconds = values["dead_ratio_window_seconds"]
+    if max_restarts < 0:
+        raise UsageError(f"--max_restarts={max_restarts}: must be 0 or more")
+    if ratio is not None and not 0 <= ratio <= 1:
+        raise UsageError(f"--max_dead_ratio={ratio:g}: must be from 0 to 1")
+    if not window_seconds > 0:
+        raise UsageError(f"--dead_ratio_window_seconds={window_seconds:g}: must be more than 0")
+    limits = None if ratio is None else BreakerLimits(ratio, window_seconds)
+    return SupervisionSettings(max_restarts, limits, values["log_dir"])

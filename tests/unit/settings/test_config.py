@@ -1,0 +1,75 @@
+"""What flags take and refuse."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from pipeline_settings import settings_of
+
+from beam_pipeline.errors import UsageError
+from beam_pipeline.files.names import MAX_TOPIC_LENGTH, PARQUET_SUFFIX, OutputFile
+from beam_pipeline.job_file import JobFile
+from beam_pipeline.runtime.supervisor import new_epoch
+
+
+def test_topics_are_separated_by_commas() -> None:
+    assert settings_of("--input_topics=orders, clicks,").topics() == ("orders", "clicks")
+    assert settings_of("--input_topics=orders,clicks,orders").topics() == ("orders", "clicks")
+
+
+@pytest.mark.parametrize("flags", [[], ["--input_topics="], ["--input_topics= , "]])
+def test_no_topic_is_refused(flags: list[str]) -> None:
+    with pytest.raises(UsageError, match="--input_topics is missing"):
+        settings_of(*flags).topics()
+
+
+def test_a_topic_too_long_for_file_names_is_refused() -> None:
+    with pytest.raises(UsageError, match=f"{MAX_TOPIC_LENGTH + 1} characters"):
+        settings_of(f"--input_topics={'t' * (MAX_TOPIC_LENGTH + 1)}")
+
+
+def test_the_longest_topic_has_file_names() -> None:
+    (topic,) = settings_of(f"--input_topics={'_' * MAX_TOPIC_LENGTH}").topics()
+    start, end = (datetime(2026, 1, 1, hour, tzinfo=timezone.utc) for hour in (0, 1))
+    file = OutputFile(topic, start, end, 9_999, new_epoch(), 9_999_999, PARQUET_SUFFIX)
+    assert OutputFile.parse(file.name) == file
+    assert len(file.name) <= 255
+
+
+def test_settings_come_back_from_the_jobs_file(tmp_path: Path) -> None:
+    settings = settings_of("--input_topics=a,b", "--transform=m:F", "--window_seconds=7")
+    job_file = JobFile(settings, "e1", [{"topic": "a"}], str(tmp_path / "status.json"))
+    job_file.write(tmp_path / "job.json")
+    assert JobFile.read(tmp_path / "job.json") == job_file
+
+
+@pytest.mark.parametrize(
+    ("flag", "refusal"),
+    [
+        ("--window_seconds=0", "--window_seconds=0: must be 1 or more"),
+        ("--window_seconds=86401", "--window_seconds=86401: must be at most 86400"),
+        ("--num_shards=0", "--num_shards=0: must be 1 or more"),
+        ("--early_pane_seconds=-1", "--early_pane_seconds=-1: must be 0 or more"),
+        ("--transform=m", "--transform=m: must be package.module:Name"),
+    ],
+)
+def test_values_out_of_range_are_refused(flag: str, refusal: str) -> None:
+    with pytest.raises(UsageError, match=refusal):
+        settings_of(flag)
+
+
+def test_two_directories_have_two_consumer_groups() -> None:
+    groups = {settings_of(f"--output_dir={name}").consumer_group for name in ("a", "b", "./a")}
+    assert len(groups) == 2
+    assert settings_of("--consumer_group=mine").consumer_group == "mine"
+
+
+def test_the_contract_is_loaded_and_its_event_time_found() -> None:
+    settings = settings_of("--input_topics=a")
+    assert settings.event_time_path(settings.contract()) == "event_time"
+    by_append_time = settings_of("--window_by=append_time")
+    assert by_append_time.event_time_path(by_append_time.contract()) is None
+    with pytest.raises(UsageError, match=r"--event_time_field=nowhere: .* has no property"):
+        settings_of("--input_topics=a", "--event_time_field=nowhere").ingest_config("e1")
