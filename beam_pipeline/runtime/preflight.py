@@ -78,6 +78,7 @@ def check(settings: PipelineSettings) -> Iterator[str]:
       UsageError: a flag is wrong.
       EnvironmentFailure: the broker, a topic or a directory is not usable.
     """
+    settings.topics(), settings.connection()  # a flag that is missing comes first
     for each in (*local_checks(settings), *kafka_checks(settings)):
         observation = each.look()
         if observation.is_warning:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from beam_pipeline.errors import UsageError
+from beam_pipeline.settings.masking import masked
 
 _NUMBER_KINDS = {"int": "a whole number", "float": "a number"}
 # What argparse says of a value that its `type` refuses, and of one that is not among its choices.
@@ -69,10 +70,10 @@ def refuse_unknown_flags(parser: argparse.ArgumentParser, words: Sequence[str]) 
         if action.help != argparse.SUPPRESS
     ]
     for word in words:
-        name = word.split("=")[0]
+        name, _, value = word.partition("=")
         if name.startswith("--") and name != "--" and name not in known:
             raise UsageError(
-                f"{name} is not a flag of {parser.prog}{did_you_mean(name, shown)}; "
+                f"{name}{'=' if value else ''}{masked(name, value)} is not a flag of {parser.prog}{did_you_mean(name, shown)}; "
                 f"see `{parser.prog} --help`"
             )
 

@@ -49,8 +49,12 @@ def test_help_lists_the_commands_and_says_what_happens_without_one(
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["run", "--window_secs=1"], "--window_secs is not a flag of ./run_direct.sh run (did you"),
+        (
+            ["run", "--window_secs=1"],
+            "--window_secs=1 is not a flag of ./run_direct.sh run (did you",
+        ),
         (["--windw_seconds=1"], "(did you mean --window_seconds?)"),
+        (["run", "--kafka_password=hunter2"], "--kafka_password=*** is not a flag"),
         (["recncile"], "recncile is not a command (did you mean reconcile?)"),
         (["dlq", "stts"], "COMMAND=stts: must be one of stats, show, replay (did you mean stats?)"),
         (["run", "--engine=flnk"], "--engine=flnk: must be one of prism, flink (did you mean"),
