@@ -1,1 +1,1 @@
-"""The subcommands that run things: `run`, `demo`, `broker`."""
+"""One file for each subcommand: its flags, its help and its run; and what run and demo share."""

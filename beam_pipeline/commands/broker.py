@@ -21,7 +21,7 @@ from beam_pipeline.settings.flags import add_shared
 LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 
 _DESCRIPTION = """\
-A real Kafka broker for a machine with nothing on it: one KRaft node on loopback, until Ctrl-C.
+A real Kafka broker for a machine that has none: one KRaft node on loopback, until Ctrl-C.
 """
 _EPILOG = """\
 example:
@@ -30,7 +30,7 @@ example:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `broker`, its description and its example to `parser`."""
+    """Add the flags of `broker`, its description and its example to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -41,21 +41,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--directory",
         metavar="DIR",
         type=Path,
-        help="keeps the data from one start to the next (default: a temporary one, removed at "
+        help="directory that keeps the data between starts (default: a temporary one, removed at "
         "the end)",
     )
     parser.add_argument(
         "--topics",
         metavar="NAME[:PARTITIONS],…",
         default="",
-        help="topics to make, with message.timestamp.type=LogAppendTime; 4 partitions each "
-        "unless said",
+        help="topics to create, with message.timestamp.type=LogAppendTime and 4 partitions unless "
+        "a number is given",
     )
     add_shared(parser, "log_dir")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the broker until a signal; the exit code.
+    """Run the broker until a signal; return the exit code.
 
     Raises:
       PipelineError: what the user can mend.
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             if topics:
                 create_topics(broker.connection, topics, exist_ok=True)
             Console().print(
-                f"Kafka is up at {broker.bootstrap}; Ctrl-C ends it (log: {logs.file('broker')})",
+                f"Kafka is up at {broker.bootstrap}; Ctrl-C stops it (log: {logs.file('broker')})",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -90,10 +90,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def topic_spec(text: str) -> TopicSpec:
-    """Reads `NAME` or `NAME:PARTITIONS`.
+    """Read `NAME` or `NAME:PARTITIONS`.
 
     Raises:
-      UsageError: the number is none.
+      UsageError: PARTITIONS is not a number of 1 or more.
     """
     name, _, partitions = text.strip().partition(":")
     if partitions and (not partitions.isdigit() or int(partitions) < 1):

@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from beam_pipeline.tools.compact.run import CompactionReport
 
 _DESCRIPTION = """\
-Puts the small Parquet files of closed windows together, one directory (an hour) at a time: files of
-one topic, one schema and the same columns become one, whose footer covers what theirs did. Rows,
-offsets and the verdict of reconcile stay as they are.
+Merges the small Parquet files of closed windows, one directory (an hour) at a time. Files of one
+topic, one schema and the same columns become one file, whose footer covers all their offsets. Rows,
+offsets and the result of reconcile do not change.
 
-It holds the output directory's lease, so no pipeline may be running; the pipeline's next start goes
-on where its files end. Files of a Flink job that may be resumed from a savepoint, or of a run that
-did not end cleanly, are left alone until the next start.
+It holds the lease of the output directory, so stop the pipeline first; its next start resumes from
+the files. Files of a Flink job that may be resumed from a savepoint, or of a run that did not end
+cleanly, are skipped until the next start.
 
-Kill it at any moment: a directory and its compacted form change places in one step of the file
-system (renameat2, so ext4, XFS, Btrfs or tmpfs on Linux; others are refused with nothing changed),
-so a reader that lists a directory sees each row once, before and after.
+It may be killed at any time. A directory and its compacted copy are exchanged atomically
+(renameat2, on ext4, XFS, Btrfs or tmpfs under Linux; other file systems are refused and nothing is
+changed). A reader that lists a directory sees each row exactly once, before and after.
 """
 _EPILOG = """\
 exit codes:
   0  done, or nothing to do
-  1  a pipeline is running, or the file system can't
+  1  a pipeline is running, or the file system can't exchange directories
   2  a flag is wrong
 
 example:
@@ -46,7 +46,7 @@ _LEFT_ALONE_SHOWN = 5
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags and its help."""
+    """Add the flags of `compact` and its help to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -56,16 +56,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=128 * 1024 * 1024,
         metavar="BYTES",
-        help="size up to which files are put together; those above half of it are left as they "
-        "are (default: %(default)s)",
+        help="size of a merged file; files above half of it are not merged (default: %(default)s)",
     )
     add_shared(parser, "parquet_codec")
-    parser.add_argument("--dry_run", action="store_true", help="tell what would be done, and end")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print what would be done, and change nothing"
+    )
     add_shared(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command, tells what was done, and returns the exit code.
+    """Run the command, print what was done, and return the exit code.
 
     Raises:
       UsageError, EnvironmentFailure: see `compact`; or a pipeline holds the directory.
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--output_dir={args.output_dir} is not a directory; name the one the pipeline wrote"
         )
-    # Imported here: the command line knows every command's flags, and runs one.
+    # Imported here, so that help is immediate.
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.compact.run import compact
 
@@ -98,33 +99,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report_text(report: CompactionReport, dry_run: bool) -> Text:
-    """The report for people."""
+    """Return the report as text."""
     from rich.text import Text
 
     from beam_pipeline.terminal import printable
 
     if not report.files_before:
-        told = "Nothing to put together."
+        summary = "Nothing to merge."
     else:
         sizes = f"{report.bytes_before:,} bytes"
         if report.bytes_after is not None:
             sizes += f" to {report.bytes_after:,}"
-        told = (
-            f"{'Would put' if dry_run else 'Put'} {report.files_before:,} files of "
+        summary = (
+            f"{'Would merge' if dry_run else 'Merged'} {report.files_before:,} files in "
             f"{report.directories:,} {'directory' if report.directories == 1 else 'directories'} "
-            f"together into {report.files_after:,}: {report.rows:,} rows, {sizes}."
+            f"into {report.files_after:,}: {report.rows:,} rows, {sizes}."
         )
-    lines = [told]
-    for one in report.left_alone[:_LEFT_ALONE_SHOWN]:
-        lines.append(f"left alone: {printable(str(one.path))}: {printable(one.reason)}")
+    lines = [summary]
+    for skipped in report.left_alone[:_LEFT_ALONE_SHOWN]:
+        lines.append(f"skipped: {printable(str(skipped.path))}: {printable(skipped.reason)}")
     if len(report.left_alone) > _LEFT_ALONE_SHOWN:
         more = len(report.left_alone) - _LEFT_ALONE_SHOWN
-        lines.append(f"and {more:,} more left alone; --json has them")
+        lines.append(f"and {more:,} more skipped; --json lists them")
     return Text("\n".join(lines))
 
 
 def report_json(report: CompactionReport, dry_run: bool) -> str:
-    """The report for machines: one JSON object and a line's end."""
+    """Return the report as one line-terminated JSON object."""
     document = {
         "dry_run": dry_run,
         "directories": report.directories,
@@ -133,7 +134,9 @@ def report_json(report: CompactionReport, dry_run: bool) -> str:
         "rows": report.rows,
         "bytes_before": report.bytes_before,
         "bytes_after": report.bytes_after,
-        "left_alone": [{"path": str(one.path), "reason": one.reason} for one in report.left_alone],
+        "left_alone": [
+            {"path": str(skipped.path), "reason": skipped.reason} for skipped in report.left_alone
+        ],
     }
     from beam_pipeline.terminal import printable_json
 

@@ -10,9 +10,9 @@ SCRIPTS = ("run_direct.sh", "run_flink.sh")
 """The names beside `beam-pipeline` that take its commands."""
 
 _DESCRIPTION = """\
-Prints a script that lets a shell complete commands, flags, choices and file names, for
-beam-pipeline, run_direct.sh and run_flink.sh. The script is fixed text: nothing is started when a
-key is pressed. Print it anew after an update.
+Prints a script with which a shell completes commands, flags, choices and file names, for
+beam-pipeline, run_direct.sh and run_flink.sh. The script is static: completion starts no program.
+Print it again after an update.
 """
 _EPILOG = """\
 examples:
@@ -23,7 +23,7 @@ examples:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the argument of `completion`, its description and its examples to `parser`."""
+    """Add the argument of `completion`, its description and its examples to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script by which `shell`, one of SHELLS, completes the command line of `parser`."""
+    """Return the script for `shell`, one of SHELLS, that completes the command line of `parser`."""
     import shtab
 
     _mark_files(parser)
@@ -46,7 +46,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _mark_files(parser: argparse.ArgumentParser) -> None:
-    """Lets arguments that name files or directories be completed with such."""
+    """Complete arguments that name files or directories with those."""
     import shtab
 
     kinds = {"FILE": shtab.FILE, "FILE[,…]": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}

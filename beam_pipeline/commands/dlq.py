@@ -1,4 +1,4 @@
-"""`beam-pipeline dlq stats|show|replay`: their flags and their runs."""
+"""`beam-pipeline dlq stats|show|replay`: flags and runs."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ if TYPE_CHECKING:
 
 _WHERE_HELP = """\
 --where:
-  NAME=VALUE, or NAME=VALUE,VALUE,... where any of the values will do. It may be given several
-  times: all must hold. The names:
+  NAME=VALUE, or NAME=VALUE,VALUE,... to match any of the values. Repeat it to combine conditions:
+  all must match. The names:
     code       MALFORMED_JSON, SCHEMA_VIOLATION, TOO_OLD, ...
-    keyword    keyword of the JSON Schema that was broken: required, enum, pattern, ...
-    field      where in the event, as a JSON pointer; * stands for any text: /items/*/price
-    since      failed at that time or later: 2026-11-23, or 2026-11-23T20:28:30Z (both UTC), or
-               how long ago: 90s, 30m, 2h, 7d
+    keyword    keyword of the JSON Schema that the event violates: required, enum, pattern, ...
+    field      place in the event, as a JSON pointer; * matches any text: /items/*/price
+    since      failed at that time or later: 2026-11-23 or 2026-11-23T20:28:30Z (UTC), or an age:
+               90s, 30m, 2h, 7d
     until      failed before that time
     stage, topic, partition, id
 """
 _DESCRIPTION = """\
-The records that could not become rows, as the files below --dead_letter_dir hold them: count them,
-look at one, send them back to Kafka once the cause is mended.
+Dead letters are the records that could not become rows. Count those below --dead_letter_dir, show
+one, or send them back to Kafka once the cause is fixed.
 """
 _REPLAY_DESCRIPTION = """\
-Sends dead letters back to the topic they came from, or to another: key, value and headers byte for
-byte, without the headers that tell of the failure, with dlq.attempt and dlq.redrive.of.
+Sends dead letters back to the topic they came from, or to another topic. Key, value and headers are
+sent byte for byte; the headers about the failure are left out, dlq.attempt and dlq.redrive.of are
+added.
 
-Run twice it doesn't send twice: what was sent stands in the journal under
-<dead_letter_dir>/_replayed/, and after a run that was killed the topic itself is searched. To send
-the letters of a topic again for all that, remove its journal.
+A letter is sent once, however often the command runs: the journal under
+<dead_letter_dir>/_replayed/ lists what was sent, and after a run that was killed the topic itself
+is searched. To send the letters of a topic again, remove its journal.
 """
 _REPLAY_EXAMPLES = """
 examples:
-  what would be sent:
+  print what would be sent:
     %(prog)s --where=code=TRANSFORM_ERROR --where=since=2h --dry_run
   send it, a hundred a second:
     %(prog)s --kafka_bootstrap_servers=localhost:9092 \\
@@ -53,26 +54,28 @@ examples:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declares the three commands, their flags and their help."""
+    """Add the three commands, their flags and their help to `parser`."""
     parser.description = _DESCRIPTION
     commands = parser.add_subparsers(dest="dlq_command", required=True, metavar="COMMAND")
 
     stats = _add_command(
-        commands, "stats", "how many, by code, keyword, field and hour", _WHERE_HELP
+        commands, "stats", "count them by code, keyword, field and hour", _WHERE_HELP
     )
     add_shared(stats, "json")
     stats.set_defaults(dlq_run=_run_stats)
 
-    show = _add_command(commands, "show", "one in full", _WHERE_HELP)
-    show.add_argument("id", nargs="?", metavar="ID", help="its id, or the beginning of it")
+    show = _add_command(commands, "show", "show one in full", _WHERE_HELP)
+    show.add_argument("id", nargs="?", metavar="ID", help="the letter's id, or the beginning of it")
     show.add_argument(
         "--limit",
         type=_positive,
         default=1,
         metavar="N",
-        help="show so many of those that match (default: %(default)s)",
+        help="show this many of the matching letters (default: %(default)s)",
     )
-    show.add_argument("--json", action="store_true", help="print the lines as the files have them")
+    show.add_argument(
+        "--json", action="store_true", help="print the lines as they are in the files"
+    )
     show.set_defaults(dlq_run=_run_show)
 
     replay = _add_command(
@@ -83,7 +86,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     replay.add_argument(
         "--to", metavar="TOPIC", help="send to this topic (default: the one each record came from)"
     )
-    replay.add_argument("--dry_run", action="store_true", help="tell what would be sent, and end")
+    replay.add_argument(
+        "--dry_run", action="store_true", help="print what would be sent, and send nothing"
+    )
     replay.add_argument(
         "--events_per_second",
         type=_rate,
@@ -96,14 +101,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=5,
         metavar="N",
-        help="leave out records that were tried so often, the first time included "
+        help="skip records that were tried this many times, the first time included "
         "(default: %(default)s)",
     )
     replay.set_defaults(dlq_run=_run_replay)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command that was named, and returns the exit code.
+    """Run the command that was named, and return the exit code.
 
     Raises:
         UsageError: a flag is wrong, or no letter has the id.
@@ -133,7 +138,7 @@ def _add_command(
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="only letters that this is true of; see below (default: all)",
+        help="only letters that match this condition; see below (default: all)",
     )
     return parser
 
@@ -154,7 +159,7 @@ def _rate(text: str) -> float:
     return rate
 
 
-# The commands import what they need when they run: the command line knows every command's flags.
+# The commands import what they need when they run, so that help is immediate.
 
 
 def _chosen(args: argparse.Namespace) -> Iterator[Letter]:
@@ -199,7 +204,9 @@ def _run_show(args: argparse.Namespace) -> int:
         shown += 1
     if not shown:
         meant = [*([args.id] if args.id else []), *(f"--where={text}" for text in args.where)]
-        raise UsageError(f"no dead letter matches {' '.join(meant)}; dlq stats tells what there is")
+        raise UsageError(
+            f"no dead letter matches {' '.join(meant)}; dlq stats counts what there is"
+        )
     more = sum(1 for _ in letters)
     if more and not args.json:
         print(f"{more:,} more match; --limit shows more of them", file=sys.stderr)
@@ -231,7 +238,7 @@ def _run_replay(args: argparse.Namespace) -> int:
 
 
 def _plan_text(plan: ReplayPlan, choice: ReplayChoice) -> str:
-    """What a dry run tells."""
+    """Return the result of a dry run as text."""
     from beam_pipeline.terminal import printable
 
     lines = [
@@ -242,7 +249,7 @@ def _plan_text(plan: ReplayPlan, choice: ReplayChoice) -> str:
 
 
 def _outcome_text(outcome: ReplayOutcome, choice: ReplayChoice) -> str:
-    """What a replay tells at its end."""
+    """Return the result of a replay as text."""
     from beam_pipeline.terminal import printable
 
     lines = [f"{outcome.sent:,} of {outcome.plan.to_send.total():,} letters sent"]
@@ -250,15 +257,15 @@ def _outcome_text(outcome: ReplayOutcome, choice: ReplayChoice) -> str:
         f"  refused {printable(dlq_id)}: {reason}" for dlq_id, reason in outcome.refused.items()
     ]
     if outcome.stopped:
-        lines.append("stopped before the end; run it again to go on from there")
+        lines.append("stopped before the end; run it again to resume")
     return "\n".join([*lines, *_left_out(outcome.plan, choice)])
 
 
 def _left_out(plan: ReplayPlan, choice: ReplayChoice) -> Iterator[str]:
     if plan.already_sent:
-        yield f"{plan.already_sent:,} left out: an earlier replay sent them"
+        yield f"{plan.already_sent:,} skipped: an earlier replay sent them"
     if plan.worn_out:
         yield (
-            f"{plan.worn_out:,} left out: their records were tried "
+            f"{plan.worn_out:,} skipped: their records were tried "
             f"--max_attempts={choice.max_attempts} times"
         )

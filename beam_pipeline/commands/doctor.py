@@ -1,4 +1,4 @@
-"""`beam-pipeline doctor`: what a run needs, looked at one by one, each green or with the remedy."""
+"""`beam-pipeline doctor`: check what a run needs, one thing at a time."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from beam_pipeline.settings.flags import add_engine_flags, add_pipeline_flags, a
 GREEN, NOTE, RED = "ok", "note", "wrong"
 
 _DESCRIPTION = """\
-Looks at what a run needs, with the flags that `run` is to get: Python, Java, Prism, jars with their
-checksums, directories and disk, the schema, what earlier runs left, with --engine=flink Flink
-instead of Prism, and, where a broker is named, broker, topics, their settings and clocks. It
-changes nothing and fetches nothing.
+Checks what a run needs, with the flags that `run` will get: Python, Java, Prism (or Flink with
+--engine=flink), jars and their checksums, the schema, directories and disk space, the files of
+earlier runs, and, where a broker is named, the broker, the topics, their settings and the clocks.
+It changes and downloads nothing. A run makes the same checks.
 """
 _EPILOG = """\
 exit codes:
-  0  nothing stands in the way
-  1  something does; its line says what to do
+  0  a run can start
+  1  it can't; a line says what to do
   2  a flag is wrong
 
 example:
@@ -50,7 +50,7 @@ MARKS = {GREEN: ("✓", "green"), NOTE: ("•", "yellow"), RED: ("✗", "red")}
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look found: `state` is GREEN, NOTE or RED, `text` says it with the remedy."""
+    """The result of one check: `state` is GREEN, NOTE or RED, `text` says what, with the remedy."""
 
     name: str
     state: str
@@ -58,7 +58,7 @@ class Finding:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `run` that shape the pipeline and name its engine, and `--json`."""
+    """Add the flags of `run` that shape the pipeline and name its engine, and `--json`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

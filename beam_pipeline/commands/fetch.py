@@ -1,4 +1,4 @@
-"""`beam-pipeline fetch`: what a run needs is fetched ahead of it."""
+"""`beam-pipeline fetch`: download what a run needs before it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from beam_pipeline.runtime.programs.progress import SetupProgress
 from beam_pipeline.settings.flags import FLINK, add_shared
 
 _DESCRIPTION = """\
-Fetches Java, the jars and the runner that `run` and `demo` need, where they are not in the cache
-yet; they do so themselves otherwise. For machines that are cut off later, images and CI.
+Downloads Java, the jars and the runner that `run` and `demo` need, unless they are in the cache.
+`run` and `demo` do the same at their first start; this command is for images, CI and machines that
+will have no network.
 """
 _EPILOG = """\
 The cache is $BEAM_PIPELINE_CACHE, else $XDG_CACHE_HOME/beam-pipeline, else ~/.cache/beam-pipeline.
@@ -25,7 +26,7 @@ example:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `fetch`, its description and an example to `parser`."""
+    """Add the flags of `fetch`, its description and an example to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -33,10 +34,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetches, with progress; 0 when all of it is in the cache.
+    """Download, with progress; return 0 when everything is in the cache.
 
     Raises:
-      EnvironmentFailure: one can't be had.
+      EnvironmentFailure: something can't be downloaded or built.
     """
     with SetupProgress() as progress:
         fetch_jars(resources.java_lock_path("kafka"), progress)
@@ -44,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
         find_flink_tools(with_cluster=True)
     else:
         find_local_tools()
-    print(f"All that {args.engine} needs is in {cache_directory()}")
+    print(f"Everything that {args.engine} needs is in {cache_directory()}")
     return 0

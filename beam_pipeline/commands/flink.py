@@ -1,4 +1,4 @@
-"""`beam-pipeline flink`: status, savepoint and cancel of the job that lands a directory."""
+"""`beam-pipeline flink`: status, savepoint and cancel of the job that writes a directory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ACTIONS = ("status", "savepoint", "cancel", "jars")
 METRICS_FETCH_SECONDS = 1.0
 
 _DESCRIPTION = """\
-Looks after the Flink job that lands an output directory, found by the record beside its ledger.
+Manages the Flink job that writes an output directory. The record beside the ledger identifies it.
 
-  status     its state, checkpoints and counters; exit code 1 where it does not run
-  savepoint  takes a savepoint, to go on from with --from_savepoint
-  cancel     ends it; a later start goes on where its files end
-  jars       copies Beam's jars to --lib_dir, the lib directory of a Flink of your own
+  status     print its state, checkpoints and counters; exit code 1 if it does not run
+  savepoint  take a savepoint, from which --from_savepoint resumes
+  cancel     end it; a later start resumes from the files
+  jars       copy Beam's jars to --lib_dir, the lib directory of your own Flink
 """
 _EPILOG = """\
 examples:
@@ -40,7 +40,7 @@ examples:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `flink`, its description and its examples to `parser`."""
+    """Add the flags of `flink`, its description and its examples to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -49,7 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--savepoint_dir",
         metavar="URI",
-        help="where savepoints go, as the cluster sees it (default: the cluster's "
+        help="directory of the savepoints, as the cluster sees it (default: the cluster's "
         "state.savepoints.dir; for a cluster that run_flink.sh started: _flink/savepoints below "
         "--output_dir)",
     )
@@ -57,14 +57,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--lib_dir",
         metavar="DIR",
         type=Path,
-        help="where `jars` copies to",
+        help="the directory that `jars` copies to",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Does what the action says; the exit code.
+    """Carry out the action and return the exit code.
 
     Raises:
+      UsageError: `jars` without --lib_dir.
       EnvironmentFailure: there is no job, or the cluster refuses.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -72,9 +73,7 @@ def run(args: argparse.Namespace) -> int:
         return _copy_jars(args.lib_dir, console)
     records = job_records(args.output_dir)
     if not records:
-        raise EnvironmentFailure(
-            f"--output_dir={args.output_dir}: no Flink job is known to write it"
-        )
+        raise EnvironmentFailure(f"--output_dir={args.output_dir}: no Flink job is recorded for it")
     record = records[0]
     job = record.running_job()
     if args.action == "status":
@@ -85,13 +84,13 @@ def run(args: argparse.Namespace) -> int:
         _savepoint(record, job, args, console)
     else:
         end_job(FlinkRest(record.master), job.id)
-        console.print(f"job {job.id} is cancelled; a later start goes on where its files end")
+        console.print(f"job {job.id} is cancelled; a later start resumes from the files")
     return 0
 
 
 def _copy_jars(directory: Path | None, console: Console) -> int:
     if directory is None:
-        raise UsageError("jars needs --lib_dir, where they are copied to")
+        raise UsageError("--lib_dir is missing: name the directory that the jars are copied to")
     jars = beam_only(find_flink_tools(with_cluster=False).jars)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -110,7 +109,7 @@ def _status(
         console.print(f"job {record.job_name} does not run on {record.master}")
         return 1
     rest = FlinkRest(record.master)
-    # Flink answers with what it fetched when it was asked before, and only then fetches anew.
+    # Flink answers with what it fetched at the request before, and only then fetches again.
     job_counters(rest, job.id)
     time.sleep(METRICS_FETCH_SECONDS)
     checkpoints, counters = rest.checkpoints(job.id), job_counters(rest, job.id)
@@ -118,15 +117,15 @@ def _status(
         f"; the last one {checkpoints.latest_bytes:,} bytes in "
         f"{checkpoints.latest_duration_ms:,} ms, {checkpoints.latest_path}"
     )
-    counted = [f"{name} {count:,}" for name, count in sorted(counters.items()) if count]
+    counts = [f"{name} {count:,}" for name, count in sorted(counters.items()) if count]
     console.print(
         f"job {job.id}: {job.state}, epoch {record.epoch}\n"
         f"web UI: {rest.web_url}/#/job/running/{job.id}\n"
         f"checkpoints: {checkpoints.completed} completed, {checkpoints.failed} failed, "
         f"{checkpoints.restored} restored{latest if checkpoints.completed else ''}\n"
-        f"since the last restore: {', '.join(counted) or 'nothing counted yet'}"
+        f"since the last restore: {', '.join(counts) or 'nothing counted yet'}"
     )
-    if record.detached:  # else the command that watches the job sweeps
+    if record.detached:  # otherwise the command that watches the job sweeps
         for root in (output_dir, Path(record.dead_letter_dir)):
             sweep_parts(root, record.epoch, record.part_retention_seconds)
     return 0
@@ -140,4 +139,4 @@ def _savepoint(
         directory = (args.output_dir.absolute() / "_flink" / "savepoints").as_uri()
     path = FlinkRest(record.master).savepoint(job.id, directory)
     record.with_savepoint(path).save(args.output_dir)
-    console.print(f"savepoint {path}; go on from it with --from_savepoint={path}")
+    console.print(f"savepoint {path}; resume from it with --from_savepoint={path}")

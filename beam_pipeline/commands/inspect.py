@@ -10,14 +10,14 @@ from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.settings.flags import add_shared
 
 _DESCRIPTION = """\
-Shows what an output file, or all files below a directory, say of themselves: topic, windows,
-epochs, schema, the Kafka offsets that are covered, and per column nulls, smallest and largest value
-and size. Parquet data is not read, only footers; of dead letters the lines.
+Shows what an output file, or all files below a directory, contain: topic, windows, epochs, schema,
+the Kafka offsets covered, and for each column nulls, smallest and largest value, and size. Of
+Parquet files only the footers are read, of dead letters the lines.
 """
 _EPILOG = """\
 exit codes:
   0  every file can be read
-  1  a file can't
+  1  a file can't be read
   2  a flag is wrong
 
 examples:
@@ -27,7 +27,7 @@ examples:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags and its help."""
+    """Add the flags of `inspect` and its help to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -36,13 +36,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command, prints what it found, and returns the exit code.
+    """Run the command, print what it found, and return the exit code.
 
     Raises:
       UsageError: there is no such path, or nothing to inspect below it.
       EnvironmentFailure: the file can't be read.
     """
-    # Imported here: the command line knows every command's flags, and runs one.
+    # Imported here, so that help is immediate.
     from beam_pipeline.files.contents import UnreadableFile
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.inspect import text as inspect_text

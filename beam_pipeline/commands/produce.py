@@ -1,4 +1,4 @@
-"""`beam-pipeline produce`: its flags, their checks, and the run."""
+"""`beam-pipeline produce`: flags, their checks, and the run."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from beam_pipeline.producer.status import ProduceStatus
 
 DESCRIPTION = """\
-Write records to a Kafka topic: made-up events of a web shop, some of them broken or late if you
-like, or the lines of a file, byte for byte. Ends at a limit, at the end of the input or with
-Ctrl-C; what was sent by then is delivered."""
+Sends records to a Kafka topic: synthetic events of a web shop, some of them broken or late on
+request, or the lines of a file, byte for byte. Ends at a limit, at the end of the input or with
+Ctrl-C; everything sent until then is delivered."""
 
 EXAMPLES = """\
 examples:
-  five events a second, until Ctrl-C, to a topic that is made if it is missing:
+  five events a second, until Ctrl-C, to a topic that is created if it is missing:
     %(prog)s --kafka_bootstrap_servers=localhost:9092 --topic=events --create_topic
 
   a thousand events at 50/s, a tenth broken and a twentieth 15 to 30 seconds late:
     %(prog)s --kafka_bootstrap_servers=localhost:9092 --topic=events --events=1000 \\
       --events_per_second=50 --invalid_ratio=0.1 --late_ratio=0.05 --seed=7
 
-  a file, as fast as it goes, keyed by user:
+  a file, as fast as possible, keyed by user:
     %(prog)s --kafka_bootstrap_servers=localhost:9092 --topic=events \\
       --input=events.jsonl --key_field=user_id --events_per_second=0
 
-  a recorded day, an hour of it in a minute:
+  a recorded day, one hour of it per minute:
     %(prog)s --kafka_bootstrap_servers=localhost:9092 --topic=events \\
       --input=day.jsonl --replay_speed=60 --event_time_field=created_at
 
-  another program's output:
+  the output of another program:
     tail -f events.jsonl | %(prog)s --kafka_bootstrap_servers=localhost:9092 \\
       --topic=events --input=- --events_per_second=0
 """
@@ -58,14 +58,14 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `produce`, its description and its examples to `parser`."""
+    """Add the flags of `produce`, its description and its examples to `parser`."""
     parser.description = DESCRIPTION
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    _add_target_flags(parser.add_argument_group("where to"))
-    _add_amount_flags(parser.add_argument_group("how many, how fast"))
-    _add_event_flags(parser.add_argument_group("made-up events"))
-    _add_input_flags(parser.add_argument_group("records of your own"))
+    _add_target_flags(parser.add_argument_group("target"))
+    _add_amount_flags(parser.add_argument_group("amount and rate"))
+    _add_event_flags(parser.add_argument_group("synthetic events"))
+    _add_input_flags(parser.add_argument_group("your own records"))
     output = parser.add_argument_group("output")
     output.add_argument(
         "--status_file",
@@ -82,13 +82,13 @@ def _add_target_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--create_topic",
         action="store_true",
-        help="make the topic if it is missing, with message.timestamp.type=LogAppendTime",
+        help="create the topic if it is missing, with message.timestamp.type=LogAppendTime",
     )
     group.add_argument(
         "--partitions",
         type=int,
         metavar="N",
-        help=f"partitions of a topic made by --create_topic (default: {DEFAULT_PARTITIONS})",
+        help=f"partitions of a topic that --create_topic creates (default: {DEFAULT_PARTITIONS})",
     )
 
 
@@ -104,7 +104,7 @@ def _add_amount_flags(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=DEFAULT_RATE,
         metavar="R",
-        help="evenly paced rate; 0 means as fast as it goes (default: %(default)g)",
+        help="evenly paced rate; 0 means as fast as possible (default: %(default)g)",
     )
 
 
@@ -128,19 +128,19 @@ def _add_event_flags(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=30.0,
         metavar="S",
-        help="how late: from half of it to all of it, in seconds (default: %(default)g)",
+        help="a late record is late by half of this to all of it (default: %(default)g)",
     )
     group.add_argument(
         "--seed",
         type=int,
         metavar="N",
-        help="the same seed makes the same events (default: another each time, told at the end)",
+        help="the same seed makes the same events (default: random, printed at the end)",
     )
     group.add_argument(
         "--schema",
         type=Path,
         metavar="FILE",
-        help="JSON Schema that each valid event is checked against before it is sent "
+        help="JSON Schema that each valid event must match before it is sent "
         "(default: that of the commerce event)",
     )
 
@@ -160,19 +160,19 @@ def _add_input_flags(group: argparse._ArgumentGroup) -> None:
         "--replay_speed",
         type=float,
         metavar="X",
-        help="send the lines in the rhythm of their own times, X times as fast as it was, instead "
-        "of at an even rate (default: off)",
+        help="send the lines at the pace of their own times, X times as fast, instead of at an "
+        "even rate (default: off)",
     )
     group.add_argument(
         "--event_time_field",
         metavar="FIELD",
-        help="field with the time that --replay_speed goes by, dotted when nested: RFC 3339, or "
+        help="field with the time that --replay_speed uses, dotted when nested: RFC 3339, or "
         "milliseconds since 1970",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Produces as the flags say; returns the exit code.
+    """Produce as the flags say; return the exit code.
 
     Raises:
         UsageError: a flag is wrong.
@@ -243,17 +243,19 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.invalid_ratio + args.late_ratio > 1:
         raise UsageError(
             f"--invalid_ratio={args.invalid_ratio:g} and --late_ratio={args.late_ratio:g}: "
-            "shares of the same whole; let them add up to 1 at most"
+            "together they must be at most 1"
         )
     if args.input:
         for flag, unset in _UNSET_EVENT_FLAGS.items():
             # What a file or the environment says may be meant for other commands and inputs.
             if flag in args.given_flags and (value := getattr(args, flag)) != unset:
                 raise UsageError(
-                    f"--{flag}={value}: is for made-up events; leave it or --input out"
+                    f"--{flag}={value}: applies to synthetic events; leave out it or --input"
                 )
     elif args.key_field is not None:
-        raise UsageError(f"--key_field={args.key_field}: is for --input; made-up events have a key")
+        raise UsageError(
+            f"--key_field={args.key_field}: needs --input; synthetic events have a key"
+        )
     _check_replay(args)
 
 
@@ -262,20 +264,24 @@ def _check_replay(args: argparse.Namespace) -> None:
     if speed is None:
         if "event_time_field" in args.given_flags:
             raise UsageError(
-                f"--event_time_field={args.event_time_field}: is what --replay_speed goes by; add "
-                "that, or leave it out"
+                f"--event_time_field={args.event_time_field}: needs --replay_speed; add that, or "
+                "leave it out"
             )
         return
     if not (math.isfinite(speed) and speed > 0):
         raise UsageError(f"--replay_speed={speed:g}: give a number above 0")
     if not args.input:
-        raise UsageError(f"--replay_speed={speed:g}: is for --input; made-up events are of now")
+        raise UsageError(
+            f"--replay_speed={speed:g}: needs --input; synthetic events have the current time"
+        )
     if not args.event_time_field:
-        raise UsageError(f"--replay_speed={speed:g}: name the time in --event_time_field")
+        raise UsageError(
+            f"--replay_speed={speed:g}: name the field of the time in --event_time_field"
+        )
     if "events_per_second" in args.given_flags and args.events_per_second != DEFAULT_RATE:
         raise UsageError(
-            f"--replay_speed={speed:g} and --events_per_second={args.events_per_second:g}: one "
-            "rhythm or the other; leave one out"
+            f"--replay_speed={speed:g} and --events_per_second={args.events_per_second:g}: they "
+            "exclude each other; leave one out"
         )
 
 
@@ -319,7 +325,7 @@ def _ensure_topic(args: argparse.Namespace, connection: KafkaConnection) -> None
     if not args.create_topic:
         raise EnvironmentFailure(
             f"--topic={args.topic}: no such topic on {connection.bootstrap_servers}; "
-            "add --create_topic to make it"
+            "add --create_topic to create it"
         )
     config = {"message.timestamp.type": "LogAppendTime"}
     topic = TopicSpec(args.topic, args.partitions or DEFAULT_PARTITIONS, config)

@@ -9,17 +9,17 @@ from beam_pipeline.settings.flags import add_kafka_flags, add_shared, topic_name
 
 _DESCRIPTION = """\
 Compares the offsets in the topics with those in the files: each record must be in exactly one
-place, a Parquet row or a dead letter. What the files hold is counted from their rows and lines,
-and each Parquet footer is held to its rows.
+place, as one Parquet row or one dead letter. The content of the files is counted from their rows
+and lines, and each Parquet footer is compared with its rows.
 
-Before an offset is called missing, the log is read there: offsets without a record (compacted
-topics, transaction markers) are no loss. Records of a window that is still open are in no file
-yet: reconcile when the pipeline has caught up, or has ended.
+Before an offset counts as missing, the log is read there: offsets without a record (compacted
+topics, transaction markers) are not missing. Records of a window that is still open are not in a
+file yet, so run it when the pipeline has caught up or has ended.
 """
 _EPILOG = """\
 exit codes:
   0  each record is in exactly one place
-  1  something is missing, doubled, or can't be read
+  1  a record is missing or doubled, or a file can't be read
   2  a flag is wrong
 
 example:
@@ -28,7 +28,7 @@ example:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags and its help."""
+    """Add the flags of `reconcile` and its help to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -44,19 +44,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--isolation_level",
         choices=["read_uncommitted", "read_committed"],
-        help="which records count: all, or those of committed transactions; as the pipeline reads "
-        "(default: isolation.level in --kafka_config, or else read_uncommitted)",
+        help="which records count: all, or those of committed transactions; give what the pipeline "
+        "uses (default: isolation.level in --kafka_config, else read_uncommitted)",
     )
     add_shared(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command, prints the report, and returns the exit code.
+    """Run the command, print the report, and return the exit code.
 
     Raises:
         UsageError, EnvironmentFailure: see `reconcile`.
     """
-    # Imported here: the command line knows every command's flags, and runs one.
+    # Imported here, so that help is immediate.
     from beam_pipeline.kafka.admin import require_cluster
     from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.terminal import show

@@ -16,19 +16,17 @@ if TYPE_CHECKING:
 DEFAULT_REPORT_FILE = Path("report.html")
 
 _DESCRIPTION = """\
-Writes one HTML file that tells what a pipeline has landed: whether it is complete, rows per window,
-dead letters by reason over time, the delay from event to file, lag, file sizes, and the columns
-with null rates and ranges. The file needs no network and no script, in light and dark, on a
-telephone too.
+Writes one HTML file about what a pipeline has landed: completeness, rows per window, dead letters
+by reason over time, the delay from event to file, lag, file sizes, and the columns with null rates
+and ranges. The file needs no network and no script, has light and dark colours, and fits a phone.
 
-With a broker it does what reconcile does, so it tells whether every record is in exactly one place,
-and the lag; without one it tells what the files say of themselves. Parquet data is not read then,
-only footers.
+With a broker it also runs reconcile, so the report says whether every record is in exactly one
+place, and shows the lag. Without one it shows what the files contain, from Parquet footers alone.
 """
 _EPILOG = """\
 exit codes:
-  0  written, and nothing was found wrong
-  1  written, and something is missing, doubled, or can't be read; or it could not be written
+  0  written, and no problem was found
+  1  written, and a record is missing or doubled, or a file can't be read; or not written
   2  a flag is wrong
 
 examples:
@@ -39,7 +37,7 @@ examples:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags and its help."""
+    """Add the flags of `report` and its help to `parser`."""
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -55,19 +53,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--input_topics",
         type=topic_names,
         metavar="TOPIC[,…]",
-        help="tell of these topics only (default: those that the files are of)",
+        help="topics to report on (default: all topics that have files)",
     )
     add_kafka_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command, says what the report says, and returns the exit code.
+    """Run the command, print the verdict, and return the exit code.
 
     Raises:
       UsageError: a directory is missing, a topic has no files, or the report can't go there.
       EnvironmentFailure: the cluster fails, or the file can't be written.
     """
-    # Imported here: the command line knows every command's flags, and runs one.
+    # Imported here, so that help is immediate.
     from datetime import datetime, timezone
 
     from beam_pipeline.files.durable import write_atomically
@@ -91,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             (
                 "Kafka",
                 args.kafka_bootstrap_servers
-                or ("by --kafka_config" if completeness else "not asked"),
+                or ("see --kafka_config" if completeness else "not read"),
             ),
         ],
     )
@@ -121,13 +119,13 @@ def _landed(args: argparse.Namespace) -> Landed:
 
 
 def _completeness(args: argparse.Namespace, topics: list[str]) -> ReconcileReport | None:
-    """The comparison with the log, where there is a broker and something to ask for."""
+    """Return the comparison with the log; None where no broker is named."""
     from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.tools.reconcile.run import reconcile
 
     if args.kafka_bootstrap_servers is None and args.kafka_config is None:
         return None
     if not topics:
-        raise UsageError("the files are of no topic, so which one to compare? Give --input_topics")
+        raise UsageError("--input_topics is missing: there are no files that would tell the topics")
     connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
     return reconcile(connection, topics, args.output_dir, args.dead_letter_dir)

@@ -1,4 +1,4 @@
-"""`beam-pipeline schema infer|show|check`: their flags and their runs."""
+"""`beam-pipeline schema infer|show|check`: flags and runs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 _DESCRIPTION = "JSON Schemas of events: propose one, see its columns, compare two."
 
 _INFER_DESCRIPTION = """\
-Proposes a JSON Schema under which all the events of a file are valid, and prints it. Read it before
-you use it: what the samples do not show, such as bounds and further values, is yours to add.
+Prints a JSON Schema under which all events of a file are valid. Review it before you use it: add
+what the samples do not show, such as bounds and further values.
 """
 _CHECK_DESCRIPTION = """\
-Tells whether a schema may follow another, and why not:
+Checks whether the schema NEW may replace OLD, and prints why not:
 
-  backward  events that OLD allows, NEW allows too: the pipeline can be started with NEW while
+  backward  NEW allows every event that OLD allows: the pipeline can be started with NEW while
             events written under OLD are still in the topic
-  forward   events that NEW allows, OLD allows too: producers may go first
-  dataset   columns of one name have one type, so files written under both are read as one
+  forward   OLD allows every event that NEW allows: producers may be upgraded first
+  dataset   columns of the same name have the same type, so files of both are one dataset
 
-What can't be told counts as a break. A field that NEW names and OLD did not is told and counts only
-with --strict: it breaks if events carry a field of that name already.
+What can't be decided counts as incompatible. A field that NEW names and OLD does not is printed,
+and counts only with --strict: it is incompatible if events already have a field of that name.
 """
 _CHECK_EPILOG = """\
 exit codes:
-  0  NEW may follow OLD, as --compatibility asks
+  0  NEW may replace OLD, as --compatibility requires
   1  it may not
   2  a flag or a file is wrong
 
@@ -48,7 +48,7 @@ _BAD_LINES_SHOWN = 3
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declares the three commands, their flags and their help."""
+    """Add the three commands, their flags and their help to `parser`."""
     parser.description = _DESCRIPTION
     commands = parser.add_subparsers(dest="schema_command", required=True, metavar="COMMAND")
 
@@ -60,39 +60,39 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="propose an enum for texts of no more than N values, each seen more than once "
+        help="propose an enum for strings of at most N values, each seen more than once "
         "(default: %(default)s, no enums)",
     )
     infer.set_defaults(schema_run=_run_infer)
 
-    show = _add_command(commands, "show", "the Arrow columns that files get")
+    show = _add_command(commands, "show", "print the Arrow columns that files get")
     show.add_argument("file", metavar="FILE", help="a JSON Schema, JSON or YAML")
     add_shared(show, "reference_dir", "json")
     show.set_defaults(schema_run=_run_show)
 
-    check = _add_command(commands, "check", "whether one schema may follow another")
+    check = _add_command(commands, "check", "check whether one schema may replace another")
     check.description = _CHECK_DESCRIPTION
     check.epilog = _CHECK_EPILOG
     check.add_argument("old", metavar="OLD", help="the schema in use")
-    check.add_argument("new", metavar="NEW", help="the one that is to follow")
+    check.add_argument("new", metavar="NEW", help="the schema that is to replace it")
     check.add_argument(
         "--compatibility",
         choices=MODES,
         default="backward",
-        help="what the exit code asks for, beside one dataset; none asks for nothing "
+        help="what the exit code requires, beside one dataset; none requires nothing "
         "(default: %(default)s)",
     )
     check.add_argument(
         "--strict",
         action="store_true",
-        help="a field that is named now breaks too, since events may carry it already",
+        help="a newly named field is incompatible too, since events may have it already",
     )
     add_shared(check, "json")
     check.set_defaults(schema_run=_run_check)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command that was named, and returns the exit code.
+    """Run the command that was named, and return the exit code.
 
     Raises:
       UsageError: a flag or a file is wrong.
@@ -132,12 +132,12 @@ def _run_infer(args: argparse.Namespace) -> int:
                 schema, times = infer_schema(events, args.max_enum_values)
     except OSError as error:
         raise UsageError(f"FILE={args.file}: {error.strerror}; give a file of JSON lines") from None
-    for told in bad_lines[:_BAD_LINES_SHOWN]:
-        print(f"left out: {printable(told)}", file=sys.stderr)
+    for bad_line in bad_lines[:_BAD_LINES_SHOWN]:
+        print(f"skipped: {printable(bad_line)}", file=sys.stderr)
     if len(bad_lines) > _BAD_LINES_SHOWN:
-        print(f"and {len(bad_lines) - _BAD_LINES_SHOWN:,} lines more", file=sys.stderr)
+        print(f"and {len(bad_lines) - _BAD_LINES_SHOWN:,} more lines skipped", file=sys.stderr)
     if not counts["events"]:
-        raise EnvironmentFailure(f"FILE={args.file}: no line of it is a JSON event")
+        raise EnvironmentFailure(f"FILE={args.file}: no line is a JSON event")
     _write_json(schema)
     about_times = printable(_about_times(schema, times))
     print(f"from {counts['events']:,} events; {about_times}", file=sys.stderr)
@@ -145,7 +145,7 @@ def _run_infer(args: argparse.Namespace) -> int:
 
 
 def _events(file: IO[bytes], bad_lines: list[str], counts: dict[str, int]) -> Iterator[Any]:
-    """The events of a file; lines that are none go to `bad_lines`."""
+    """Yield the events of a file; describe lines that are no events in `bad_lines`."""
     from beam_pipeline.schemas import Judge
 
     judge = Judge({}, max_value_bytes=2**62)
@@ -164,8 +164,8 @@ def _about_times(schema: dict[str, Any], times: list[str]) -> str:
     if "x-event-time" in schema:
         return f"event time is {schema['x-event-time']!r} (x-event-time)"
     if times:
-        return f"event time could be any of {', '.join(times)}: name one as x-event-time"
-    return "no field is a date-time in all of them: run with --window_by=append_time, or name one"
+        return f"the event time may be {', '.join(times)}: name one as x-event-time"
+    return "no field is a date-time in every event: name one, or run with --window_by=append_time"
 
 
 def _write_json(document: dict[str, Any]) -> None:
@@ -228,7 +228,7 @@ def _columns_table(schema: pa.Schema, nodes: dict[str, Any], event_time: str | N
 
 
 def _places(path: str, kind: pa.DataType, node: Any) -> Iterator[tuple[str, str, Any]]:
-    """(path, type, node) of a column and of what is in it."""
+    """Yield (path, type, node) of a column and of the columns in it."""
     import pyarrow as pa
 
     from beam_pipeline.schemas.nodes import ListOf, MapOf, Struct
@@ -268,8 +268,8 @@ def _run_check(args: argparse.Namespace) -> int:
         "forward": reasons_against(new.document, old.document),
     }
     verdicts = {
-        name: all(reason.unless_unused and not args.strict for reason in found)
-        for name, found in reasons.items()
+        name: all(reason.unless_unused and not args.strict for reason in why)
+        for name, why in reasons.items()
     }
     verdicts["full"] = verdicts["backward"] and verdicts["forward"]
     apart = columns_apart(old.event_schema, new.event_schema)
@@ -279,21 +279,28 @@ def _run_check(args: argparse.Namespace) -> int:
             **verdicts,
             "reasons": {
                 name: [
-                    {"path": one.path, "text": one.text, "unless_unused": one.unless_unused}
-                    for one in found
+                    {
+                        "path": reason.path,
+                        "text": reason.text,
+                        "unless_unused": reason.unless_unused,
+                    }
+                    for reason in why
                 ]
-                for name, found in reasons.items()
+                for name, why in reasons.items()
             },
             "columns_apart": apart,
         }
         _write_json(document)
     else:
-        told: dict[str, list[Reason]] = {**reasons, "full": [], "dataset": []}
-        told["dataset"] = [Reason("", text) for text in apart]
-        for name, found in told.items():
+        sections: dict[str, list[Reason]] = {
+            **reasons,
+            "full": [],
+            "dataset": [Reason("", text) for text in apart],
+        }
+        for name, why in sections.items():
             print(f"{name + ':':<10}{'yes' if verdicts[name] else 'no'}")
-            for reason in found:
-                mark = "only if events carry it already: " if reason.unless_unused else ""
+            for reason in why:
+                mark = "only if events already have it: " if reason.unless_unused else ""
                 print(f"  {mark}{printable(str(reason))}")
     wanted = verdicts.get(args.compatibility, True)
     return 0 if wanted and (verdicts["dataset"] or args.compatibility == "none") else 1

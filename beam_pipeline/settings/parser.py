@@ -72,8 +72,9 @@ def refuse_unknown_flags(parser: argparse.ArgumentParser, words: Sequence[str]) 
     for word in words:
         name, _, value = word.partition("=")
         if name.startswith("--") and name != "--" and name not in known:
+            given = f"{name}={masked(name, value)}" if value else name
             raise UsageError(
-                f"{name}{'=' if value else ''}{masked(name, value)} is not a flag of {parser.prog}{did_you_mean(name, shown)}; "
+                f"{given} is not a flag of {parser.prog}{did_you_mean(name, shown)}; "
                 f"see `{parser.prog} --help`"
             )
 

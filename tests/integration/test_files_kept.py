@@ -41,7 +41,7 @@ def test_compacted_and_deleted_files_are_not_read_again(
 
     told = run.finish("compact", f"--output_dir={run.output_dir}")
     assert told.code == 0, told.output
-    assert told.output.startswith("Put ")
+    assert told.output.startswith("Merged ")
     assert run.placed() == before
     assert reconcile(kafka, [topic], run.output_dir, run.dead_letter_dir).is_clean
     hours = list(run.output_dir.glob("dt=*/hour=*"))

@@ -110,7 +110,7 @@ def test_run_twice_it_sends_once(
     assert dlq(kafka, tree, "--dry_run") == 0
     out = capsys.readouterr().out
     assert f"20 letters would go to {topic}\n  20 of SCHEMA_VIOLATION" in out
-    assert "1 left out: their records were tried --max_attempts=5 times" in out
+    assert "1 skipped: their records were tried --max_attempts=5 times" in out
     assert records(kafka, topic) == []
     assert not (tree.dead_letter_dir / "_replayed").exists()
 
@@ -119,7 +119,7 @@ def test_run_twice_it_sends_once(
     assert dlq(kafka, tree) == 0
     out = capsys.readouterr().out
     assert "0 of 0 letters sent" in out
-    assert "20 left out: an earlier replay sent them" in out
+    assert "20 skipped: an earlier replay sent them" in out
     assert set(redriven(kafka, topic).values()) == {1}
 
     assert dlq(kafka, tree, "--max_attempts=6") == 0

@@ -215,7 +215,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["schema", "check", str(old), str(new)]) == 0
     text = capsys.readouterr().out
     assert text.startswith("backward: yes\n")
-    assert "only if events carry it already: b: is named now" in text
+    assert "only if events already have it: b: is named now" in text
     assert main(["schema", "check", str(old), str(new), "--strict"]) == 1
     assert main(["schema", "check", str(new), str(old), "--compatibility=full"]) == 0
     capsys.readouterr()

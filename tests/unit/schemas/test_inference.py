@@ -110,7 +110,7 @@ def test_the_command_proposes_a_schema_that_loads(
     samples.write_text("\n".join([lines[0], "{broken", "", "\xff", lines[1]]), encoding="latin-1")
     assert main(["schema", "infer", str(samples)]) == 0
     told = capsys.readouterr()
-    assert "left out: line 2: MALFORMED_JSON" in told.err
+    assert "skipped: line 2: MALFORMED_JSON" in told.err
     assert "from 2 events; event time is 'event_time'" in told.err
     proposed.write_text(told.out)
     contract = load_contract(proposed)

@@ -288,14 +288,14 @@ def test_the_command_tells_and_refuses_a_running_pipeline(
     assert "is being written by another pipeline" in capsys.readouterr().err
     assert main([*words, "--dry_run"]) == 0
     assert capsys.readouterr().out.startswith(
-        "Would put 3 files of 1 directory together into 1: 3 rows"
+        "Would merge 3 files in 1 directory into 1: 3 rows"
     )
     assert files(tree) == before
     assert main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["files_before"], told["files_after"], told["left_alone"]) == (3, 1, [])
     assert main(words) == 0
-    assert capsys.readouterr().out == "Nothing to put together.\n"
+    assert capsys.readouterr().out == "Nothing to merge.\n"
     assert main(["compact", f"--output_dir={tree.root / 'nowhere'}"]) == 2
     assert main([*words, "--target_file_bytes=0"]) == 2
 
