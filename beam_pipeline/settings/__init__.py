@@ -1,1 +1,1 @@
-"""What a command line, the environment and a YAML file say: flags, their sources, printing them."""
+"""Flags, the sources of their values, and the frozen settings that everything else takes."""

@@ -1,8 +1,8 @@
 """The file of `--config`: YAML with the names of flags as keys, and values as on a command line.
 
-Values stay text, as they were written, for the flags' own converters to read: `none`, `1e3` and
-`2026-01-01` are what they would be on a command line. Nothing is made of the document's tags, and
-only places where a key may stand are entered, so no document can cost more than its length.
+Values stay text, as written, and the flags' own converters read them: `none`, `1e3` and
+`2026-01-01` mean what they mean on a command line. Tags create no objects, and only places where a
+key may be are visited, so the cost is bounded by the document's length.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ _VALUE_TAGS = frozenset(
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp", "seq")
 )
 _NULL_TAG = "tag:yaml.org,2002:null"
-# PyYAML quotes what it stumbled over, which may be a password that begins with * or &.
+# PyYAML quotes the text at fault, which may be a password that begins with * or &.
 _QUOTED = re.compile(r" '[^'<]{2,}'")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandNames:
-    """Names that a file may use: the flags of a command and of those below it, and the latter."""
+    """Names that a file may use: a command's flags, its subcommands and their names."""
 
     flags: frozenset[str] = frozenset()
     below: Mapping[str, CommandNames] = field(default_factory=dict)
 
     @property
     def all_flags(self) -> frozenset[str]:
-        """Flags of this command and of all below it."""
+        """The flags of this command and of all its subcommands."""
         return self.flags.union(*(command.all_flags for command in self.below.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class FileValue:
-    """What a file says of one flag.
+    """What a file says about one flag.
 
     Attributes:
-        texts: the value as it was written; several where it is a list.
-        is_list: whether it was written as one.
+        texts: the value as written; several for a list.
+        is_list: whether it was written as a list.
         where: the file and the line, such as `my.yaml, line 3`.
     """
 
@@ -58,20 +58,20 @@ class FileValue:
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A file's values by command: `()` has those at the top, `("dlq", "replay")` that command's."""
+    """A file's values by command: `()` for the top level, `("dlq", "replay")` for that command."""
 
     sections: Mapping[tuple[str, ...], Mapping[str, FileValue]] = field(default_factory=dict)
 
     def value(self, command: tuple[str, ...], flag: str) -> FileValue | None:
-        """What holds for a command's flag: said below its own name, or else further up."""
+        """Return the value of a command's flag: below the command's own name, else further up."""
         for depth in range(len(command), -1, -1):
-            if found := self.sections.get(command[:depth], {}).get(flag):
-                return found
+            if value := self.sections.get(command[:depth], {}).get(flag):
+                return value
         return None
 
 
 def read_config(path: str, names: CommandNames, given_as: str = "--config") -> ConfigFile:
-    """The file at `path`, as `given_as` names it; keys without a value count as not given.
+    """Read the file at `path`; `given_as` is what named it. Keys without a value are ignored.
 
     Raises:
       UsageError: it can't be read, is not YAML, or has a key that is no flag and no command.
@@ -104,7 +104,7 @@ def _document(path: str, given: str) -> yaml.Node | None:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """Where and what, without the text of the file, which may hold a secret."""
+    """Return where and what, without the text of the file, which may be a secret."""
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     problem = getattr(error, "problem", None) or getattr(error, "reason", None)
@@ -114,7 +114,7 @@ def _problem(error: yaml.YAMLError) -> str:
 def _sections(
     path: str, mapping: yaml.MappingNode, command: tuple[str, ...], names: CommandNames
 ) -> Iterator[tuple[tuple[str, ...], dict[str, FileValue]]]:
-    """The values of `mapping`, which stands below `command`, and of the commands in it."""
+    """Yield the values of `mapping`, which is below `command`, and of the commands in it."""
     values: dict[str, FileValue] = {}
     seen: set[tuple[str, bool]] = set()
     known = names.all_flags
@@ -123,7 +123,7 @@ def _sections(
         key = _key(key_node, where)
         is_command = isinstance(node, yaml.MappingNode) and key in names.below
         if (key, is_command) in seen:
-            raise UsageError(f"{where}: {key} stands there twice; leave one out")
+            raise UsageError(f"{where}: {key} is given twice; remove one")
         seen.add((key, is_command))
         if is_command:
             yield from _sections(path, node, (*command, key), names.below[key])
@@ -148,19 +148,19 @@ def _unknown(key: str, command: tuple[str, ...], known: Collection[str]) -> str:
     place = f"of {' '.join(command)}" if command else "of any command"
     plain = key.lstrip("-").replace("-", "_").lower()
     if plain in known:
-        return f"{shown} is not how that flag is written here; write {plain}"
+        return f"{shown} is spelled differently here; write {plain}"
     close = difflib.get_close_matches(plain[:MAX_SHOWN_KEY], sorted(known), n=1)
     if close:
         remedy = f"did you mean {close[0]}?"
     elif "." in key:
         remedy = "Kafka client properties go into the file that kafka_config names"
     else:
-        remedy = "`beam-pipeline COMMAND --help` shows them"
-    return f"{shown} is no flag {place}; {remedy}"
+        remedy = "see `beam-pipeline COMMAND --help`"
+    return f"{shown} is not a flag {place}; {remedy}"
 
 
 def _value(node: yaml.Node, key: str, where: str) -> FileValue | None:
-    """The value as text; None where it is blank or null."""
+    """Return the value as text; None where it is blank or null."""
     if isinstance(node, yaml.MappingNode):
         raise UsageError(f"{where}: {key} takes a value, not a mapping; write {key}: VALUE")
     if isinstance(node, yaml.SequenceNode):
@@ -174,11 +174,11 @@ def _value(node: yaml.Node, key: str, where: str) -> FileValue | None:
 
 def _text(node: yaml.Node, key: str, where: str) -> str:
     if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL_TAG:
-        raise UsageError(f"{where}: {key}: an item of the list is no value; write {key}: [A, B]")
+        raise UsageError(f"{where}: {key}: an item of the list is not a value; write {key}: [A, B]")
     _check_tag(node, key, where)
     return str(node.value)
 
 
 def _check_tag(node: yaml.Node, key: str, where: str) -> None:
     if node.tag not in _VALUE_TAGS:
-        raise UsageError(f"{where}: {key} has the tag {node.tag}; write the value without it")
+        raise UsageError(f"{where}: {key} has the tag {node.tag}; remove the tag")

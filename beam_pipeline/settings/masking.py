@@ -1,4 +1,4 @@
-"""Flag values as they may be shown: without passwords, whatever flag they were put into."""
+"""Flag values without passwords, whatever flag they were put into."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ _PARAMETER = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Whether a flag of that name holds a secret, whatever its value."""
+    """Return whether a flag of that name holds a secret, whatever its value."""
     return _SECRET_NAME.search(name) is not None
 
 
 def masked(name: str, text: str) -> str:
-    """`text`, the value of the flag `name` or a message about it, with what may be a secret
-    replaced by `***`: all of it by its name, logins in addresses, parameters such as password=…."""
+    """Replace what may be a secret in a flag's value, or in a message about it, by `***`.
+
+    That is the whole text where the flag's name says so, logins in addresses, and parameters such
+    as password=….
+    """
     if is_secret(name):
         return MASK
-    text = _LOGIN.sub(lambda found: f"{found['scheme'] or ''}{MASK}@", text)
-    return _PARAMETER.sub(lambda found: f"{found['name']}{MASK}", text)
+    text = _LOGIN.sub(lambda match: f"{match['scheme'] or ''}{MASK}@", text)
+    return _PARAMETER.sub(lambda match: f"{match['name']}{MASK}", text)

@@ -1,4 +1,4 @@
-"""What `--print_config` prints: YAML that `--config` takes, with the source of each value."""
+"""The output of `--print_config`: YAML that `--config` takes, with the source of each value."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from beam_pipeline.settings.sources import Setting
 from beam_pipeline.terminal import printable
 
 _WIDEST_COLUMN = 60
-# Texts that YAML takes for themselves; all others are quoted.
+# Texts that YAML reads as they are; all others are quoted.
 _PLAIN = re.compile(r"[A-Za-z0-9_./](?:[\w./,+=@%-]|:(?=\S))*(?<!:)", re.ASCII)
 
 
 def settings_text(settings: Sequence[Setting]) -> str:
-    """A line `name: value  # source` for each flag: secrets masked, null where there is none."""
-    lines = [(f"{one.name}: {_value_text(one.name, one.value)}", one.source) for one in settings]
+    """Return a line `name: value  # source` for each flag: secrets masked, null for no value."""
+    lines = [
+        (f"{setting.name}: {_value_text(setting.name, setting.value)}", setting.source)
+        for setting in settings
+    ]
     column = min(_WIDEST_COLUMN, max((len(line) for line, _ in lines), default=0))
     return "".join(f"{line:<{column}}  # {printable(source)}\n" for line, source in lines)
 
@@ -28,7 +31,7 @@ def _value_text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_text(masked(name, str(one)), in_list=True) for one in value)}]"
+        return f"[{', '.join(_text(masked(name, str(item)), in_list=True) for item in value)}]"
     return _text(masked(name, _number(value) if isinstance(value, float) else str(value)))
 
 

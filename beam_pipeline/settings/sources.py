@@ -1,5 +1,5 @@
 """Where a flag's value comes from: the command line, else the environment, else a file, else its
-default. Every value goes through the flag's own argparse converter and choices."""
+default. The flag's own argparse converter and choices apply to every value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from beam_pipeline.settings.masking import is_secret, masked
 
 PREFIX = "BEAM_PIPELINE_"
 NOT_FLAGS = frozenset({f"{PREFIX}CACHE"})
-"""Variables that begin like those of flags and are none."""
+"""Variables with the prefix of flags that are no flags."""
 
 FLAG, DEFAULT = "flag", "default"
 
@@ -41,11 +41,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A command line with the environment and the file put into it.
+    """A command line, completed from the environment and the file.
 
     Attributes:
-        args: as argparse gives them, every flag with the value that holds; `given_flags` of it has
-            the names of those on the command line.
+        args: what argparse returns, with the final value of every flag; `given_flags` has the names
+            of those on the command line.
         settings: each flag of the command, in the order of its help.
     """
 
@@ -53,7 +53,7 @@ class Configured:
     settings: Sequence[Setting]
 
     def explained(self, message: str) -> str:
-        """A message about flags, and where those come from that are not on the command line."""
+        """Append to a message where the flags in it come from that are not on the command line."""
         named = set(re.findall(r"--(\w+)", message))
         sources = [
             f"{setting.name} is from {setting.source}"
@@ -64,8 +64,10 @@ class Configured:
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds `--config` and `--print_config` to a command that has flags, or to those below it, and
-    for each switch, unseen in the help, a flag that turns it off: `--no_detach`."""
+    """Add `--config` and `--print_config` to a command that has flags, or to its subcommands.
+
+    Each switch also gets a hidden flag that turns it off, such as `--no_detach`.
+    """
     for below in _commands_below(parser).values():
         add_config_flags(below)
     flags = _own_flags(parser)
@@ -84,19 +86,19 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML file with a line NAME: VALUE for each flag that is set there; flags win over "
-        f"the environment ({PREFIX}<FLAG>), that over the file, the file over defaults",
+        help="YAML file with a line NAME: VALUE for each flag; a flag on the command line takes "
+        f"precedence over the environment ({PREFIX}<FLAG>), and that over the file",
     )
     group.add_argument(
         "--print_config",
         action="store_true",
-        help="print the value of each flag and where it comes from, and end",
+        help="print the value of each flag and where it comes from, and exit",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What may give values beside the command line."""
+    """The sources of values beside the command line."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     file: ConfigFile = field(default_factory=ConfigFile)
@@ -106,7 +108,7 @@ class Sources:
         return self.environment.get(variable_of(flag)) or None
 
     def give_any(self, flags: Collection[str], command: str) -> bool:
-        """Whether one of the flags has a value here, for a command."""
+        """Return whether a source has a value for one of the flags of a command."""
         return any(
             self.environment_value(flag) or self.file.value((command,), flag) for flag in flags
         )
@@ -117,12 +119,12 @@ def read_sources(
     words: Sequence[str],
     environment: Mapping[str, str] = os.environ,
 ) -> Sources:
-    """The environment, and the file that `--config` names on the command line or there.
+    """Return the environment, and the file that `--config` names on the command line or there.
 
-    None of it where help is asked for, which a broken file shall not keep from coming.
+    Where help is asked for it returns nothing, so that a broken file can't prevent help.
 
     Raises:
-      UsageError: the file does not serve; see `read_config`.
+      UsageError: the file is not usable; see `read_config`.
     """
     if _asks_for_help(words):
         return Sources()
@@ -139,12 +141,13 @@ def read_sources(
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str], sources: Sources) -> Configured:
-    """Parses a command line, with what the sources give beside it.
+    """Parse a command line, and complete it from the sources.
 
-    Ends the process as `parse_args` does, for help and for wrong flags.
+    For help it exits, as `parse_args` does.
 
     Raises:
-      UsageError: a value in a source does not serve; names the source, the flag and the remedy.
+      UsageError: a flag is wrong, or a value in a source is not usable; the message names the
+        source, the flag and the remedy.
     """
     command, leaf = command_of(parser, words)
     flags = _own_flags(leaf)
@@ -153,9 +156,9 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str], sources: Source
     named = {word[2:].split("=")[0] for word in words if word.startswith("--")}
     given = {name for name in flags if named & {name, f"no_{name}"}}
     configured = {
-        name: found
+        name: value
         for name, action in flags.items()
-        if name not in given and (found := _found(leaf, command, action, name, sources))
+        if name not in given and (value := _configured(leaf, command, action, name, sources))
     }
     for name, action in flags.items():
         if name in configured or "print_config" in named:
@@ -174,31 +177,33 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str], sources: Source
 def unknown_variables(
     parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ
 ) -> Iterator[str]:
-    """A line for each variable whose name is nearly that of a flag. Others may be anybody's, such
-    as those that Kubernetes sets for a service of that name."""
+    """Yield a line for each variable whose name is nearly that of a flag.
+
+    Others may belong to something else, such as those that Kubernetes sets for a service.
+    """
     names = {"config", *_names(parser).all_flags}
     known = {variable_of(name) for name in names} | NOT_FLAGS
     for variable in sorted(environment):
         if variable.startswith(PREFIX) and variable not in known:
             name = variable.removeprefix(PREFIX).lower()
             if close := difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8):
-                yield f"{variable} is no flag's and does nothing; meant {variable_of(close[0])}?"
+                yield f"{variable} sets no flag; did you mean {variable_of(close[0])}?"
 
 
 def without_configuration(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Variables that undo those of a command's flags, for one that is started with flags alone."""
+    """Return variables that undo those of a command's flags, for a command started with flags."""
     return {variable_of(name): "" for name in ("config", *_own_flags(parser))}
 
 
 def variable_of(flag: str) -> str:
-    """The environment variable of a flag: `BEAM_PIPELINE_WINDOW_SECONDS`."""
+    """Return the environment variable of a flag: `BEAM_PIPELINE_WINDOW_SECONDS`."""
     return PREFIX + flag.upper()
 
 
 def command_of(
     parser: argparse.ArgumentParser, words: Sequence[str]
 ) -> tuple[tuple[str, ...], argparse.ArgumentParser]:
-    """The command that the words begin with, and its parser."""
+    """Return the command that the words begin with, and its parser."""
     command: tuple[str, ...] = ()
     for word in words:
         below = _commands_below(parser).get(word)
@@ -216,7 +221,7 @@ def _commands_below(parser: argparse.ArgumentParser) -> dict[str, argparse.Argum
 
 
 def _own_flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """The flags of a command that can be configured, by name."""
+    """Return the flags of a command that can be configured, by name."""
     return {
         option.removeprefix("--"): action
         for action in parser._actions
@@ -238,14 +243,14 @@ def _asks_for_help(words: Sequence[str]) -> bool:
     return "-h" in words or "--help" in words
 
 
-def _found(
+def _configured(
     parser: argparse.ArgumentParser,
     command: tuple[str, ...],
     action: argparse.Action,
     name: str,
     sources: Sources,
 ) -> tuple[object, str] | None:
-    """The value of a flag by the environment, or else the file, and which it was."""
+    """Return the value of a flag from the environment, else the file, and which it was."""
     variable = variable_of(name)
     if text := sources.environment.get(variable):
         lines = tuple(filter(None, map(str.strip, text.splitlines())))
@@ -265,12 +270,12 @@ def _converted(
     is_list: bool,
     source: str,
 ) -> object:
-    """What the flag makes of the texts."""
+    """Convert the texts as the flag does."""
     if _is_switch(action):
         word = texts[0].lower()
         if is_list or word not in _ON | _OFF:
             given = masked(name, ",".join(texts))
-            raise UsageError(f"{source}: {name}={given}: is a switch; write true or false")
+            raise UsageError(f"{source}: {name}={given}: this is a switch; write true or false")
         return word in _ON
     takes_commas = ",…" in str(action.metavar)
     if is_list and not takes_commas and not _is_repeatable(action):
@@ -281,9 +286,9 @@ def _converted(
         return _convert(parser, action, ",".join(texts))
     except argparse.ArgumentError as error:
         given = masked(name, ",".join(texts))
-        reason = "refused" if is_secret(name) else masked(name, error.message)
+        reason = "not accepted" if is_secret(name) else masked(name, error.message)
         raise UsageError(
-            f"{source}: {name}={given}: {reason}; `{parser.prog} --help` says what it takes"
+            f"{source}: {name}={given}: {reason}; see `{parser.prog} --help`"
         ) from None
 
 

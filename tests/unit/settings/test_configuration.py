@@ -141,13 +141,13 @@ def test_keys_of_other_commands_are_ignored(tmp_path: Path) -> None:
         ("seconds: true", {}, "line 1: seconds=true: invalid int value"),
         ("seconds: [1, 2]", {}, "line 1: seconds takes one value, not a list; write seconds: VAL"),
         ("codec: lzo", {}, "line 1: codec=lzo: invalid choice: 'lzo' (choose from "),
-        ("dry_run: maybe", {}, "line 1: dry_run=maybe: is a switch; write true or false"),
+        ("dry_run: maybe", {}, "line 1: dry_run=maybe: this is a switch; write true or false"),
         ("dry_run: [true]", {}, "is a switch; write true or false"),
         ("topics: ' , '", {}, "give one name or more, separated by commas"),
         ("", {"seconds": "soon"}, "BEAM_PIPELINE_SECONDS: seconds=soon: invalid int value"),
         ("", {"codec": "-"}, "BEAM_PIPELINE_CODEC: codec=-: invalid choice"),
-        ("", {"dry_run": "2"}, "BEAM_PIPELINE_DRY_RUN: dry_run=2: is a switch"),
-        ("ratio: many", {}, "`prog land --help` says what it takes"),
+        ("", {"dry_run": "2"}, "BEAM_PIPELINE_DRY_RUN: dry_run=2: this is a switch"),
+        ("ratio: many", {}, "see `prog land --help`"),
     ],
 )
 def test_a_wrong_value_names_where_it_stands(
@@ -344,8 +344,8 @@ def test_a_variable_that_is_nearly_one_is_told(
         monkeypatch.setenv(f"BEAM_PIPELINE_{name}", "1")
     assert main(["run", "--print_config"]) == 0
     assert capsys.readouterr().err == (
-        "beam-pipeline: BEAM_PIPELINE_WINDOWS_SECONDS is no flag's and does nothing; "
-        "meant BEAM_PIPELINE_WINDOW_SECONDS?\n"
+        "beam-pipeline: BEAM_PIPELINE_WINDOWS_SECONDS sets no flag; "
+        "did you mean BEAM_PIPELINE_WINDOW_SECONDS?\n"
     )
 
 

@@ -287,9 +287,7 @@ def test_the_command_tells_and_refuses_a_running_pipeline(
         assert main(words) == 1
     assert "is being written by another pipeline" in capsys.readouterr().err
     assert main([*words, "--dry_run"]) == 0
-    assert capsys.readouterr().out.startswith(
-        "Would merge 3 files in 1 directory into 1: 3 rows"
-    )
+    assert capsys.readouterr().out.startswith("Would merge 3 files in 1 directory into 1: 3 rows")
     assert files(tree) == before
     assert main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
