@@ -36,7 +36,7 @@ from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.job_file import JobFile
 from beam_pipeline.options import IngestOptions
 from beam_pipeline.pipeline import build_pipeline
-from beam_pipeline.transforms.batches import METRICS_NAMESPACE
+from beam_pipeline.records import METRICS_NAMESPACE
 from beam_pipeline.worker_pool import WorkerPool
 
 STATUS_INTERVAL_SECONDS = 0.5

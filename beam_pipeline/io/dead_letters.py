@@ -21,7 +21,7 @@ from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter
-from beam_pipeline.transforms.batches import Outputs
+from beam_pipeline.transforms.outputs import Outputs
 
 MAX_TEXT_CHARACTERS = 4_000
 """How much of a value is shown as text; `value_b64` has all of it."""

@@ -18,12 +18,9 @@ from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
-from beam_pipeline.transforms.batches import (
-    Outputs,
-    apply_or_split,
-    dead_letters_of,
-    failure_of,
-)
+from beam_pipeline.transforms.batches import Refusal, apply_or_split
+from beam_pipeline.transforms.dead_letters import dead_letter_of, failure_of
+from beam_pipeline.transforms.outputs import Outputs
 
 STAGE = "write"
 
@@ -135,15 +132,14 @@ class ParquetFormat:
         """The element's rows as this schema has them, cut by topic and shard."""
         if not isinstance(element, pa.RecordBatch):
             element = pa.RecordBatch.from_pylist([dict(element)], schema=self.schema)
-        for rows, error in apply_or_split(element, self._to_schema):
-            if error is None:
+        for rows in apply_or_split(element, self._to_schema):
+            if not isinstance(rows, Refusal):
                 yield from self._cut(rows)
-            elif "_value" not in rows.schema.names:
-                raise error
+            elif "_value" not in element.schema.names:
+                raise rows.error
             else:
-                failure = failure_of(ErrorCode.ENCODE_ERROR, error)
-                for letter in dead_letters_of(rows, STAGE, [failure], self.schema_ref):
-                    yield None, letter, 0
+                failure = failure_of(ErrorCode.ENCODE_ERROR, rows.error)
+                yield None, dead_letter_of(element, rows.row, STAGE, failure, self.schema_ref), 0
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[pa.RecordBatch]) -> PartRef:
         """One Arrow IPC file with all of `pieces`; lz4 makes it a third for next to no time."""

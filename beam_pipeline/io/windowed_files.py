@@ -44,8 +44,9 @@ from beam_pipeline.files.parts import (
     retire_parts,
 )
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
-from beam_pipeline.records import DeadLetter
-from beam_pipeline.transforms.batches import DEAD, METRICS_NAMESPACE, Outputs, count_dead
+from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter
+from beam_pipeline.transforms.dead_letters import count_dead
+from beam_pipeline.transforms.outputs import DEAD, Outputs
 
 MAX_OPEN_BYTES = 32 * 1024 * 1024
 """How much a bundle may hold, over all its windows, before it goes to parts."""

@@ -1,9 +1,10 @@
 """The steps between Kafka and the sink, each a PTransform over Arrow batches."""
 
 from beam_pipeline.config import ValidationRules, Windowing
-from beam_pipeline.transforms.batches import BatchTransform, Outputs
+from beam_pipeline.transforms.batches import BatchTransform
 from beam_pipeline.transforms.enrich import Enrich
 from beam_pipeline.transforms.normalize import Normalize
+from beam_pipeline.transforms.outputs import Outputs
 from beam_pipeline.transforms.user import Transform, own_transforms
 from beam_pipeline.transforms.validate import Validate
 from beam_pipeline.transforms.windowing import WindowBatches, WindowDeadLetters

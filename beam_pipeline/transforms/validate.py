@@ -24,6 +24,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.records import (
     MAX_BATCH_RECORDS,
     MAX_TIME_MS,
+    METRICS_NAMESPACE,
     MIN_TIME_MS,
     DeadLetter,
     ErrorCode,
@@ -37,16 +38,15 @@ from beam_pipeline.schemas.contract import RECORD_SCHEMA, RIDE_ALONG_FIELDS
 from beam_pipeline.schemas.judge import unwrap
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Node, Struct
 from beam_pipeline.schemas.versions import align, version_of
-from beam_pipeline.transforms.batches import (
-    DEAD,
-    METRICS_NAMESPACE,
-    Outputs,
+from beam_pipeline.transforms.batches import Refusal, split_on_error
+from beam_pipeline.transforms.dead_letters import (
     count_dead,
+    dead_letter_of,
     dead_letters_of,
     failure_of,
-    with_batch_outputs,
 )
 from beam_pipeline.transforms.nested import leaf_at
+from beam_pipeline.transforms.outputs import DEAD, Outputs, with_batch_outputs
 
 STAGE = "validate"
 
@@ -135,7 +135,12 @@ class RecordValidator:
         dead: list[DeadLetter] = []
         for part, found in self._judge(records).items():
             dead += dead_letters_of(_rows(records, found.dead), STAGE, found.failures, part.ref)
-            for batch in self._encode(part, found.events, _rows(records, found.valid), dead):
+            valid = _rows(records, found.valid)
+            for batch in self._build(part, found.events, valid):
+                if isinstance(batch, Refusal):
+                    failure = failure_of(ErrorCode.ENCODE_ERROR, batch.error)
+                    dead.append(dead_letter_of(valid, batch.row, STAGE, failure, part.ref))
+                    continue
                 in_time, rejected = self._check_event_times(batch, part.ref)
                 dead += rejected
                 if in_time.num_rows:
@@ -186,31 +191,24 @@ class RecordValidator:
             return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, told[:500])
         return part, event, part.judge.check(event)
 
-    def _encode(
-        self,
-        part: _Version,
-        events: Sequence[Any],
-        records: pa.RecordBatch,
-        dead: list[DeadLetter],
-    ) -> Iterator[pa.RecordBatch]:
-        """Batches of `events`; halves where Arrow refuses, until those at fault stand alone."""
-        if not events:
-            return
-        try:
-            columns = [*part.build(events), *records.columns]
+    def _build(
+        self, part: _Version, events: Sequence[Any], records: pa.RecordBatch
+    ) -> Iterator[pa.RecordBatch | Refusal]:
+        """Yield batches of `events`, which are those of `records`, and the rows that Arrow
+        refuses."""
+
+        def build(start: int, end: int) -> pa.RecordBatch:
+            columns = [
+                *part.build(events[start:end]),
+                *records.slice(start, end - start).columns,
+            ]
             names = [name for name in self._schema.names if name != "_event_time"]
             rows = pa.RecordBatch.from_arrays(columns, names=names)
-            times = event_times(rows, self._rules.event_time_field)
-            columns.insert(-_AFTER_EVENT_TIME, times)
-            yield pa.RecordBatch.from_arrays(columns, schema=self._schema)
-        except ARROW_REFUSALS as error:
-            if len(events) == 1:
-                failure = failure_of(ErrorCode.ENCODE_ERROR, error)
-                dead.extend(dead_letters_of(records, STAGE, [failure], part.ref))
-            else:
-                middle = len(events) // 2
-                yield from self._encode(part, events[:middle], records.slice(0, middle), dead)
-                yield from self._encode(part, events[middle:], records.slice(middle), dead)
+            columns.insert(-_AFTER_EVENT_TIME, event_times(rows, self._rules.event_time_field))
+            return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+        if events:
+            yield from split_on_error(build, len(events), ARROW_REFUSALS)
 
     def _check_event_times(
         self, batch: pa.RecordBatch, ref: SchemaRef

@@ -13,8 +13,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipeline.config import Windowing
-from beam_pipeline.records import DeadLetter, nearest_time_ms
-from beam_pipeline.transforms.batches import METRICS_NAMESPACE
+from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter, nearest_time_ms
 
 
 class WindowBatches(beam.PTransform[Any, Any]):

@@ -14,7 +14,7 @@ from pipeline.test_graph import config_of
 
 from beam_pipeline.pipeline import land_records
 from beam_pipeline.transforms.batch_coder import RecordBatchCoder
-from beam_pipeline.transforms.batches import DEAD
+from beam_pipeline.transforms.outputs import DEAD
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
 BATCHES = [

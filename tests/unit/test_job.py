@@ -13,7 +13,7 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_pipeline import job
-from beam_pipeline.transforms.batches import METRICS_NAMESPACE
+from beam_pipeline.records import METRICS_NAMESPACE
 
 
 def counter(step: str, name: str, count: int, namespace: str = METRICS_NAMESPACE) -> Any:

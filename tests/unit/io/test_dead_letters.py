@@ -32,7 +32,7 @@ from beam_pipeline.records import (
     Violation,
 )
 from beam_pipeline.resources import dead_letter_schema_path
-from beam_pipeline.transforms.batches import failure_of
+from beam_pipeline.transforms.dead_letters import failure_of
 from beam_pipeline.transforms.validate import RecordValidator
 
 EPOCH = "20261124T133350Zx3f9a"

@@ -19,7 +19,7 @@ from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.resources import reference_dir
 from beam_pipeline.schemas import Contract
 from beam_pipeline.transforms import Enrich, Normalize
-from beam_pipeline.transforms.batches import apply_or_split
+from beam_pipeline.transforms.batches import Refusal, apply_or_split
 from beam_pipeline.transforms.enrich import EnrichBatch, ReferenceTable, additions_of
 from beam_pipeline.transforms.normalize import NormalizeBatch, rules_of
 from beam_pipeline.transforms.validate import RecordValidator
@@ -145,8 +145,11 @@ def test_an_amount_too_large_is_refused_alone(tables: Path) -> None:
     batch = batch_of(contract, [{"order": {"total": t, "currency": "EUR"}} for t in totals])
     kept: list[int] = []
     refused: list[int] = []
-    for rows, error in apply_or_split(batch, EnrichBatch(additions_of(contract, tables))):
-        (kept if error is None else refused).extend(rows.column("kafka_offset").to_pylist())
+    for result in apply_or_split(batch, EnrichBatch(additions_of(contract, tables))):
+        if isinstance(result, Refusal):
+            refused.append(result.row)
+        else:
+            kept.extend(result.column("kafka_offset").to_pylist())
     assert (kept, refused) == ([0, 1, 3, 5], [2, 4])
 
 

@@ -18,7 +18,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.schemas import ColumnBuilder, Contract
 from beam_pipeline.transforms import Normalize
-from beam_pipeline.transforms.batches import apply_or_split
+from beam_pipeline.transforms.batches import Refusal, apply_or_split
 from beam_pipeline.transforms.nested import LIST_STEP, leaf_at, map_leaf
 from beam_pipeline.transforms.normalize import NormalizeBatch, rules_of
 from beam_pipeline.transforms.validate import RecordValidator
@@ -144,8 +144,11 @@ def test_only_the_row_at_fault_is_refused(faults: list[bool]) -> None:
     ]
     kept: list[str] = []
     refused: list[str] = []
-    for rows, error in apply_or_split(batch_of(events), NORMALIZE):
-        (kept if error is None else refused).extend(rows.column("code").to_pylist())
+    for result in apply_or_split(batch_of(events), NORMALIZE):
+        if isinstance(result, Refusal):
+            refused.append(str(result.row))
+        else:
+            kept.extend(result.column("code").to_pylist())
     assert kept == [str(index) for index, fault in enumerate(faults) if not fault]
     assert refused == [str(index) for index, fault in enumerate(faults) if fault]
 

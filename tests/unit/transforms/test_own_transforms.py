@@ -19,7 +19,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.resources import reference_dir
 from beam_pipeline.transforms import Enrich, own_transforms
-from beam_pipeline.transforms.batches import apply_or_split
+from beam_pipeline.transforms.batches import Refusal, apply_or_split
 from beam_pipeline.transforms.enrich import EnrichBatch, additions_of
 from beam_pipeline.transforms.user import OwnFunction
 from beam_pipeline.transforms.validate import RecordValidator
@@ -62,12 +62,11 @@ def test_the_examples_in_order() -> None:
     assert banded.column("amount_band").to_pylist() == ["small", "medium", "large"]
     assert banded.select(batch.schema.names) == batch
     results = list(apply_or_split(banded, OwnFunction(names[1])))
-    rows = [row for result, error in results if error is None for row in result.to_pylist()]
-    refused = [(result, error) for result, error in results if error is not None]
+    (refusal,) = [result for result in results if isinstance(result, Refusal)]
+    rows = [row for result in results if result is not refusal for row in result.to_pylist()]
     assert [row["kafka_offset"] for row in rows] == [0, 2]
-    assert [result.column("kafka_offset").to_pylist() for result, _ in refused] == [[1]]
-    assert str(refused[0][1]) == "a crawler, by its User-Agent"
-    assert refused[0][0].column("_value").to_pylist()[0].startswith(b"{")
+    assert refusal.row == 1
+    assert str(refusal.error) == "a crawler, by its User-Agent"
 
 
 def test_the_transform_sees_the_columns_of_the_files_alone(module: types.ModuleType) -> None:

@@ -32,7 +32,7 @@ from beam_pipeline.records import (
     KafkaRecord,
     SchemaRef,
 )
-from beam_pipeline.transforms.batches import apply_or_split, dead_letters_of, failure_of
+from beam_pipeline.transforms.dead_letters import dead_letters_of, failure_of
 from beam_pipeline.transforms.validate import RecordValidator, Validate
 
 UTC = timezone.utc
@@ -505,25 +505,6 @@ def test_a_letter_made_of_a_row_is_the_one_made_of_the_record() -> None:
         attempt=1,
         redrive_of=None,
     )
-
-
-@given(st.integers(0, 40), st.sets(st.integers(0, 39)))
-def test_only_the_rows_at_fault_are_split_off(rows: int, faults: set[int]) -> None:
-    batch = pa.RecordBatch.from_pydict({"n": pa.array(range(rows), pa.int64())})
-
-    def refuse(piece: pa.RecordBatch) -> pa.RecordBatch:
-        at_fault = faults.intersection(piece.column("n").to_pylist())
-        if at_fault:
-            raise ValueError(f"{at_fault}")
-        return piece
-
-    kept: list[int] = []
-    refused: list[int] = []
-    for piece, error in apply_or_split(batch, refuse):
-        (kept if error is None else refused).extend(piece.column("n").to_pylist())
-        assert error is None or piece.num_rows == 1
-    assert kept == [n for n in range(rows) if n not in faults]
-    assert refused == [n for n in range(rows) if n in faults]
 
 
 def test_covered_offsets_are_skipped() -> None:
