@@ -6,8 +6,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_pipeline.io.dead_letters import WriteDeadLetterFiles
-from beam_pipeline.io.kafka import ReadRecords, WriteDeadLetterTopic
+from beam_pipeline.io.dead_letters import WriteDeadLetterFiles, WriteDeadLetterTopic
+from beam_pipeline.io.kafka import ReadRecords
 from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.io.windowed_files import FileLayout
 from beam_pipeline.options import IngestConfig

@@ -2,8 +2,8 @@
 
 from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.footer import read_footer
-from beam_pipeline.io.dead_letters import WriteDeadLetterFiles
-from beam_pipeline.io.kafka import CollectRecords, ReadRecords, WriteDeadLetterTopic
+from beam_pipeline.io.dead_letters import WriteDeadLetterFiles, WriteDeadLetterTopic
+from beam_pipeline.io.kafka import CollectRecords, ReadRecords
 from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.io.windowed_files import FileLayout
 

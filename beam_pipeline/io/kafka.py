@@ -1,26 +1,22 @@
-"""Beam's Kafka source and sink, as this pipeline uses them, and records as Arrow batches."""
+"""Beam's Kafka source, as this pipeline uses it, and records as Arrow batches."""
 
-# No `from __future__ import annotations`: Beam's RowCoder (2.73) reads a NamedTuple's field types
-# as they stand, and takes a text for "any type".
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam import coders
-from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
+from apache_beam.io.kafka import ReadFromKafka
 from apache_beam.transforms.external import JavaExternalTransform
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.io.dead_letters import to_headers
 from beam_pipeline.records import (
     MAX_BATCH_RECORDS,
     TIMESTAMP_TYPES,
-    DeadLetter,
     KafkaRecord,
     nearest_time_ms,
 )
@@ -200,82 +196,3 @@ def _headers(pack: Any, count: int) -> pa.Array:
     return pa.ListArray.from_arrays(
         pa.array(ends), items, type=_HEADERS_TYPE, mask=pa.array(np.diff(ends) == 0)
     )
-
-
-class KafkaHeader(NamedTuple):
-    """A header, as `WriteToKafka(with_headers=True)` takes it."""
-
-    key: str
-    value: bytes
-
-
-class LetterRow(NamedTuple):
-    """A record, as `WriteToKafka(with_headers=True)` takes it (Beam 2.73, KafkaIO)."""
-
-    key: Optional[bytes]  # noqa: UP045 - Beam's RowCoder does not read `bytes | None`
-    value: Optional[bytes]  # noqa: UP045
-    headers: list[KafkaHeader]
-    topic: str
-    timestamp: int
-
-
-for _row_type in (KafkaHeader, LetterRow):
-    coders.registry.register_coder(_row_type, coders.RowCoder)
-
-
-class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
-    """PCollection[DeadLetter] to the topic `<input topic><suffix>`: bytes and timestamp unchanged.
-
-    At least once: Beam's Python SDK has no transactional Kafka sink. `dlq.id` lets a reader drop
-    repeats.
-    """
-
-    def __init__(
-        self,
-        client_properties: Mapping[str, str],
-        topic_suffix: str,
-        epoch: str,
-        expansion_service: str | None,
-    ) -> None:
-        super().__init__()
-        self._producer_config = {
-            "max.request.size": str(64 * 1024 * 1024),
-            "compression.type": "zstd",
-            **client_properties,
-        }
-        self._topic_suffix = topic_suffix
-        self._epoch = epoch
-        self._expansion_service = expansion_service
-
-    def expand(self, letters: beam.PCollection[Any]) -> beam.PCollection[Any]:
-        sent: beam.PCollection[Any] = (
-            letters
-            | "ToRows"
-            >> beam.ParDo(_ToRow(self._topic_suffix, self._epoch)).with_output_types(LetterRow)
-            | "WriteToKafka"
-            >> WriteToKafka(
-                producer_config=self._producer_config,
-                topic=f"any{self._topic_suffix}",  # each row names its own
-                with_headers=True,
-                expansion_service=self._expansion_service,
-            )
-        )
-        return sent
-
-
-class _ToRow(beam.DoFn):
-    def __init__(self, topic_suffix: str, epoch: str) -> None:
-        self._topic_suffix = topic_suffix
-        self._epoch = epoch
-
-    def process(self, letter: DeadLetter) -> Iterator[LetterRow]:
-        added = to_headers(letter, self._epoch)
-        names = {name for name, _ in added}
-        headers = [(name, value or b"") for name, value in letter.headers if name not in names]
-        yield LetterRow(
-            key=letter.key,
-            value=letter.value,
-            headers=[KafkaHeader(name, value) for name, value in headers + added],
-            topic=f"{letter.topic}{self._topic_suffix}",
-            timestamp=letter.timestamp,
-        )

@@ -60,7 +60,7 @@ def test_a_slice_fails_for_its_own_rows_only() -> None:
     def to_integers(batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch.set_column(0, "n", pc.cast(batch.column("n"), pa.list_(pa.int64())))
 
-    whole = pa.RecordBatch.from_pydict({"n": pa.array([["1"], ["x"], ["2"], ["3"]])})
-    (result,) = apply_or_split(whole.slice(2), to_integers)
+    whole = pa.RecordBatch.from_pydict({"n": pa.array([["1"], ["2"], ["x"]])})
+    (result,) = apply_or_split(whole.slice(0, 2), to_integers)
     assert isinstance(result, pa.RecordBatch)
-    assert result.column("n").to_pylist() == [[2], [3]]
+    assert result.column("n").to_pylist() == [[1], [2]]
