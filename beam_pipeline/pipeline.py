@@ -13,20 +13,21 @@ from beam_pipeline.io.windowed_files import FileLayout
 from beam_pipeline.options import IngestConfig
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms import (
+    DeadLetterCollector,
     Enrich,
     Normalize,
     Validate,
     WindowBatches,
     WindowDeadLetters,
-    own_transforms,
+    user_transforms,
 )
 
 
 def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
-    """Kafka records to Parquet rows and dead letters.
+    """Read Kafka records, write them as Parquet rows and dead letters.
 
-    ReadRecords ─▶ Validate ─▶ Normalize ─▶ Enrich ─▶ (own) ─▶ WindowBatches ─▶ WriteToParquet
-                      └─ dead ─────┴───────────┴─────────┴─────────────────────────┴─▶ dead letters
+    ReadRecords ─▶ Validate ─▶ Normalize ─▶ Enrich ─▶ (user) ─▶ WindowBatches ─▶ WriteToParquet
+                      └─ dead ─────┴───────────┴─────────┴──────────────────────────┴─▶ dead letters
     """
     records = pipeline | "ReadRecords" >> ReadRecords(
         config.client_properties,
@@ -45,49 +46,41 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
 
 
 def land_records(records: beam.PCollection[Any], config: IngestConfig) -> beam.PCollection[Any]:
-    """Records from anywhere to files; the dead letters, which are in files too."""
+    """Write records from anywhere to files, and return the dead letters, which are in files too."""
     contract, windowing = config.contract, config.windowing
     normalize = Normalize(contract)
     enrich = Enrich(contract, config.reference_dir)
     schema = enrich.output_schema(normalize.output_schema(contract.batch_schema))
-    own = own_transforms(config.transforms, schema, contract.ref)
-    for transform in own:
+    user = user_transforms(config.transforms, schema, contract.ref)
+    for transform in user:
         schema = transform.output_schema(schema)
-    rows_schema = file_schema(schema)
 
-    validated = records | "Validate" >> Validate(contract, config.rules, covered=config.covered)
-    normalized = validated.main | "Normalize" >> normalize
-    enriched = normalized.main | "Enrich" >> enrich
-    dead = [validated.dead, normalized.dead, enriched.dead]
-    batches = enriched.main
-    for number, transform in enumerate(own, start=1):
-        transformed = batches | f"Transform{number}" >> transform
-        batches = transformed.main
-        dead.append(transformed.dead)
-    windowed = batches | "WindowBatches" >> WindowBatches(windowing)
-    written = windowed | "WriteToParquet" >> WriteToParquet(
-        config.output_dir,
-        rows_schema,
-        codec=config.parquet_codec,
-        num_shards=config.num_shards,
-        epoch=config.epoch,
-        watermark_delay_seconds=windowing.watermark_delay_seconds,
-        schema_ref=contract.ref,
-        timing=config.timing,
-    )
+    with DeadLetterCollector(records.pipeline) as dead:
+        validated = records | "Validate" >> Validate(contract, config.rules, covered=config.covered)
+        normalized = dead.collect(validated) | "Normalize" >> normalize
+        enriched = dead.collect(normalized) | "Enrich" >> enrich
+        rows = dead.collect(enriched)
+        for number, transform in enumerate(user, start=1):
+            rows = dead.collect(rows | f"Transform{number}" >> transform)
+        windowed = rows | "WindowBatches" >> WindowBatches(windowing)
+        written = windowed | "WriteToParquet" >> WriteToParquet(
+            config.output_dir,
+            file_schema(schema),
+            codec=config.parquet_codec,
+            num_shards=config.num_shards,
+            epoch=config.epoch,
+            watermark_delay_seconds=windowing.watermark_delay_seconds,
+            schema_ref=contract.ref,
+            timing=config.timing,
+        )
+        dead.collect(written)
 
-    letters: beam.PCollection[Any] = (
-        (*dead, written.dead)
-        | "FlattenDead" >> beam.Flatten()
-        | "WindowDeadLetters" >> WindowDeadLetters(windowing)
-    )
+    letters: beam.PCollection[Any] = dead.output() | WindowDeadLetters(windowing)
     layout = FileLayout(
         config.dead_letter_dir,
         config.epoch,
         windowing.watermark_delay_seconds,
         private=config.private_dead_letters,
     )
-    _ = letters | "WriteDeadLetterFiles" >> WriteDeadLetterFiles(
-        layout, config.num_shards, config.timing
-    )
+    _ = letters | WriteDeadLetterFiles(layout, config.num_shards, config.timing)
     return letters

@@ -4,13 +4,14 @@ from beam_pipeline.config import ValidationRules, Windowing
 from beam_pipeline.transforms.batches import BatchTransform
 from beam_pipeline.transforms.enrich import Enrich
 from beam_pipeline.transforms.normalize import Normalize
-from beam_pipeline.transforms.outputs import Outputs
-from beam_pipeline.transforms.user import Transform, own_transforms
+from beam_pipeline.transforms.outputs import DeadLetterCollector, Outputs
+from beam_pipeline.transforms.user import Transform, user_transforms
 from beam_pipeline.transforms.validate import Validate
 from beam_pipeline.transforms.windowing import WindowBatches, WindowDeadLetters
 
 __all__ = [
     "BatchTransform",
+    "DeadLetterCollector",
     "Enrich",
     "Normalize",
     "Outputs",
@@ -20,5 +21,5 @@ __all__ = [
     "WindowBatches",
     "WindowDeadLetters",
     "Windowing",
-    "own_transforms",
+    "user_transforms",
 ]

@@ -41,7 +41,7 @@ class Transform(Protocol):
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch: ...
 
 
-class OwnTransform(BatchTransform):
+class UserTransform(BatchTransform):
     """PCollection[pa.RecordBatch] to `Outputs`: the rows as a user's transform gives them.
 
     Raises:
@@ -52,13 +52,13 @@ class OwnTransform(BatchTransform):
         self, specification: str, number: int, input_schema: pa.Schema, schema_ref: SchemaRef
     ) -> None:
         self.stage = f"transform_{number}"
-        function = OwnFunction(specification)
+        function = UserFunction(specification)
         _try_on_no_rows(function, input_schema)
         super().__init__(function, schema_ref)
 
 
-class OwnFunction:
-    """The pure function behind `OwnTransform`: loads what is named where it runs, so nothing of
+class UserFunction:
+    """The pure function behind `UserTransform`: loads what is named where it runs, so nothing of
     the user's needs to pickle, and holds it to the protocol."""
 
     def __init__(self, specification: str) -> None:
@@ -127,9 +127,9 @@ def load_transform(specification: str) -> Transform:
     return loaded
 
 
-def own_transforms(
+def user_transforms(
     specifications: Sequence[str], input_schema: pa.Schema, schema_ref: SchemaRef
-) -> list[OwnTransform]:
+) -> list[UserTransform]:
     """The transforms that `--transform` names, in order, each tried on what the one before gives.
 
     Raises:
@@ -137,13 +137,13 @@ def own_transforms(
     """
     transforms = []
     for number, specification in enumerate(specifications, start=1):
-        transform = OwnTransform(specification, number, input_schema, schema_ref)
+        transform = UserTransform(specification, number, input_schema, schema_ref)
         input_schema = transform.output_schema(input_schema)
         transforms.append(transform)
     return transforms
 
 
-def _try_on_no_rows(function: OwnFunction, input_schema: pa.Schema) -> None:
+def _try_on_no_rows(function: UserFunction, input_schema: pa.Schema) -> None:
     where = f"--transform={function._specification}"
     try:
         schema = function(pa.RecordBatch.from_pylist([], schema=input_schema)).schema

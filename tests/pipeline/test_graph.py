@@ -140,7 +140,7 @@ def refuse_offset_1(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def test_own_transforms_add_columns_and_refuse_rows(tmp_path: Path) -> None:
+def test_user_transforms_add_columns_and_refuse_rows(tmp_path: Path) -> None:
     names = ("examples.transforms:AmountBand", f"{__name__}:refuse_offset_1")
     land(tmp_path, names).run().wait_until_finish()
     rows = [

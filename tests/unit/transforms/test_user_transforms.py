@@ -18,10 +18,10 @@ from beam_pipeline.config import ValidationRules
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.resources import reference_dir
-from beam_pipeline.transforms import Enrich, own_transforms
+from beam_pipeline.transforms import Enrich, user_transforms
 from beam_pipeline.transforms.batches import Refusal, apply_or_split
 from beam_pipeline.transforms.enrich import EnrichBatch, additions_of
-from beam_pipeline.transforms.user import OwnFunction
+from beam_pipeline.transforms.user import UserFunction
 from beam_pipeline.transforms.validate import RecordValidator
 
 CONTRACT = commerce_contract()
@@ -52,16 +52,16 @@ def module() -> Iterator[types.ModuleType]:
 
 def test_the_examples_in_order() -> None:
     names = ("examples.transforms:AmountBand", "examples.transforms:refuse_bots")
-    first, second = own_transforms(names, SCHEMA, CONTRACT.ref)
+    first, second = user_transforms(names, SCHEMA, CONTRACT.ref)
     schema = second.output_schema(first.output_schema(SCHEMA))
     assert schema.field("amount_band").type == pa.string()
     names_out = schema.names
     assert names_out.index("amount_band") == names_out.index("kafka_topic") - 1
     batch = batch_of(order(5), order(70, "Googlebot/2.1"), order(900))
-    banded = OwnFunction(names[0])(batch)
+    banded = UserFunction(names[0])(batch)
     assert banded.column("amount_band").to_pylist() == ["small", "medium", "large"]
     assert banded.select(batch.schema.names) == batch
-    results = list(apply_or_split(banded, OwnFunction(names[1])))
+    results = list(apply_or_split(banded, UserFunction(names[1])))
     (refusal,) = [result for result in results if isinstance(result, Refusal)]
     rows = [row for result in results if result is not refusal for row in result.to_pylist()]
     assert [row["kafka_offset"] for row in rows] == [0, 2]
@@ -72,7 +72,7 @@ def test_the_examples_in_order() -> None:
 def test_the_transform_sees_the_columns_of_the_files_alone(module: types.ModuleType) -> None:
     seen: list[list[str]] = []
     module.look = lambda batch: (seen.append(batch.schema.names), batch)[1]  # type: ignore[attr-defined]
-    (transform,) = own_transforms(["users_module:look"], SCHEMA, CONTRACT.ref)
+    (transform,) = user_transforms(["users_module:look"], SCHEMA, CONTRACT.ref)
     assert transform.output_schema(SCHEMA) == SCHEMA
     assert all(not name.startswith("_") for names in seen for name in names)
 
@@ -89,7 +89,7 @@ def test_it_is_set_up_once_and_travels_by_name(module: types.ModuleType) -> None
             return batch
 
     module.Unpicklable = Unpicklable  # type: ignore[attr-defined]
-    function = OwnFunction("users_module:Unpicklable")
+    function = UserFunction("users_module:Unpicklable")
     batch = batch_of(commerce_event())
     assert function(batch) == function(batch) == batch
     assert Unpicklable.made == 1
@@ -134,7 +134,7 @@ def test_rows_and_their_origin_must_stay(
 ) -> None:
     module.function = function  # type: ignore[attr-defined]
     with pytest.raises((TypeError, ValueError), match=reason):
-        OwnFunction("users_module:function")(batch_of(order(1), order(2)))
+        UserFunction("users_module:function")(batch_of(order(1), order(2)))
 
 
 def fails(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -166,7 +166,7 @@ def test_what_breaks_the_protocol_is_one_line(
 ) -> None:
     module.found = found  # type: ignore[attr-defined]
     with pytest.raises(UsageError) as refused:
-        own_transforms([f"users_module:{name}"], SCHEMA, CONTRACT.ref)
+        user_transforms([f"users_module:{name}"], SCHEMA, CONTRACT.ref)
     assert str(refused.value).startswith(f"--transform=users_module:{name}: {reason}")
     assert "\n" not in str(refused.value)
 
