@@ -5,30 +5,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.schemas import Contract
 
+_Times = TypeVar("_Times", int, npt.NDArray[np.int64])
+
 
 @dataclass(frozen=True)
 class Windowing:
-    """How long windows are, and how far the watermark trails; both in seconds.
+    """How long windows are, and how far the watermark is behind the events; both in seconds.
 
-    Elements are stamped with their time + `watermark_delay_seconds` and the windows are shifted by
-    as much. The watermark, which follows Kafka's append time, so trails the events, and an event
-    up to that late is still on time. Files carry the unshifted window.
+    The watermark follows Kafka's append time. Elements get the timestamp `shifted(their time)`,
+    and the windows of Beam are shifted too, so an event that Kafka got up to
+    `watermark_delay_seconds` after its window's end is still on time. Names and footers of files
+    have the window of the events, which is not shifted.
     """
 
     window_seconds: int
     watermark_delay_seconds: int = 2
 
+    def shifted(self, time_us: _Times) -> _Times:
+        """Return the timestamp in Beam for an event time, both in microseconds since 1970.
+
+        >>> Windowing(10, watermark_delay_seconds=2).shifted(5)
+        2000005
+        """
+        return time_us + self.watermark_delay_seconds * 1_000_000
+
+    def unshifted(self, timestamp_us: _Times) -> _Times:
+        """Return the event time for a timestamp in Beam: the inverse of `shifted`."""
+        return timestamp_us - self.watermark_delay_seconds * 1_000_000
+
 
 @dataclass(frozen=True)
 class PaneTiming:
-    """When the panes of a window fire, beside the one at its end; all in seconds.
+    """When a window fires panes, besides the pane at its end; all in seconds of the clock.
 
     Rows that come after the window has closed are collected for `late_pane_seconds`. With
-    `early_pane_seconds` above 0 an open window gives what it has that long after its first row.
+    `early_pane_seconds` above 0, an open window fires that long after its first row.
     """
 
     late_pane_seconds: float = 5.0
@@ -39,9 +58,9 @@ class PaneTiming:
 class ValidationRules:
     """What makes a record valid, apart from its schema.
 
-    `event_time_field` is a dotted path, or None to take Kafka's append time as event time.
-    `max_event_age_seconds` and `max_event_skew_seconds` are measured against the append time;
-    0 sets no limit.
+    `event_time_field` is a dotted path, or None to take Kafka's timestamp as event time.
+    `max_event_age_seconds` and `max_event_skew_seconds` are how far an event time may be before
+    and after the append time; 0 sets no limit.
     """
 
     event_time_field: str | None

@@ -22,7 +22,7 @@ from beam_pipeline.files.durable import open_private
 from beam_pipeline.files.footer import ranges_of
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
-from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
+from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter
 from beam_pipeline.transforms.outputs import Outputs
 
@@ -62,9 +62,9 @@ class JsonLinesFormat:
     part_suffix: str = JSON_LINES_SUFFIX
     private: bool = False
 
-    def shards_of(self, letter: DeadLetter) -> Iterator[tuple[Shard, DeadLetter, int]]:
+    def shards_of(self, letter: DeadLetter) -> Iterator[Piece]:
         size_bytes = len(letter.value or b"") + len(letter.key or b"")
-        yield Shard(letter.topic, letter.partition % self.num_shards), letter, size_bytes
+        yield Piece(Shard(letter.topic, letter.partition % self.num_shards), letter, size_bytes)
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[DeadLetter]) -> PartRef:
         offsets: dict[int, list[int]] = defaultdict(list)

@@ -16,7 +16,7 @@ from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
-from beam_pipeline.io.windowed_files import FileLayout, Shard, WriteWindowedFiles
+from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.transforms.batches import Refusal, apply_or_split
 from beam_pipeline.transforms.dead_letters import dead_letter_of, failure_of
@@ -128,8 +128,8 @@ class ParquetFormat:
 
     def shards_of(
         self, element: pa.RecordBatch | Mapping[str, Any]
-    ) -> Iterator[tuple[Shard, pa.RecordBatch, int] | tuple[None, DeadLetter, int]]:
-        """The element's rows as this schema has them, cut by topic and shard."""
+    ) -> Iterator[Piece | DeadLetter]:
+        """Yield the element's rows with the columns of the schema, cut by topic and shard."""
         if not isinstance(element, pa.RecordBatch):
             element = pa.RecordBatch.from_pylist([dict(element)], schema=self.schema)
         for rows in apply_or_split(element, self._to_schema):
@@ -139,7 +139,7 @@ class ParquetFormat:
                 raise rows.error
             else:
                 failure = failure_of(ErrorCode.ENCODE_ERROR, rows.error)
-                yield None, dead_letter_of(element, rows.row, STAGE, failure, self.schema_ref), 0
+                yield dead_letter_of(element, rows.row, STAGE, failure, self.schema_ref)
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[pa.RecordBatch]) -> PartRef:
         """One Arrow IPC file with all of `pieces`; lz4 makes it a third for next to no time."""
@@ -199,7 +199,7 @@ class ParquetFormat:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _cut(self, batch: pa.RecordBatch) -> Iterator[tuple[Shard, pa.RecordBatch, int]]:
+    def _cut(self, batch: pa.RecordBatch) -> Iterator[Piece]:
         names = batch.schema.names
         topics, partitions = None, np.zeros(batch.num_rows, np.int64)
         if "kafka_topic" in names:
@@ -214,7 +214,8 @@ class ParquetFormat:
             for number in np.unique(shards[of_topic]).tolist():
                 chosen = of_topic & (shards == number)
                 piece = batch if chosen.all() else batch.filter(pa.array(chosen))
-                yield Shard(topic or self.default_topic, number), piece, piece.nbytes
+                shard = Shard(topic or self.default_topic, number)
+                yield Piece(shard, piece, piece.nbytes)
 
 
 def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
-from apache_beam.coders import BooleanCoder, FloatCoder, PickleCoder, VarIntCoder
+from apache_beam.coders import BooleanCoder, PickleCoder, VarIntCoder
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import (
@@ -34,7 +34,7 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.config import PaneTiming
+from beam_pipeline.config import PaneTiming, Windowing
 from beam_pipeline.files.durable import make_directory, sync
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.files.parts import (
@@ -60,6 +60,14 @@ class Shard(NamedTuple):
     number: int
 
 
+class Piece(NamedTuple):
+    """What of an element goes to one shard; `size_bytes` is about how much memory it takes."""
+
+    shard: Shard
+    content: Any
+    size_bytes: int
+
+
 class WrittenFile(NamedTuple):
     """A file that is in place."""
 
@@ -77,16 +85,14 @@ class FileFormat(Protocol):
     @property
     def part_suffix(self) -> str: ...
 
-    def shards_of(
-        self, element: Any
-    ) -> Iterator[tuple[Shard, Any, int] | tuple[None, DeadLetter, int]]:
-        """The element cut by shard: (shard, piece, its bytes), or (None, letter, 0) if refused."""
+    def shards_of(self, element: Any) -> Iterator[Piece | DeadLetter]:
+        """Yield the element's content by shard, and dead letters for rows that are refused."""
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[Any]) -> PartRef:
-        """Writes the pieces as one part."""
+        """Write the contents of pieces as one part."""
 
     def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
-        """Writes the file for `target` from its parts to `path`; the rows it holds."""
+        """Write the file for `target` from its parts to `path`; return how many rows it has."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,21 @@ class FileLayout:
     private: bool = False
 
     def new_part_path(self, suffix: str) -> str:
-        """A path for a new part; the directories above it exist afterwards."""
+        """Return a path for a new part, and make the directories above it."""
         return new_part_path(self.root, self.epoch, suffix, private=self.private)
+
+    def event_window(self, start: int, end: int) -> tuple[datetime, datetime]:
+        """Return the window of the events for a shifted window, given in seconds since 1970.
+
+        >>> FileLayout("output", "e1", watermark_delay_seconds=2).event_window(2, 12)[1].isoformat()
+        '1970-01-01T00:00:10+00:00'
+        """
+        windowing = Windowing(end - start, self.watermark_delay_seconds)
+        start_s, end_s = (windowing.unshifted(at * 1_000_000) // 1_000_000 for at in (start, end))
+        return (
+            datetime.fromtimestamp(start_s, timezone.utc),
+            datetime.fromtimestamp(end_s, timezone.utc),
+        )
 
 
 class WriteWindowedFiles(beam.PTransform[Any, Any]):
@@ -164,13 +183,13 @@ class _WriteParts(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
         timestamp: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[Any]:
-        for shard, piece, piece_bytes in self._format.shards_of(element):
-            if shard is None:
+        for piece in self._format.shards_of(element):
+            if isinstance(piece, DeadLetter):
                 count_dead(piece.failure.code)
                 yield beam.pvalue.TaggedOutput(DEAD, piece)
                 continue
-            self._open[window, shard].add(piece, timestamp)
-            self._open_bytes += piece_bytes
+            self._open[window, piece.shard].add(piece.content, timestamp)
+            self._open_bytes += piece.size_bytes
         if self._open_bytes >= MAX_OPEN_BYTES:
             yield from self.finish_bundle()
 
@@ -201,14 +220,17 @@ class _OpenPart:
 class _AssembleFiles(beam.DoFn):
     """(key of window and shard, PartRef) to WrittenFile, one for each pane.
 
-    The state of a key: the parts that wait for the next pane, the index of that pane, since when
-    the first of them waits, and whether the window has closed. The index outlives the pane, since
-    it is part of the next file's name.
+    The state of a key: the parts that wait for the next pane, whether there are any, the index of
+    that pane, and whether the window has closed. The index stays when a pane has fired, because it
+    is part of the next file's name.
+
+    The state is that of one epoch and need not be readable by another version of this code. After
+    an upgrade a job resumes from its files, not from a savepoint.
     """
 
     PARTS = BagStateSpec("parts", PickleCoder())
     PANE = ReadModifyWriteStateSpec("pane", VarIntCoder())
-    WAITING_SINCE = ReadModifyWriteStateSpec("waiting_since", FloatCoder())
+    IS_WAITING = ReadModifyWriteStateSpec("is_waiting", BooleanCoder())
     CLOSED = ReadModifyWriteStateSpec("closed", BooleanCoder())
     CLOSE = TimerSpec("close", TimeDomain.WATERMARK)
     DUE = TimerSpec("due", TimeDomain.REAL_TIME)
@@ -233,7 +255,7 @@ class _AssembleFiles(beam.DoFn):
         self,
         keyed_part: tuple[str, PartRef],
         parts: Any = beam.DoFn.StateParam(PARTS),
-        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+        is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
         closed: Any = beam.DoFn.StateParam(CLOSED),
         close: Any = beam.DoFn.TimerParam(CLOSE),
         due: Any = beam.DoFn.TimerParam(DUE),
@@ -241,10 +263,10 @@ class _AssembleFiles(beam.DoFn):
     ) -> None:
         part = keyed_part[1]
         parts.add(part)
-        if waiting_since.read() is not None:
+        if is_waiting.read():
             return
+        is_waiting.write(True)
         now = time.time()
-        waiting_since.write(now)
         end.set(GlobalWindow().max_timestamp())
         if closed.read():
             due.set(Timestamp.of(now + self._timing.late_pane_seconds))
@@ -258,48 +280,47 @@ class _AssembleFiles(beam.DoFn):
         self,
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
-        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+        is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
         closed: Any = beam.DoFn.StateParam(CLOSED),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
         closed.write(True)
-        if waiting_since.read() is not None:
-            yield from self._fire(parts, pane, waiting_since, end)
+        yield from self._fire(parts, pane, is_waiting, end)
 
     @on_timer(DUE)
     def fire_pane(
         self,
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
-        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+        is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
-        yield from self._fire(parts, pane, waiting_since, end)
+        yield from self._fire(parts, pane, is_waiting, end)
 
     @on_timer(END)
     def end_input(
         self,
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
-        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
+        is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
         """The input is at its end: a runner need not fire timers of the clock any more."""
-        yield from self._fire(parts, pane, waiting_since, end)
+        yield from self._fire(parts, pane, is_waiting, end)
 
-    def _fire(self, parts: Any, pane: Any, waiting_since: Any, end: Any) -> Iterator[WrittenFile]:
+    def _fire(self, parts: Any, pane: Any, is_waiting: Any, end: Any) -> Iterator[WrittenFile]:
         waiting = sorted(parts.read(), key=lambda part: part.path)
         if not waiting:
             return
         index = pane.read() or 0
         yield self._write(waiting, index)
         parts.clear()
-        waiting_since.clear()
+        is_waiting.clear()
         end.clear()  # Prism 2.73 goes through every key that has a timer, again and again
         pane.write(index + 1)
 
     def _write(self, parts: Sequence[PartRef], pane: int) -> WrittenFile:
-        start, end = unshifted(parts[0].window, self._layout.watermark_delay_seconds)
+        start, end = self._layout.event_window(*parts[0].window)
         target = OutputFile(
             topic=parts[0].topic,
             window_start=start,
@@ -359,9 +380,3 @@ def _supersedes(target: OutputFile, found: OutputFile) -> bool:
         return file.topic, file.window_start, file.window_end, file.shard, file.epoch, file.suffix
 
     return found.pane > target.pane and identity(found) == identity(target)
-
-
-def unshifted(window: tuple[int, int], delay_seconds: int) -> tuple[datetime, datetime]:
-    """Start and end of the event-time window behind a shifted one, given in epoch seconds."""
-    start, end = (datetime.fromtimestamp(bound - delay_seconds, timezone.utc) for bound in window)
-    return start, end

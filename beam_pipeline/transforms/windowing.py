@@ -54,9 +54,9 @@ class WindowDeadLetters(beam.PTransform[Any, Any]):
 
 
 def window_into(windowing: Windowing) -> beam.WindowInto:
-    """Return the WindowInto for elements that are stamped with their time + delay."""
-    windows = FixedWindows(windowing.window_seconds, offset=windowing.watermark_delay_seconds)
-    return beam.WindowInto(windows)
+    """Return the WindowInto for elements whose timestamps are shifted."""
+    offset = Timestamp(micros=windowing.shifted(0))
+    return beam.WindowInto(FixedWindows(windowing.window_seconds, offset))
 
 
 def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int, pa.RecordBatch]]:
@@ -82,26 +82,24 @@ def late_rows(batch: pa.RecordBatch, windowing: Windowing) -> int:
     size_us = windowing.window_seconds * 1_000_000
     event_us = batch.column("_event_time").cast(pa.int64()).to_numpy()
     append_us = batch.column("kafka_timestamp").cast(pa.int64()).to_numpy() * 1000
-    closed_us = (event_us // size_us + 1) * size_us + windowing.watermark_delay_seconds * 1_000_000
+    closed_us = windowing.shifted((event_us // size_us + 1) * size_us)
     return int((append_us >= closed_us).sum())
 
 
 class _CutByWindow(beam.DoFn):
     def __init__(self, windowing: Windowing) -> None:
         self._windowing = windowing
-        self._window_seconds = windowing.window_seconds
-        self._delay_us = windowing.watermark_delay_seconds * 1_000_000
 
     def process(self, batch: pa.RecordBatch) -> Iterator[TimestampedValue[Any]]:
         Metrics.counter(METRICS_NAMESPACE, "late").inc(late_rows(batch, self._windowing))
-        for event_us, piece in cut_by_window(batch, self._window_seconds):
-            yield TimestampedValue(piece, Timestamp(micros=event_us + self._delay_us))
+        for event_us, piece in cut_by_window(batch, self._windowing.window_seconds):
+            yield TimestampedValue(piece, Timestamp(micros=self._windowing.shifted(event_us)))
 
 
 class _StampLetter(beam.DoFn):
     def __init__(self, windowing: Windowing) -> None:
-        self._delay_us = windowing.watermark_delay_seconds * 1_000_000
+        self._windowing = windowing
 
     def process(self, letter: DeadLetter) -> Iterator[TimestampedValue[Any]]:
         append_us = nearest_time_ms(letter.timestamp) * 1000
-        yield TimestampedValue(letter, Timestamp(micros=append_us + self._delay_us))
+        yield TimestampedValue(letter, Timestamp(micros=self._windowing.shifted(append_us)))

@@ -128,7 +128,7 @@ class KeyState:
 
     parts: Bag = field(default_factory=Bag)
     pane: Cell = field(default_factory=Cell)
-    waiting_since: Cell = field(default_factory=Cell)
+    is_waiting: Cell = field(default_factory=Cell)
     closed: Cell = field(default_factory=Cell)
 
 
@@ -282,7 +282,7 @@ class Epochs(RuleBasedStateMachine):
                 self.sinks[kind].assemble.process(
                     (key, part),
                     parts=of_key.parts,
-                    waiting_since=of_key.waiting_since,
+                    is_waiting=of_key.is_waiting,
                     closed=of_key.closed,
                     close=Timer(),
                     due=Timer(),
@@ -309,7 +309,7 @@ class Epochs(RuleBasedStateMachine):
                     sink.assemble.fire_pane(
                         parts=of_key.parts,
                         pane=of_key.pane,
-                        waiting_since=of_key.waiting_since,
+                        is_waiting=of_key.is_waiting,
                         end=Timer(),
                     )
                 )

@@ -259,9 +259,9 @@ def test_the_shard_is_a_function_of_the_record(
     partition: int, num_shards: int, key: bytes | None, value: bytes | None
 ) -> None:
     made = letter(topic="clicks", partition=partition, key=key, value=value)
-    ((shard, piece, size_bytes),) = JsonLinesFormat(EPOCH, num_shards).shards_of(made)
+    ((shard, content, size_bytes),) = JsonLinesFormat(EPOCH, num_shards).shards_of(made)
     assert shard == Shard("clicks", partition % num_shards)
-    assert piece is made
+    assert content is made
     assert size_bytes == len(key or b"") + len(value or b"")
 
 

@@ -66,16 +66,15 @@ def cut(
 ) -> tuple[list[tuple[Shard, pa.RecordBatch]], list[DeadLetter]]:
     pieces: list[tuple[Shard, pa.RecordBatch]] = []
     letters: list[DeadLetter] = []
-    for shard, piece, size_bytes in file_format.shards_of(element):
-        if shard is None:
-            assert isinstance(piece, DeadLetter)
+    for piece in file_format.shards_of(element):
+        if isinstance(piece, DeadLetter):
             letters.append(piece)
         else:
-            assert isinstance(piece, pa.RecordBatch)
-            assert size_bytes == piece.nbytes
-            piece.validate(full=True)
-            assert piece.schema == file_format.schema
-            pieces.append((shard, piece))
+            assert isinstance(piece.content, pa.RecordBatch)
+            assert piece.size_bytes == piece.content.nbytes
+            piece.content.validate(full=True)
+            assert piece.content.schema == file_format.schema
+            pieces.append((piece.shard, piece.content))
     return pieces, letters
 
 

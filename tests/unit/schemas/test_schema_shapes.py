@@ -24,6 +24,7 @@ from beam_pipeline.config import ValidationRules
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.io.parquet import ParquetFormat
+from beam_pipeline.io.windowed_files import Piece
 from beam_pipeline.records import DeadLetter, ErrorCode
 from beam_pipeline.schemas import load_contract
 from beam_pipeline.schemas.contract import file_schema
@@ -94,10 +95,11 @@ def landed(name: str, values: list[Any], directory: Path) -> tuple[pa.Table, lis
     batches, dead = validator.validate(batch_of_records(records))
     sink = ParquetFormat(file_schema(contract.batch_schema), 1, contract.ref, row_group_bytes=1)
     cut = [piece for batch in batches for piece in sink.shards_of(batch)]
-    assert all(shard is not None for shard, _, _ in cut)
-    shard = cut[0][0]
-    assert shard is not None
-    pieces = [piece.slice(at, 10) for _, piece, _ in cut for at in range(0, piece.num_rows, 10)]
+    assert all(isinstance(piece, Piece) for piece in cut)
+    shard = cut[0].shard
+    pieces = [
+        piece.content.slice(at, 10) for piece in cut for at in range(0, piece.content.num_rows, 10)
+    ]
     parts = [
         sink.write_part(str(directory / f"{name}-{number}.arrow"), shard, [piece])
         for number, piece in enumerate(pieces)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256
 
 from beam_pipeline.config import Windowing
-from beam_pipeline.io.windowed_files import unshifted
+from beam_pipeline.io.windowed_files import FileLayout
 from beam_pipeline.records import (
     MAX_TIME_MS,
     MIN_TIME_MS,
@@ -121,7 +121,7 @@ def test_a_file_has_the_window_of_its_rows(
     for stamped in _CutByWindow(windowing).process(batch_of(times_us)):
         window = window_of(stamped, windowing)
         assert window.end - window.start == Duration(window_seconds)
-        start, end = unshifted(bounds_of(window), delay_seconds)
+        start, end = FileLayout("output", "e1", delay_seconds).event_window(*bounds_of(window))
         for time_us in times_of(stamped.value):
             number = time_us // (window_seconds * 1_000_000)
             assert seconds_of(start) == number * window_seconds
@@ -160,7 +160,8 @@ def test_a_letter_is_in_the_window_of_its_record(timestamp_ms: int, window_secon
     (stamped,) = _StampLetter(windowing).process(letter_at(timestamp_ms))
     assert stamped.value == letter_at(timestamp_ms)
     bounds = bounds_of(window_of(stamped, windowing))
-    start, end = unshifted(bounds, windowing.watermark_delay_seconds)
+    layout = FileLayout("output", "e1", windowing.watermark_delay_seconds)
+    start, end = layout.event_window(*bounds)
     nearest = nearest_time_ms(timestamp_ms)
     assert seconds_of(start) * 1000 <= nearest < seconds_of(end) * 1000
     if MIN_TIME_MS <= timestamp_ms <= MAX_TIME_MS:
