@@ -33,19 +33,23 @@ PARTITION_COLUMNS = frozenset({"dt", "hour"})
 """Columns that readers take from the directories' names. With one of the same name in the files
 pyarrow can't read them as a dataset, and DuckDB, where case is no difference, hides the event's."""
 
-RIDE_ALONG_FIELDS = (
-    pa.field("_event_time", pa.timestamp("us", tz="UTC")),
-    pa.field("_timestamp_type", pa.string()),
-    pa.field("_key", pa.binary()),
-    pa.field("_value", pa.binary()),
-    pa.field("_headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
-)
-"""What a dead letter needs of its record, carried by every batch up to the sink's parts."""
-
 RECORD_SCHEMA = pa.schema(
-    column for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS) if column.name != "_event_time"
+    [
+        *KAFKA_FIELDS,
+        pa.field("_timestamp_type", pa.string()),
+        pa.field("_key", pa.binary()),
+        pa.field("_value", pa.binary()),
+        pa.field("_headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
+    ]
 )
 """The columns of a batch of records, one row a record; the event time is in the value."""
+
+RIDE_ALONG_FIELDS = (
+    *tuple(RECORD_SCHEMA)[len(KAFKA_FIELDS) :],
+    pa.field("_event_time", pa.timestamp("us", tz="UTC")),
+)
+"""What dead letters and windows need of a record; every batch has it as far as the sink's parts,
+and no file does."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,39 @@ def columns_apart(one: pa.Schema, other: pa.Schema) -> list[str]:
         for column in one
         if column.name in other.names and other.field(column.name).type != column.type
     ]
+
+
+def check_event_time_field(contract: Contract, path: str) -> None:
+    """Check that event times can be made of the field at the dotted `path`.
+
+    Raises:
+      UsageError: the schema has no such field, or it holds neither texts, numbers nor times.
+    """
+    where = f"--event_time_field={path}: --schema={contract.source}"
+    remedy = "name a field of texts (RFC 3339) or of numbers (milliseconds since 1970)"
+    names = contract.event_schema.names
+    kind: pa.DataType = pa.struct(list(contract.event_schema))
+    above = ""
+    for step in [path] if path in names else path.split("."):
+        names = [column.name for column in kind] if pa.types.is_struct(kind) else []
+        if step not in names:
+            there = f"there are {', '.join(names)}" if names else f"{above!r} is {kind}"
+            raise UsageError(f"{where} has no property {step!r} ({there}); {remedy}")
+        kind = kind.field(step).type
+        above = f"{above}.{step}" if above else step
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not any(is_kind(kind) for is_kind in _KINDS_OF_TIMES):
+        raise UsageError(f"{where} has no times there, but {kind}; {remedy}")
+
+
+_KINDS_OF_TIMES = (
+    pa.types.is_string,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_timestamp,
+    pa.types.is_date,
+)
 
 
 def load_contract(path: str | Path, flag: str = "--schema") -> Contract:

@@ -15,6 +15,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.files.names import MAX_TOPIC_LENGTH
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
+from beam_pipeline.schemas.contract import check_event_time_field
 from beam_pipeline.settings.flags import CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
 
 MAX_WINDOW_SECONDS = 86_400
@@ -97,15 +98,7 @@ class PipelineSettings:
                 f"--event_time_field is missing, and --schema={contract.source} names none "
                 "(x-event-time); name the field, or give --window_by=append_time"
             )
-        columns = contract.event_schema
-        for step in [path] if path in columns.names else path.split("."):
-            names = [column.name for column in columns]
-            if step not in names:
-                raise UsageError(
-                    f"--event_time_field={path}: --schema={contract.source} has no property "
-                    f"{step!r}; there are {', '.join(names)}"
-                )
-            columns = columns.field(step).type
+        check_event_time_field(contract, path)
         return path
 
     def ingest_config(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -20,23 +20,19 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
-from beam_pipeline.errors import UsageError
 from beam_pipeline.records import (
     MAX_BATCH_RECORDS,
-    MAX_TIME_MS,
     METRICS_NAMESPACE,
-    MIN_TIME_MS,
     DeadLetter,
     ErrorCode,
     Failure,
-    SchemaRef,
     nearest_time_ms,
 )
 from beam_pipeline.schemas import ColumnBuilder, Contract, Judge
-from beam_pipeline.schemas.columns import ARROW_REFUSALS, parse_timestamps
-from beam_pipeline.schemas.contract import RECORD_SCHEMA, RIDE_ALONG_FIELDS
+from beam_pipeline.schemas.columns import ARROW_REFUSALS
+from beam_pipeline.schemas.contract import RECORD_SCHEMA, check_event_time_field
 from beam_pipeline.schemas.judge import unwrap
-from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Node, Struct
+from beam_pipeline.schemas.nodes import Node, Struct
 from beam_pipeline.schemas.versions import align, version_of
 from beam_pipeline.transforms.batches import Refusal, split_on_error
 from beam_pipeline.transforms.dead_letters import (
@@ -45,7 +41,7 @@ from beam_pipeline.transforms.dead_letters import (
     dead_letters_of,
     failure_of,
 )
-from beam_pipeline.transforms.nested import leaf_at
+from beam_pipeline.transforms.event_times import event_times, reject_bad_times
 from beam_pipeline.transforms.outputs import DEAD, Outputs, with_batch_outputs
 
 STAGE = "validate"
@@ -82,7 +78,8 @@ class Validate(beam.PTransform[Any, Any]):
         covered: CoveredOffsets | None = None,
     ) -> None:
         super().__init__()
-        _refuse_timeless_field(contract, rules.event_time_field)
+        if rules.event_time_field is not None:
+            check_event_time_field(contract, rules.event_time_field)
         self._validate = _ValidateRecords(
             contract, rules, limits or BatchLimits(), covered or CoveredOffsets()
         )
@@ -95,7 +92,10 @@ class Validate(beam.PTransform[Any, Any]):
 
 
 class _Version:
-    """What judges the records of one version, and builds their columns as the whole has them."""
+    """One version of the contract: its judge, and the columns of its events.
+
+    The columns are those of the whole contract, so that the batches of all versions are alike.
+    """
 
     def __init__(self, contract: Contract, max_value_bytes: int, unified: Node) -> None:
         self.ref = contract.ref
@@ -105,7 +105,11 @@ class _Version:
         self._names = contract.event_schema.names
 
     def build(self, events: Sequence[Any]) -> list[pa.Array]:
-        """One array a column of the whole contract's event schema."""
+        """Return one array for each column of the whole contract's event schema.
+
+        Raises:
+          one of ARROW_REFUSALS: a value does not fit its column.
+        """
         arrays = self._columns.build(events)
         if self._node == self._unified:
             return arrays
@@ -116,8 +120,24 @@ class _Version:
         return aligned
 
 
+@dataclass
+class _DecodedRows:
+    """The records of one version: which rows are valid, with their events, and which are dead."""
+
+    valid: list[int] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)
+    dead: list[int] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
 class RecordValidator:
-    """The pure core: a batch of records to batches and dead letters."""
+    """Validation without Beam: a batch of records to batches and dead letters.
+
+    Args:
+      contract: the schema, or several versions of it.
+      rules: what makes a record valid apart from the schema; its event time field must be one that
+        `schemas.contract.check_event_time_field` passes.
+    """
 
     def __init__(self, contract: Contract, rules: ValidationRules) -> None:
         self._contract = contract
@@ -130,203 +150,98 @@ class RecordValidator:
         self._first = next(iter(self._versions.values()))
 
     def validate(self, records: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[DeadLetter]]:
-        """Every record is a row of one of the batches, or one of the dead letters."""
+        """Return batches of `Contract.batch_schema` and dead letters for a batch of records.
+
+        Every record is a row of one of the batches, or one of the dead letters.
+
+        Args:
+          records: a batch of `RECORD_SCHEMA`.
+        """
         batches: list[pa.RecordBatch] = []
         dead: list[DeadLetter] = []
-        for part, found in self._judge(records).items():
-            dead += dead_letters_of(_rows(records, found.dead), STAGE, found.failures, part.ref)
-            valid = _rows(records, found.valid)
-            for batch in self._build(part, found.events, valid):
+        for version, decoded in self._decode(records).items():
+            refused = _take(records, decoded.dead)
+            dead += dead_letters_of(refused, STAGE, decoded.failures, version.ref)
+            valid = _take(records, decoded.valid)
+            for batch in self._build(version, decoded.events, valid):
                 if isinstance(batch, Refusal):
                     failure = failure_of(ErrorCode.ENCODE_ERROR, batch.error)
-                    dead.append(dead_letter_of(valid, batch.row, STAGE, failure, part.ref))
+                    dead.append(dead_letter_of(valid, batch.row, STAGE, failure, version.ref))
                     continue
-                in_time, rejected = self._check_event_times(batch, part.ref)
-                dead += rejected
+                in_time, rejected = reject_bad_times(batch, self._rules)
+                for rows, failure in rejected:
+                    failures = [failure] * rows.num_rows
+                    dead += dead_letters_of(rows, STAGE, failures, version.ref)
                 if in_time.num_rows:
                     batches.append(in_time)
         return batches, dead
 
-    def _judge(self, records: pa.RecordBatch) -> dict[_Version, _Verdicts]:
-        verdicts = {part: _Verdicts() for part in self._versions.values()}
-        for row, (part, event, failure) in enumerate(self._judged(records)):
-            found = verdicts[part]
-            if failure is None:
-                found.valid.append(row)
-                found.events.append(event)
-            else:
-                found.dead.append(row)
-                found.failures.append(failure)
-        return verdicts
-
-    def _judged(self, records: pa.RecordBatch) -> Iterator[_Verdict]:
-        """For each record the version that it is of, and its event or why it has none."""
-        judge: Callable[[bytes | None, Any], _Verdict] = self._judge_first
-        headers: Iterable[Any] = itertools.repeat(())
-        if self._contract.versions:
-            judge, headers = self._judge_version, records.column("_headers").to_pylist()
+    def _decode(self, records: pa.RecordBatch) -> dict[_Version, _DecodedRows]:
+        """Return the events and failures of the records, by version."""
+        decoded = {version: _DecodedRows() for version in self._versions.values()}
+        first, judge = self._first, self._first.judge.judge
+        has_versions = bool(self._contract.versions)
+        headers: Iterable[Any] = itertools.repeat(None)
+        if has_versions:
+            headers = records.column("_headers").to_pylist()
         # Several times as fast as to_pylist, which makes a scalar of each.
         values = records.column("_value").to_numpy(zero_copy_only=False)
-        for value, found_headers in zip(values, headers, strict=False):
+        for row, (value, value_headers) in enumerate(zip(values, headers, strict=False)):
+            version, event = first, None
             try:
-                verdict = judge(value, found_headers)
-            except Exception as error:  # a validator's own fault is the record's dead letter
-                verdict = self._first, None, failure_of(ErrorCode.TRANSFORM_ERROR, error)
-            yield verdict
+                if has_versions:
+                    version, event, failure = self._decode_versioned(value, value_headers)
+                else:
+                    event, failure = judge(value)
+            except Exception as error:  # a fault of the validator is the record's dead letter
+                failure = failure_of(ErrorCode.TRANSFORM_ERROR, error)
+            rows = decoded[version]
+            if failure is None:
+                rows.valid.append(row)
+                rows.events.append(event)
+            else:
+                rows.dead.append(row)
+                rows.failures.append(failure)
+        return decoded
 
-    def _judge_first(self, value: bytes | None, _headers: Any) -> _Verdict:
-        return self._first, *self._first.judge.judge(value)
-
-    def _judge_version(self, value: bytes | None, headers: Any) -> _Verdict:
+    def _decode_versioned(
+        self, value: bytes | None, headers: Sequence[Any] | None
+    ) -> tuple[_Version, Any, Failure | None]:
+        """Return the version that a record names, and its event or its failure."""
         event, failure = self._first.judge.decode(value)
         if failure is not None:
             return self._first, None, failure
         version_field = str(self._contract.version_field)
         pairs = [(header["key"], header["value"]) for header in headers or ()]
-        version = version_of(version_field, event, pairs, unwrap(value or b"").schema_id)
-        part = self._first if version is None else self._versions.get(version)
-        if part is None:
+        name = version_of(version_field, event, pairs, unwrap(value or b"").schema_id)
+        version = self._first if name is None else self._versions.get(name)
+        if version is None:
             known = ", ".join(self._versions)
-            told = f"version {version!r} ({version_field}) is none of those known: {known}"
-            return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, told[:500])
-        return part, event, part.judge.check(event)
+            message = f"version {name!r} ({version_field}) is unknown; the versions are {known}"
+            return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, message[:500])
+        return version, event, version.judge.check(event)
 
     def _build(
-        self, part: _Version, events: Sequence[Any], records: pa.RecordBatch
+        self, version: _Version, events: Sequence[Any], records: pa.RecordBatch
     ) -> Iterator[pa.RecordBatch | Refusal]:
         """Yield batches of `events`, which are those of `records`, and the rows that Arrow
         refuses."""
 
         def build(start: int, end: int) -> pa.RecordBatch:
             columns = [
-                *part.build(events[start:end]),
+                *version.build(events[start:end]),
                 *records.slice(start, end - start).columns,
             ]
-            names = [name for name in self._schema.names if name != "_event_time"]
-            rows = pa.RecordBatch.from_arrays(columns, names=names)
-            columns.insert(-_AFTER_EVENT_TIME, event_times(rows, self._rules.event_time_field))
-            return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+            rows = pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
+            times = event_times(rows, self._rules.event_time_field)
+            return pa.RecordBatch.from_arrays([*columns, times], schema=self._schema)
 
         if events:
             yield from split_on_error(build, len(events), ARROW_REFUSALS)
 
-    def _check_event_times(
-        self, batch: pa.RecordBatch, ref: SchemaRef
-    ) -> tuple[pa.RecordBatch, list[DeadLetter]]:
-        event_us = batch.column("_event_time").cast(pa.int64())
-        append_ms = batch.column("kafka_timestamp").cast(pa.int64())
-        append_ms = pc.max_element_wise(pc.min_element_wise(append_ms, MAX_TIME_MS), MIN_TIME_MS)
-        age_us = pc.subtract(pc.multiply(append_ms, 1000), event_us)
-        field_path = self._rules.event_time_field or "the Kafka timestamp"
-        max_age, max_skew = self._rules.max_event_age_seconds, self._rules.max_event_skew_seconds
-        checks = [
-            (
-                pc.is_null(event_us),
-                ErrorCode.BAD_EVENT_TIME,
-                f"{field_path} holds no time of the years 2 to 9998 (as RFC 3339 text, or as "
-                "milliseconds since 1970)",
-            )
-        ]
-        if max_age:
-            checks.append(
-                (
-                    pc.greater(age_us, max_age * 1_000_000),
-                    ErrorCode.TOO_OLD,
-                    f"{field_path} is more than --max_event_age_seconds={max_age} "
-                    "before the record's append time",
-                )
-            )
-        if max_skew:
-            checks.append(
-                (
-                    pc.less(age_us, -max_skew * 1_000_000),
-                    ErrorCode.IN_THE_FUTURE,
-                    f"{field_path} is more than --max_event_skew_seconds={max_skew} "
-                    "after the record's append time",
-                )
-            )
-        dead: list[DeadLetter] = []
-        keep = pa.array([True]).take(pa.array([0] * batch.num_rows, pa.int64()))
-        for condition, code, message in checks:
-            condition = pc.fill_null(condition, False)
-            if pc.any(condition).as_py():
-                failure = Failure(code, message)
-                rejected = batch.filter(condition)
-                failures = [failure] * rejected.num_rows
-                dead.extend(dead_letters_of(rejected, STAGE, failures, ref))
-                keep = pc.and_(keep, pc.invert(condition))
-        return (batch.filter(keep) if dead else batch), dead
 
-
-_Verdict = tuple[_Version, Any, "Failure | None"]
-
-
-class _Verdicts:
-    """What was found of the records of one version; `valid` and `dead` are their rows."""
-
-    def __init__(self) -> None:
-        self.valid: list[int] = []
-        self.events: list[Any] = []
-        self.dead: list[int] = []
-        self.failures: list[Failure] = []
-
-
-def _rows(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
+def _take(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
     return records if len(rows) == records.num_rows else records.take(pa.array(rows, pa.int64()))
-
-
-def _refuse_timeless_field(contract: Contract, field_path: str | None) -> None:
-    no_rows = pa.RecordBatch.from_pylist([], schema=contract.batch_schema)
-    try:
-        event_times(no_rows, field_path)
-    except (KeyError, pa.ArrowException) as error:
-        raise UsageError(
-            f"--event_time_field={field_path}: {error}; name a field of texts (RFC 3339) or of "
-            "numbers (milliseconds since 1970)"
-        ) from None
-
-
-def event_times(rows: pa.RecordBatch, field_path: str | None) -> pa.Array:
-    """Event times of `rows` in microseconds, null where the field holds none in the range of times.
-
-    Raises:
-      KeyError, pa.ArrowException: there is no such field, or no time can be made of its type.
-    """
-    if field_path is None:
-        return _times_of(rows.column("kafka_timestamp").cast(pa.int64()), 1_000)
-    values = leaf_at(rows, field_path)
-    if pa.types.is_floating(values.type):
-        values = pc.floor(values)
-    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        return _times_of(values, 1_000)
-    if pa.types.is_string(values.type):
-        try:
-            values = parse_timestamps(values)
-        except pa.ArrowInvalid:
-            values = pa.array(map(_parse_or_none, values.to_pylist()), TIMESTAMP_TYPE)
-    return _times_of(pc.cast(values, TIMESTAMP_TYPE).cast(pa.int64()), 1_000_000)
-
-
-def _times_of(values: pa.Array, units_per_second: int) -> pa.Array:
-    """Numbers of units since 1970 as times; null where they are out of range."""
-    units_per_ms = units_per_second // 1_000
-    in_range = pc.and_(
-        pc.greater_equal(values, MIN_TIME_MS * units_per_ms),
-        pc.less(values, (MAX_TIME_MS + 1) * units_per_ms),
-    )
-    kept = pc.cast(pc.if_else(in_range, values, pa.scalar(None, values.type)), pa.int64())
-    return pc.multiply(kept, 1_000_000 // units_per_second).cast(TIMESTAMP_TYPE)
-
-
-_AFTER_EVENT_TIME = len(RIDE_ALONG_FIELDS) - 1
-
-
-def _parse_or_none(text: Any) -> Any:
-    """Microseconds since 1970, or None where `text` is no time."""
-    try:
-        return parse_timestamps([text])[0].value
-    except pa.ArrowInvalid:
-        return None
 
 
 class _ValidateRecords(beam.DoFn):

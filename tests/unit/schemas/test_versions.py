@@ -131,7 +131,7 @@ def test_each_record_is_judged_by_its_version_and_all_have_one_schema(contract: 
     assert {letter.failure.code for letter in dead} == {ErrorCode.SCHEMA_VIOLATION}
     assert told[3].schema.id == "urn:order:2"
     assert told[4].schema.id == "urn:order:1"
-    assert told[5].failure.message == "version '7' (header:v) is none of those known: 1, 2"
+    assert told[5].failure.message == "version '7' (header:v) is unknown; the versions are 1, 2"
 
 
 def test_files_of_two_versions_are_one_dataset(tmp_path: Path, contract: Contract) -> None:
@@ -209,7 +209,7 @@ def test_the_wire_format_picks_the_version(tmp_path: Path) -> None:
     assert {row["kafka_offset"]: row["id"] for row in rows} == {0: "b", 1: "a", 3: "a"}
     assert {row["_value"] for row in rows} == {values[0], values[1], values[3]}
     assert [letter.failure.message for letter in dead] == [
-        "version '40' (wire) is none of those known: 41, 42"
+        "version '40' (wire) is unknown; the versions are 41, 42"
     ]
     assert dead[0].value == values[2]
 

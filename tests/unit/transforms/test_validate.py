@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline_settings import settings_of
 from sample_records import (
     NOON_MS,
     SHA256,
@@ -32,7 +33,10 @@ from beam_pipeline.records import (
     KafkaRecord,
     SchemaRef,
 )
+from beam_pipeline.schemas.contract import check_event_time_field
+from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE
 from beam_pipeline.transforms.dead_letters import dead_letters_of, failure_of
+from beam_pipeline.transforms.event_times import event_times
 from beam_pipeline.transforms.validate import RecordValidator, Validate
 
 UTC = timezone.utc
@@ -404,9 +408,45 @@ def test_a_field_whose_name_holds_a_dot() -> None:
     ],
 )
 def test_a_field_that_holds_no_times_is_refused_at_once(schema: Any, field: str) -> None:
+    """By the command line and by the transform alike."""
     contract = contract_of({"type": "object", "properties": {"at": schema}})
-    with pytest.raises(UsageError, match=rf"^--event_time_field={field}: .+; name a "):
+    refusal = rf"^--event_time_field={field}: .+; name a "
+    with pytest.raises(UsageError, match=refusal):
         Validate(contract, ValidationRules(field))
+    settings = settings_of(f"--event_time_field={field}")
+    with pytest.raises(UsageError, match=refusal):
+        settings.event_time_path(contract)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "boolean"},
+        {"type": "integer"},
+        {"type": "number"},
+        {"type": "integer", "maximum": 10**30},
+        {"type": "string"},
+        {"type": "string", "format": "date-time"},
+        {"type": "string", "format": "date"},
+        {"type": "string", "x-decimal": {"precision": 9, "scale": 2}},
+        {"enum": ["2026-11-23T12:00:00Z"]},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        {"type": "object", "properties": {"ms": {"type": "integer"}}},
+        {},
+    ],
+    ids=str,
+)
+def test_a_field_is_accepted_if_times_can_be_made_of_its_type(schema: Any) -> None:
+    contract = contract_of({"type": "object", "properties": {"at": schema}})
+    rows = pa.RecordBatch.from_pylist([], schema=contract.batch_schema)
+    try:
+        check_event_time_field(contract, "at")
+    except UsageError:
+        with pytest.raises(pa.ArrowException):
+            event_times(rows, "at")
+    else:
+        assert event_times(rows, "at").type == TIMESTAMP_TYPE
 
 
 def test_the_commerce_event_is_a_row() -> None:

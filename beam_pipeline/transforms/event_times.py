@@ -1,0 +1,121 @@
+"""Event times: made of a field of the events, and checked against the append time."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_pipeline.config import ValidationRules
+from beam_pipeline.records import MAX_TIME_MS, MIN_TIME_MS, ErrorCode, Failure
+from beam_pipeline.schemas.columns import parse_timestamps
+from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE
+from beam_pipeline.transforms.nested import leaf_at
+
+
+class Rejected(NamedTuple):
+    """Rows that were refused for one reason."""
+
+    rows: pa.RecordBatch
+    failure: Failure
+
+
+def event_times(rows: pa.RecordBatch, field_path: str | None) -> pa.Array:
+    """Return the event times of `rows` as timestamp[us, UTC].
+
+    A text is read as RFC 3339, a number as milliseconds since 1970 (fractions are cut). An event
+    time is null where the field is, or holds no time of the years 2 to 9998.
+
+    Args:
+      rows: the events' columns, and `kafka_timestamp`.
+      field_path: a dotted path that `schemas.contract.check_event_time_field` passes; None for the
+        Kafka timestamp.
+
+    >>> rows = pa.RecordBatch.from_pydict({"at": ["2026-11-23T12:00:00+01:00", "noon"]})
+    >>> [str(time) for time in event_times(rows, "at").to_pylist()]
+    ['2026-11-23 11:00:00+00:00', 'None']
+    """
+    if field_path is None:
+        return _times_of(rows.column("kafka_timestamp").cast(pa.int64()), 1_000)
+    values = leaf_at(rows, field_path)
+    if pa.types.is_floating(values.type):
+        values = pc.floor(values)
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        return _times_of(values, 1_000)
+    if pa.types.is_string(values.type):
+        try:
+            values = parse_timestamps(values)
+        except pa.ArrowInvalid:
+            values = pa.array(map(_parse_or_none, values.to_pylist()), TIMESTAMP_TYPE)
+    return _times_of(pc.cast(values, TIMESTAMP_TYPE).cast(pa.int64()), 1_000_000)
+
+
+def _times_of(values: pa.Array, units_per_second: int) -> pa.Array:
+    """Return numbers of units since 1970 as times, null where they are out of range."""
+    units_per_ms = units_per_second // 1_000
+    in_range = pc.and_(
+        pc.greater_equal(values, MIN_TIME_MS * units_per_ms),
+        pc.less(values, (MAX_TIME_MS + 1) * units_per_ms),
+    )
+    kept = pc.cast(pc.if_else(in_range, values, pa.scalar(None, values.type)), pa.int64())
+    return pc.multiply(kept, 1_000_000 // units_per_second).cast(TIMESTAMP_TYPE)
+
+
+def _parse_or_none(text: str | None) -> Any:
+    """Return microseconds since 1970, or None where `text` is no time."""
+    try:
+        return parse_timestamps([text])[0].value
+    except pa.ArrowInvalid:
+        return None
+
+
+def reject_bad_times(
+    batch: pa.RecordBatch, rules: ValidationRules
+) -> tuple[pa.RecordBatch, list[Rejected]]:
+    """Return the rows whose `_event_time` follows the rules, and the others with their failures.
+
+    A row without an event time is `BAD_EVENT_TIME`. One too far before or after its append time
+    (`kafka_timestamp`) is `TOO_OLD` or `IN_THE_FUTURE`.
+    """
+    event_us = batch.column("_event_time").cast(pa.int64())
+    append_ms = batch.column("kafka_timestamp").cast(pa.int64())
+    append_ms = pc.max_element_wise(pc.min_element_wise(append_ms, MAX_TIME_MS), MIN_TIME_MS)
+    age_us = pc.subtract(pc.multiply(append_ms, 1000), event_us)
+    field_path = rules.event_time_field or "the Kafka timestamp"
+    max_age, max_skew = rules.max_event_age_seconds, rules.max_event_skew_seconds
+    checks = [
+        (
+            pc.is_null(event_us),
+            ErrorCode.BAD_EVENT_TIME,
+            f"{field_path} holds no time of the years 2 to 9998 (as RFC 3339 text, or as "
+            "milliseconds since 1970)",
+        )
+    ]
+    if max_age:
+        checks.append(
+            (
+                pc.greater(age_us, max_age * 1_000_000),
+                ErrorCode.TOO_OLD,
+                f"{field_path} is more than --max_event_age_seconds={max_age} "
+                "before the record's append time",
+            )
+        )
+    if max_skew:
+        checks.append(
+            (
+                pc.less(age_us, -max_skew * 1_000_000),
+                ErrorCode.IN_THE_FUTURE,
+                f"{field_path} is more than --max_event_skew_seconds={max_skew} "
+                "after the record's append time",
+            )
+        )
+    rejected: list[Rejected] = []
+    kept: pa.Array | None = None
+    for is_bad, code, message in checks:
+        is_bad = pc.fill_null(is_bad, False)
+        if pc.any(is_bad).as_py():
+            rejected.append(Rejected(batch.filter(is_bad), Failure(code, message)))
+            is_good = pc.invert(is_bad)
+            kept = is_good if kept is None else pc.and_(kept, is_good)
+    return (batch if kept is None else batch.filter(kept)), rejected
