@@ -95,10 +95,15 @@ class OutputFile:
     @property
     def name(self) -> str:
         """The file's name without directories."""
+        return f"{self.name_before_pane}{self.pane}{self.suffix}"
+
+    @property
+    def name_before_pane(self) -> str:
+        """The name up to the pane's index, alike for all panes of the window, shard and epoch."""
         mark = _VISIBLE_MARK if self.topic.startswith(HIDDEN_PREFIXES) else ""
         return (
             f"{mark}{self.topic}-{_compact(self.window_start)}-{_compact(self.window_end)}"
-            f"-s{self.shard}-e{self.epoch}-p{self.pane}{self.suffix}"
+            f"-s{self.shard}-e{self.epoch}-p"
         )
 
     def relative_path(self) -> PurePosixPath:

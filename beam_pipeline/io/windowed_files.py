@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -349,17 +349,18 @@ class _AssembleFiles(beam.DoFn):
 def publish(
     root: str | Path, target: OutputFile, temporary: str | Path, *, private: bool = False
 ) -> Path:
-    """Puts a finished file in place: synced, by one rename, superseding a rolled-back timeline.
+    """Put a finished file in place by one rename, synced, and return its path.
 
-    Files of the same epoch, topic, window and shard with this pane's index or a later one came
-    from a timeline that the runner rolled back; their records come again, so they go first.
-    Directories that are missing are made, `private` ones with mode 0700.
+    Files of later panes of the same epoch, topic, window and shard are removed first: the runner
+    has rolled back the timeline that they come from, and their records come again. Directories
+    that are missing are made, with mode 0700 if `private`.
     """
     path = Path(root, target.relative_path())
     _make_directory(path.parent, private)
+    prefix = target.name_before_pane  # an hour may have thousands of files; parsing is slow
     for other in path.parent.iterdir():
-        found = OutputFile.parse(other)
-        if found is not None and _supersedes(target, found):
+        file = OutputFile.parse(other) if other.name.startswith(prefix) else None
+        if file is not None and _supersedes(target, file):
             other.unlink(missing_ok=True)
     sync(temporary)
     Path(temporary).replace(path)
@@ -368,15 +369,13 @@ def publish(
 
 
 def _make_directory(path: Path, private: bool) -> None:
-    """Makes a directory with those above it, each entry synced."""
+    """Make a directory with those above it, each entry synced."""
     if not path.is_dir():
         _make_directory(path.parent, private)
         make_directory(path, private=private)
         sync(path.parent)
 
 
-def _supersedes(target: OutputFile, found: OutputFile) -> bool:
-    def identity(file: OutputFile) -> tuple[Any, ...]:
-        return file.topic, file.window_start, file.window_end, file.shard, file.epoch, file.suffix
-
-    return found.pane > target.pane and identity(found) == identity(target)
+def _supersedes(target: OutputFile, other: OutputFile) -> bool:
+    """Return whether `other` is a later pane of what `target` is a pane of."""
+    return other.pane > target.pane and replace(other, pane=target.pane) == target

@@ -47,7 +47,7 @@ MUTATIONS = (
     Mutation(
         name="supersede rule",
         file="beam_pipeline/io/windowed_files.py",
-        original="if found is not None and _supersedes(target, found):",
+        original="if file is not None and _supersedes(target, file):",
         mutated="if False:",
         # Only a runner that rolls back needs the rule, and Prism does not.
         test=EPOCHS,

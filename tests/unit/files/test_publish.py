@@ -96,6 +96,29 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     assert set(visible(tmp_path)) == {"_SUCCESS", "orders.parquet", TARGET.name}
 
 
+def test_only_names_of_the_same_window_and_shard_are_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of windows of one second has 3,600 files in one directory."""
+    for second in range(30):
+        start = NOON + timedelta(seconds=10 * second)
+        published(
+            tmp_path,
+            dataclasses.replace(
+                TARGET, window_start=start, window_end=start + timedelta(seconds=10)
+            ),
+        )
+    parse, parsed = OutputFile.parse, []
+
+    def counted(path: Path) -> OutputFile | None:
+        parsed.append(Path(path).name)
+        return parse(path)
+
+    monkeypatch.setattr(OutputFile, "parse", staticmethod(counted))
+    published(tmp_path, TARGET)
+    assert parsed == [TARGET.name]
+
+
 @pytest.mark.parametrize(("owner", "step"), [(Path, "replace"), (os, "fsync")])
 def test_a_crash_leaves_nothing_to_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
