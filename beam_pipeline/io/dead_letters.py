@@ -63,8 +63,8 @@ class JsonLinesFormat:
     private: bool = False
 
     def shards_of(self, letter: DeadLetter) -> Iterator[Piece]:
-        size_bytes = len(letter.value or b"") + len(letter.key or b"")
-        yield Piece(Shard(letter.topic, letter.partition % self.num_shards), letter, size_bytes)
+        shard = Shard(letter.topic, letter.partition % self.num_shards)
+        yield Piece(shard, letter, size_of(letter))
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[DeadLetter]) -> PartRef:
         offsets: dict[int, list[int]] = defaultdict(list)
@@ -86,6 +86,18 @@ class JsonLinesFormat:
 
     def _open(self, path: str, mode: str, **how: Any) -> IO[Any]:
         return open_private(path, mode, **how) if self.private else Path(path).open(mode, **how)
+
+
+def size_of(letter: DeadLetter) -> int:
+    """Return how many bytes and characters a letter holds: about its size in memory."""
+    failure = letter.failure
+    texts = [failure.message, failure.error_class, failure.stacktrace or ""]
+    for violation in failure.violations:
+        texts += violation
+    contents: list[str | bytes] = [*texts, letter.key or b"", letter.value or b""]
+    for name, content in letter.headers:
+        contents += (name, content or b"")
+    return sum(map(len, contents))
 
 
 def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:

@@ -259,10 +259,18 @@ def test_the_shard_is_a_function_of_the_record(
     partition: int, num_shards: int, key: bytes | None, value: bytes | None
 ) -> None:
     made = letter(topic="clicks", partition=partition, key=key, value=value)
-    ((shard, content, size_bytes),) = JsonLinesFormat(EPOCH, num_shards).shards_of(made)
-    assert shard == Shard("clicks", partition % num_shards)
-    assert content is made
-    assert size_bytes == len(key or b"") + len(value or b"")
+    (piece,) = JsonLinesFormat(EPOCH, num_shards).shards_of(made)
+    assert piece.shard == Shard("clicks", partition % num_shards)
+    assert piece.content is made
+
+
+def test_a_letter_is_as_large_as_all_that_it_holds() -> None:
+    violation = Violation("pattern", "/country", "/properties/country", "no match")
+    failure = Failure(ErrorCode.SCHEMA_VIOLATION, "no", "Error", "x" * 4_000, (violation,))
+    headers = (("trace", b"h" * 1_000), ("empty", None))
+    (piece,) = FORMAT.shards_of(letter(key=b"k", value=b"vv", headers=headers, failure=failure))
+    texts = "".join(violation) + "no" + "Error" + "x" * 4_000
+    assert piece.size_bytes == len(b"kvv") + len("trace" + "empty") + 1_000 + len(texts)
 
 
 # Kafka Connect's, and this project's; what says nothing is left out.
