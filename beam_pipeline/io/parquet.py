@@ -24,6 +24,17 @@ from beam_pipeline.transforms.outputs import Outputs
 
 STAGE = "write"
 
+# The defaults of Beam's WriteToParquet (2.73).
+_BEAM_RECORD_BATCH_SIZE = 1000
+_BEAM_MIME_TYPE = "application/x-parquet"
+
+_WITHOUT_MEANING = {
+    "record_batch_size": "elements are batches already, and row_group_buffer_size sizes row groups",
+    "shard_name_template": "file names are fixed",
+    "mime_type": "files are written to a mounted file system, which keeps no type",
+    "triggering_frequency": "`timing` says when panes fire",
+}
+
 
 class WriteToParquet(beam.io.WriteToParquet):
     """PCollection of pa.RecordBatch (or of dicts) in fixed windows to `Outputs` of WrittenFile and
@@ -55,14 +66,14 @@ class WriteToParquet(beam.io.WriteToParquet):
         file_path_prefix: str,
         schema: pa.Schema,
         row_group_buffer_size: int = 64 * 1024 * 1024,
-        record_batch_size: int = 1000,
+        record_batch_size: int = _BEAM_RECORD_BATCH_SIZE,
         codec: str = "zstd",
         use_deprecated_int96_timestamps: bool = False,
         use_compliant_nested_type: bool = True,
         file_name_suffix: str = PARQUET_SUFFIX,
         num_shards: int = 1,
         shard_name_template: str | None = None,
-        mime_type: str = "application/x-parquet",
+        mime_type: str = _BEAM_MIME_TYPE,
         triggering_frequency: int | None = None,
         *,
         epoch: str,
@@ -71,11 +82,15 @@ class WriteToParquet(beam.io.WriteToParquet):
         default_topic: str = "rows",
         timing: PaneTiming | None = None,
     ) -> None:
-        if shard_name_template or triggering_frequency:
-            raise ValueError(
-                "shard_name_template and triggering_frequency have no meaning here: names are "
-                "fixed, and `timing` says when panes fire"
-            )
+        without_meaning = {
+            "record_batch_size": record_batch_size != _BEAM_RECORD_BATCH_SIZE,
+            "shard_name_template": shard_name_template is not None,
+            "mime_type": mime_type != _BEAM_MIME_TYPE,
+            "triggering_frequency": triggering_frequency is not None,
+        }
+        for name, is_given in without_meaning.items():
+            if is_given:
+                raise ValueError(f"{name} has no meaning here: {_WITHOUT_MEANING[name]}")
         super().__init__(  # type: ignore[no-untyped-call]
             file_path_prefix,
             schema,

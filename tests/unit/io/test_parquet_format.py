@@ -236,8 +236,14 @@ def test_offsets_of_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"shard_name_template": "-SS-of-NN"}, {"triggering_frequency": 5}]
+    "arguments",
+    [
+        {"record_batch_size": 500},
+        {"shard_name_template": "-SS-of-NN"},
+        {"mime_type": "text/plain"},
+        {"triggering_frequency": 5},
+    ],
 )
 def test_arguments_without_a_meaning_here_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"no meaning here"):
+    with pytest.raises(ValueError, match=rf"{next(iter(arguments))} .*has no meaning here"):
         WriteToParquet("output", ROWS, epoch="e1", **arguments)
