@@ -38,6 +38,7 @@ from beam_pipeline.options import IngestOptions
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.records import METRICS_NAMESPACE
 from beam_pipeline.worker_pool import WorkerPool
+from beam_pipeline.worker_start import tune_garbage_collector
 
 STATUS_INTERVAL_SECONDS = 0.5
 ENDPOINT_TIMEOUT_SECONDS = 60.0
@@ -69,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
         build_pipeline(pipeline, config)
+        if pool:
+            tune_garbage_collector()
         result = pipeline.run()
     except PipelineError as error:
         print(error, file=sys.stderr)

@@ -1,9 +1,11 @@
 """Beam's pool of Python workers, on loopback unless told otherwise.
 
-A pool runs whatever a runner sends it, so it must not be reached from elsewhere. Beam 2.73,
-worker_pool_main: its own server listens on all interfaces and takes no address, and a worker that
-dies before it has called the runner is waited for without end; remove this module when neither
-holds. Run as `python -m beam_pipeline.worker_pool --service_port=PORT`.
+A pool runs whatever a runner sends it, so it must not be reached from elsewhere. Run as
+`python -m beam_pipeline.worker_pool --service_port=PORT`.
+
+Beam 2.73, `worker_pool_main`: its server listens on all interfaces and takes no address, a runner
+waits without end for a worker that dies before its first call, nobody reads what workers print,
+and their command can't be changed (`worker_start`). Remove this module when none of this holds.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
-from apache_beam.portability.api import beam_fn_api_pb2_grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
@@ -32,7 +34,7 @@ _GRPC_OPTIONS = (("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping
 
 
 class _Servicer(BeamFnExternalWorkerPoolServicer):
-    """Knows which workers nobody has asked to stop, and starts those again."""
+    """Starts workers by `worker_start`, and those that ended unasked once more."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -40,20 +42,34 @@ class _Servicer(BeamFnExternalWorkerPoolServicer):
         self._lock = threading.Lock()
 
     def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
+        worker_id = start_worker_request.worker_id
         with self._lock:
-            self._revivals.pop(start_worker_request.worker_id, None)
-            return super().StartWorker(start_worker_request, unused_context)
+            self._revivals.pop(worker_id, None)
+            if not self._use_process:
+                return super().StartWorker(start_worker_request, unused_context)
+            command = [
+                *("python", "-m", "beam_pipeline.worker_start"),
+                f"--control_endpoint={start_worker_request.control_endpoint.url}",
+                f"--worker_id={worker_id}",
+                f"--state_cache_bytes={self._state_cache_size}",
+            ]
+            _log.warning("starting worker %s", worker_id)
+            try:
+                self._worker_processes[worker_id] = _started(command)
+            except OSError as error:
+                return beam_fn_api_pb2.StartWorkerResponse(error=f"{command[0]}: {error}")
+            return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, stop_worker_request: Any, unused_context: Any) -> Any:
         with self._lock:
             return super().StopWorker(stop_worker_request, unused_context)
 
     def revive(self) -> None:
-        """Starts each worker process that ended unasked, under the same id.
+        """Start each worker process that ended unasked again, under the same id.
 
-        Beam 2.70, ExternalEnvironmentFactory: a runner waits for a worker's first call for as long
-        as it takes. For one that had called, the runner notices the death itself, and asks to stop
-        the worker; the new process has done nothing until then.
+        Beam 2.70, ExternalEnvironmentFactory: a runner waits without limit for a worker's first
+        call. When a worker has called before, the runner notices its death and asks to stop it;
+        the new process has done nothing until then.
         """
         with self._lock:
             for worker_id, process in self._worker_processes.items():
@@ -62,9 +78,12 @@ class _Servicer(BeamFnExternalWorkerPoolServicer):
                     continue
                 self._revivals[worker_id] += 1
                 _log.warning("worker %s ended with %d; starting it again", worker_id, code)
-                self._worker_processes[worker_id] = subprocess.Popen(
-                    process.args, stdout=subprocess.PIPE, close_fds=True
-                )
+                self._worker_processes[worker_id] = _started(process.args)
+
+
+def _started(command: Any) -> subprocess.Popen[bytes]:
+    """Start a worker that prints to the pool's log; nobody reads the pipe that Beam gives it."""
+    return subprocess.Popen(command, close_fds=True)
 
 
 class WorkerPool:
@@ -78,7 +97,7 @@ class WorkerPool:
         port: int = 0,
         use_process: bool,
     ) -> None:
-        """Starts the pool.
+        """Start the pool.
 
         Args:
             options: give the size of the workers' state cache.
@@ -96,13 +115,13 @@ class WorkerPool:
         self._server.start()
 
     def serve(self, stop: threading.Event) -> None:
-        """Looks after the worker processes until `stop` is set."""
+        """Start dead worker processes again until `stop` is set."""
         while not stop.wait(LOOK_SECONDS):
             self._servicer.revive()
 
 
 def main() -> None:
-    """Runs a pool of processes until a signal; its workers end with their process group."""
+    """Run a pool of processes until a signal; its workers end with their process group."""
     parser = argparse.ArgumentParser(prog="beam_pipeline.worker_pool", description=__doc__)
     parser.add_argument("--service_port", type=int, required=True, help="port to listen on")
     parser.add_argument(

@@ -264,8 +264,6 @@ class _ValidateRecords(beam.DoFn):
         self._covered = covered
 
     def setup(self) -> None:
-        gc.freeze()  # what has been imported stays; the collector need not look at it again
-        gc.set_threshold(*_GC_THRESHOLDS)
         self._validator = RecordValidator(self._contract, self._rules)
         self._read_counter = Metrics.counter(METRICS_NAMESPACE, "read")
         self._valid_counter = Metrics.counter(METRICS_NAMESPACE, "valid")
@@ -299,7 +297,7 @@ class _ValidateRecords(beam.DoFn):
         self.start_bundle()
         fresh = without_covered(records, self._covered)
         self._skipped_counter.inc(records.num_rows - fresh.num_rows)
-        with _no_cycle_search():
+        with _paused_garbage_collector():
             batches, dead = self._validator.validate(fresh)
         self._read_counter.inc(fresh.num_rows)
         for batch in batches:
@@ -321,9 +319,9 @@ def _concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 @contextmanager
-def _no_cycle_search() -> Iterator[None]:
-    """Python's cycle collector rests: decoded events have no cycles, and it would go through all
-    of them again and again."""
+def _paused_garbage_collector() -> Iterator[None]:
+    """Pause Python's garbage collector: decoded events have no reference cycles, and it would go
+    through all of them again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -332,9 +330,5 @@ def _no_cycle_search() -> Iterator[None]:
         if was_enabled:
             gc.enable()
 
-
-_GC_THRESHOLDS = (100_000, 20, 100)
-"""A bundle's records are tens of thousands of tuples, and no cycle among them; at Python's 700 the
-collector takes a fifteenth of the worker's time."""
 
 _GLOBAL = (GlobalWindow(),)

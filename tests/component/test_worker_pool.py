@@ -44,6 +44,10 @@ def workers(pool: ManagedProcess) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+def output_of(pid: int) -> Path:
+    return Path(f"/proc/{pid}/fd/1").readlink()
+
+
 def test_a_worker_that_dies_before_its_first_call(pool: ManagedProcess, runner: str) -> None:
     address = pool.log_file.read_text().split()[-1]
     with grpc.insecure_channel(address) as channel:
@@ -53,6 +57,7 @@ def test_a_worker_that_dies_before_its_first_call(pool: ManagedProcess, runner: 
             beam_fn_api_pb2.StartWorkerRequest(worker_id=WORKER_ID, control_endpoint=endpoint)
         )
         seen = {wait_for(lambda: workers(pool), "a worker")[0]}
+        assert output_of(*seen) == output_of(pool.pid), "a pipe that nobody reads fills up"
 
         def others() -> Iterator[int]:
             return (pid for pid in workers(pool) if pid not in seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -37,7 +38,12 @@ from beam_pipeline.schemas.contract import check_event_time_field
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE
 from beam_pipeline.transforms.dead_letters import dead_letters_of, failure_of
 from beam_pipeline.transforms.event_times import event_times
-from beam_pipeline.transforms.validate import RecordValidator, Validate
+from beam_pipeline.transforms.validate import (
+    BatchLimits,
+    RecordValidator,
+    Validate,
+    _ValidateRecords,
+)
 
 UTC = timezone.utc
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -447,6 +453,15 @@ def test_a_field_is_accepted_if_times_can_be_made_of_its_type(schema: Any) -> No
             event_times(rows, "at")
     else:
         assert event_times(rows, "at").type == TIMESTAMP_TYPE
+
+
+def test_the_transform_leaves_the_garbage_collector_as_it_is() -> None:
+    before = gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()
+    step = _ValidateRecords(CONTRACT, NO_LIMITS, BatchLimits(max_rows=1), CoveredOffsets())
+    step.setup()
+    step.start_bundle()
+    assert len(list(step.process(batch_of_records([good(0)])))) == 1
+    assert (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()) == before
 
 
 def test_the_commerce_event_is_a_row() -> None:
