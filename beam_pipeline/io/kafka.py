@@ -21,6 +21,7 @@ from beam_pipeline.records import (
     nearest_time_ms,
 )
 from beam_pipeline.schemas.contract import RECORD_SCHEMA
+from beam_pipeline.transforms.batch_coder import returning_batches
 
 MAX_PACK_BYTES = 4 * 1024 * 1024
 """What becomes one element between Java and Python, beside `MAX_BATCH_RECORDS`."""
@@ -80,7 +81,7 @@ class ReadRecords(beam.PTransform[Any, Any]):
         batches = (
             rows
             | "PackRecords" >> pack(MAX_BATCH_RECORDS, MAX_PACK_BYTES)
-            | "ToBatches" >> beam.Map(batch_of_pack).with_output_types(pa.RecordBatch)
+            | "ToBatches" >> returning_batches(beam.Map(batch_of_pack))
         )
         return batches
 
@@ -93,9 +94,9 @@ class CollectRecords(beam.PTransform[Any, Any]):
     """
 
     def expand(self, records: beam.PCollection[Any]) -> beam.PCollection[Any]:
-        batches: beam.PCollection[Any] = records | "CollectRecords" >> beam.ParDo(
-            _CollectRecords()
-        ).with_output_types(pa.RecordBatch)
+        batches: beam.PCollection[Any] = records | "CollectRecords" >> returning_batches(
+            beam.ParDo(_CollectRecords())
+        )
         return batches
 
 

@@ -127,9 +127,14 @@ class FileLayout:
 class WriteWindowedFiles(beam.PTransform[Any, Any]):
     """PCollection of elements in fixed windows to `Outputs` of WrittenFile and DeadLetter.
 
-    Every pane of every (window, topic, shard) becomes a file of its own; nothing is overwritten
-    but a file of the same epoch, window, shard and pane, or one of a later pane, which belongs to
-    a timeline that was rolled back. The outputs are in the global window.
+    Writes one file for each pane of each (window, topic, shard). It replaces only a file of the
+    same epoch, window, shard and pane, and removes those of later panes, which come from a timeline
+    that was rolled back. The outputs are in the global window.
+
+    A worker that runs it declines to split stateful bundles from then on (`whole_bundles`).
+
+    Raises:
+      ValueError: the input is in the global window.
     """
 
     def __init__(
@@ -249,6 +254,7 @@ class _AssembleFiles(beam.DoFn):
         self._timing = timing
 
     def setup(self) -> None:
+        # Not at the worker's start: a pipeline of the user's own needs it too, on any Prism.
         keep_stateful_bundles_whole()
 
     def process(

@@ -1,4 +1,4 @@
-"""How Arrow batches cross from one stage of a job to the next."""
+"""How Arrow batches are encoded between the stages of a job."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from apache_beam import coders
 
 
 class RecordBatchCoder(coders.Coder):
-    """pa.RecordBatch to bytes and back, as an Arrow IPC stream.
+    """Encodes a pa.RecordBatch as an Arrow IPC stream.
 
-    Within a stage nothing is encoded, yet Beam's worker asks for the encoded size of the first ten
-    elements of each bundle at every step (2.73, `opcounters`), and by default finds it by pickling
-    them: several megabytes each time, of a slice even all that it was cut from.
+    Within a stage nothing is encoded, but Beam's worker asks for the encoded size of the first ten
+    elements of each bundle at every step (Beam 2.73, `opcounters`). The default coder pickles them
+    to find it: several megabytes each time, and of a slice all that it was cut from.
     """
 
     def encode(self, value: pa.RecordBatch) -> bytes:
@@ -36,4 +36,15 @@ class RecordBatchCoder(coders.Coder):
         return pa.RecordBatch
 
 
-coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
+def returning_batches(step: Any, **tagged_types: Any) -> Any:
+    """Return a ParDo with the output type pa.RecordBatch, and register the coder of that type.
+
+    Beam looks up a coder by an output's type in a registry, one for the whole process, so from
+    then on other transforms' outputs of this type have the coder too. Importing registers nothing.
+
+    Args:
+      step: the ParDo.
+      tagged_types: the types of its tagged outputs.
+    """
+    coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
+    return step.with_output_types(pa.RecordBatch, **tagged_types)

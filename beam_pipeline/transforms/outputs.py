@@ -6,14 +6,11 @@ import traceback
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.transforms.error_handling import ErrorHandler
 
 from beam_pipeline.records import DeadLetter
-from beam_pipeline.transforms.batch_coder import (
-    RecordBatchCoder as RecordBatchCoder,  # registers itself
-)
+from beam_pipeline.transforms.batch_coder import returning_batches
 
 DEAD = "dead"
 """Tag of the output of dead letters."""
@@ -29,9 +26,7 @@ class Outputs(NamedTuple):
 def with_batch_outputs(step: Any, main: str) -> Any:
     """Return a ParDo with two typed outputs: RecordBatch under the tag `main`, DeadLetter under
     `DEAD`."""
-    return step.with_output_types(pa.RecordBatch, **{DEAD: DeadLetter}).with_outputs(
-        DEAD, main=main
-    )
+    return returning_batches(step, **{DEAD: DeadLetter}).with_outputs(DEAD, main=main)
 
 
 class DeadLetterCollector(ErrorHandler):

@@ -14,6 +14,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipeline.config import Windowing
 from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter, nearest_time_ms
+from beam_pipeline.transforms.batch_coder import returning_batches
 
 
 class WindowBatches(beam.PTransform[Any, Any]):
@@ -30,8 +31,7 @@ class WindowBatches(beam.PTransform[Any, Any]):
     def expand(self, batches: beam.PCollection[Any]) -> beam.PCollection[Any]:
         windowed: beam.PCollection[Any] = (
             batches
-            | "CutByWindow"
-            >> beam.ParDo(_CutByWindow(self._windowing)).with_output_types(pa.RecordBatch)
+            | "CutByWindow" >> returning_batches(beam.ParDo(_CutByWindow(self._windowing)))
             | "AssignFixedWindows" >> window_into(self._windowing)
         )
         return windowed

@@ -8,10 +8,13 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+from apache_beam import coders
 from apache_beam.coders import registry
+from apache_beam.coders.typecoders import CoderRegistry
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from pipeline.test_graph import config_of
 
+from beam_pipeline.io.kafka import CollectRecords
 from beam_pipeline.pipeline import land_records
 from beam_pipeline.transforms.batch_coder import RecordBatchCoder
 from beam_pipeline.transforms.outputs import DEAD
@@ -63,6 +66,17 @@ class BatchCoders(PipelineVisitor):
         for output in step.outputs.values():
             if step.full_label.startswith(STEPS) and output.tag != DEAD:
                 self.found[step.full_label] = type(registry.get_coder(output.element_type))
+
+
+def test_the_coder_is_registered_when_a_step_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing changes nothing of the process that imports."""
+    fresh = CoderRegistry()
+    monkeypatch.setattr(coders, "registry", fresh)
+    pipeline = beam.Pipeline()
+    records = pipeline | beam.Create([])
+    assert not isinstance(fresh.get_coder(pa.RecordBatch), RecordBatchCoder)
+    _ = records | CollectRecords()
+    assert isinstance(fresh.get_coder(pa.RecordBatch), RecordBatchCoder)
 
 
 def test_every_step_between_kafka_and_the_parts_has_the_coder(tmp_path: Path) -> None:
