@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_pipeline.records import ErrorCode, SchemaRef
+from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.transforms.dead_letters import count_dead, dead_letter_of, failure_of
 from beam_pipeline.transforms.outputs import DEAD, Outputs, with_batch_outputs
 
@@ -42,7 +42,7 @@ class BatchTransform(beam.PTransform[Any, Any]):
     def __init__(self, function: BatchFunction, schema_ref: SchemaRef) -> None:
         super().__init__()
         self.function = function
-        self._schema_ref = schema_ref
+        self.schema_ref = schema_ref
 
     def output_schema(self, input_schema: pa.Schema) -> pa.Schema:
         """Return the schema of the output batches for input batches of `input_schema`."""
@@ -51,7 +51,7 @@ class BatchTransform(beam.PTransform[Any, Any]):
 
     def expand(self, batches: beam.PCollection[Any]) -> Outputs:
         outputs = batches | "ApplyToBatches" >> with_batch_outputs(
-            beam.ParDo(_ApplyToBatch(self.function, self.stage, self._schema_ref)), "batches"
+            beam.ParDo(_ApplyToBatch(self.function, self.stage, self.schema_ref)), "batches"
         )
         return Outputs(outputs["batches"], outputs[DEAD])
 
@@ -68,14 +68,24 @@ class _ApplyToBatch(beam.DoFn):
             set_up()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
-        for result in apply_or_split(batch, self._function):
-            if isinstance(result, Refusal):
-                failure = failure_of(ErrorCode.TRANSFORM_ERROR, result.error)
-                count_dead(failure.code)
-                letter = dead_letter_of(batch, result.row, self._stage, failure, self._schema_ref)
-                yield beam.pvalue.TaggedOutput(DEAD, letter)
+        for result in rows_and_letters(batch, self._function, self._stage, self._schema_ref):
+            if isinstance(result, DeadLetter):
+                count_dead(result.failure.code)
+                yield beam.pvalue.TaggedOutput(DEAD, result)
             else:
                 yield result
+
+
+def rows_and_letters(
+    batch: pa.RecordBatch, function: BatchFunction, stage: str, schema_ref: SchemaRef
+) -> Iterator[pa.RecordBatch | DeadLetter]:
+    """Yield what `apply_or_split` yields, with a dead letter for each refused row."""
+    for result in apply_or_split(batch, function):
+        if isinstance(result, Refusal):
+            failure = failure_of(ErrorCode.TRANSFORM_ERROR, result.error)
+            yield dead_letter_of(batch, result.row, stage, failure, schema_ref)
+        else:
+            yield result
 
 
 def apply_or_split(

@@ -1,4 +1,4 @@
-"""The user's own transforms: Python over Arrow batches, named on the command line."""
+"""The user's transforms: Python code over Arrow batches, named on the command line."""
 
 from __future__ import annotations
 
@@ -23,77 +23,103 @@ _RIDE_ALONG_COLUMNS = tuple(column.name for column in RIDE_ALONG_FIELDS)
 
 
 class Transform(Protocol):
-    """What `--transform package.module:Name` names: a function, or a class that is made without
+    """What `--transform=package.module:Name` names: a function, or a class that is created without
     arguments and whose instances are called.
 
-    It is called with a batch that has the columns of the files, the event's and the four Kafka
-    columns, and gives one with the same rows in the same order. Event columns may be changed,
-    added and taken away; the Kafka columns stay. Which columns come out, and their types, must
-    not depend on the rows: it is tried on a batch of none when the job is built.
+    It is called with a batch that has the columns of the files, which are the event's and the four
+    Kafka columns, and returns a batch with the same rows in the same order. It may change, add and
+    remove columns of the event; the Kafka columns stay. Which columns it returns, and their types,
+    must not depend on the rows: it is called with no rows when the job is built.
 
-    An exception makes dead letters: the batch is halved until the rows at fault stand alone, and
-    those become `TRANSFORM_ERROR` with its message. So it must give the same for a row whatever
-    the rows beside it, and raise for each row that it refuses.
+    An exception makes dead letters (`TRANSFORM_ERROR`). The transform is called again for each half
+    of the batch, down to single rows, and those for which it still raises become dead letters with
+    the message of the exception. So it must return the same for a row whatever rows are beside it,
+    and raise for each row that it refuses.
 
-    An instance with a method `setup` has that called once in each worker, before the first batch.
+    If an instance has a method `setup`, that is called once in each worker before the first batch.
     """
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch: ...
 
 
 class UserTransform(BatchTransform):
-    """PCollection[pa.RecordBatch] to `Outputs`: the rows as a user's transform gives them.
+    """PCollection[pa.RecordBatch] to `Outputs`: applies a user's transform. Any windowing.
+
+    Args:
+      transform: `package.module:Name`, or a function or class as the protocol says.
+      number: which of the user's transforms it is, from 1; part of the dead letters' stage.
+      input_schema: the schema of the batches that come in.
+      schema_ref: the schema that the rows were judged by.
 
     Raises:
       UsageError: there is no such transform, or it breaks the protocol on a batch of no rows.
     """
 
     def __init__(
-        self, specification: str, number: int, input_schema: pa.Schema, schema_ref: SchemaRef
+        self,
+        transform: str | Transform,
+        number: int,
+        input_schema: pa.Schema,
+        schema_ref: SchemaRef,
     ) -> None:
         self.stage = f"transform_{number}"
-        function = UserFunction(specification)
+        function = UserFunction(transform)
         _try_on_no_rows(function, input_schema)
         super().__init__(function, schema_ref)
 
 
 class UserFunction:
-    """The pure function behind `UserTransform`: loads what is named where it runs, so nothing of
-    the user's needs to pickle, and holds it to the protocol."""
+    """The function behind `UserTransform`: calls the transform and checks what it returns.
 
-    def __init__(self, specification: str) -> None:
-        self._specification = specification
+    A transform that is given by name is loaded where it runs, so it need not pickle.
+    """
+
+    def __init__(self, transform: str | Transform) -> None:
+        if isinstance(transform, str):
+            self.name = transform
+        else:
+            self.name = getattr(transform, "__qualname__", type(transform).__qualname__)
+        self._given = transform
         self._transform: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_specification": self._specification, "_transform": None}
+        return {**self.__dict__, "_transform": None}
 
     def setup(self) -> None:
-        """Loads the transform and lets it set itself up; a worker calls this once."""
-        self._transform = load_transform(self._specification)
+        """Load the transform and call its `setup`; a worker does this once.
+
+        Raises:
+          UsageError: the transform can't be loaded.
+        """
+        given = self._given
+        self._transform = load_transform(given) if isinstance(given, str) else _created(given)
         set_up = getattr(self._transform, "setup", None)
         if set_up is not None:
             set_up()
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Raises what the transform raises, and TypeError or ValueError for a broken protocol."""
+        """Return the transform's result with the ride-along columns of `batch`.
+
+        Raises:
+          TypeError, ValueError: the transform breaks the protocol.
+          Exception: whatever the transform raises.
+        """
         if self._transform is None:
             self.setup()
         result = self._transform(batch.select(file_schema(batch.schema).names))
         if not isinstance(result, pa.RecordBatch):
-            raise TypeError(
-                f"{self._specification} gave a {type(result).__name__}, not a pyarrow.RecordBatch"
-            )
+            kind = type(result).__name__
+            raise TypeError(f"{self.name} returned a {kind}, not a pyarrow.RecordBatch")
         if result.num_rows != batch.num_rows:
             raise ValueError(
-                f"{self._specification} gave {result.num_rows} rows for {batch.num_rows}; "
+                f"{self.name} returned {result.num_rows} rows for {batch.num_rows}; "
                 "raise an exception for a row that is to be a dead letter"
             )
         if len(set(result.schema.names)) < len(result.schema.names):
-            raise ValueError(f"{self._specification} gave two columns of one name")
+            raise ValueError(f"{self.name} returned two columns of one name")
         for name in _KAFKA_COLUMNS:
             if name not in result.schema.names or result.column(name) != batch.column(name):
-                raise ValueError(f"{self._specification} changed the column {name!r}")
+                raise ValueError(f"{self.name} changed the column {name!r}")
         names = [*(n for n in result.schema.names if n not in _KAFKA_COLUMNS), *_KAFKA_COLUMNS]
         riding = [name for name in _RIDE_ALONG_COLUMNS if name in batch.schema.names]
         schema = [result.schema.field(name) for name in names]
@@ -104,15 +130,14 @@ class UserFunction:
 
 
 def load_transform(specification: str) -> Transform:
-    """The function that `specification` names, or an instance of the class.
+    """Return the function that `specification` names, or an instance of the class.
 
     Raises:
-      UsageError: there is none, or it can't be made.
+      UsageError: there is none, or it can't be created.
     """
     module_name, _, name = specification.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), name)
-        transform: Any = found() if isinstance(found, type) else found
+        transform: Any = _created(getattr(importlib.import_module(module_name), name))
     except Exception as error:  # whatever the user's module does when it is loaded
         raise UsageError(
             f"--transform={specification}: can't be loaded ({_one_line(error)}); the module must "
@@ -120,31 +145,35 @@ def load_transform(specification: str) -> Transform:
         ) from error
     if not callable(transform):
         raise UsageError(
-            f"--transform={specification}: is a {type(transform).__name__}, not "
-            "something to call with a batch"
+            f"--transform={specification}: is a {type(transform).__name__}; it must be a function "
+            "or a class whose instances can be called"
         )
     loaded: Transform = transform
     return loaded
 
 
+def _created(transform: Any) -> Any:
+    return transform() if isinstance(transform, type) else transform
+
+
 def user_transforms(
-    specifications: Sequence[str], input_schema: pa.Schema, schema_ref: SchemaRef
+    transforms: Sequence[str | Transform], input_schema: pa.Schema, schema_ref: SchemaRef
 ) -> list[UserTransform]:
-    """The transforms that `--transform` names, in order, each tried on what the one before gives.
+    """Return the steps for transforms, in order, each tried on what the one before returns.
 
     Raises:
       UsageError: one can't be loaded, or breaks the protocol on a batch of no rows.
     """
-    transforms = []
-    for number, specification in enumerate(specifications, start=1):
-        transform = UserTransform(specification, number, input_schema, schema_ref)
-        input_schema = transform.output_schema(input_schema)
-        transforms.append(transform)
-    return transforms
+    steps = []
+    for number, transform in enumerate(transforms, start=1):
+        step = UserTransform(transform, number, input_schema, schema_ref)
+        input_schema = step.output_schema(input_schema)
+        steps.append(step)
+    return steps
 
 
 def _try_on_no_rows(function: UserFunction, input_schema: pa.Schema) -> None:
-    where = f"--transform={function._specification}"
+    where = f"--transform={function.name}"
     try:
         schema = function(pa.RecordBatch.from_pylist([], schema=input_schema)).schema
     except UsageError:
@@ -153,7 +182,9 @@ def _try_on_no_rows(function: UserFunction, input_schema: pa.Schema) -> None:
         raise UsageError(f"{where}: fails on a batch of no rows ({_one_line(error)})") from error
     for name in file_schema(schema).names:
         if name.lower() in PARTITION_COLUMNS:
-            raise UsageError(f"{where}: gives a column {name!r}, which the pipeline adds")
+            raise UsageError(
+                f"{where}: returns a column {name!r}, which the pipeline adds; rename it"
+            )
 
 
 def _one_line(error: Exception) -> str:

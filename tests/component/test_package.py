@@ -152,6 +152,14 @@ def test_the_example_of_the_library_page_writes_a_file(tmp_path: Path) -> None:
     assert finished(sys.executable, "-c", read, cwd=tmp_path).strip() == "2"
 
 
+def test_the_examples_of_testing_hold(tmp_path: Path) -> None:
+    section = LIBRARY.split("## Test your transforms")[1].split("\n## ")[0]
+    examples = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert len(examples) == 2
+    for example in examples:
+        finished(sys.executable, "-c", example, cwd=tmp_path, PYTHONPATH=str(ROOT))
+
+
 def test_pre_commit_runs_the_checks_of_ci() -> None:
     """The tools are those of .venv, and what CI checks besides the tests is checked."""
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())

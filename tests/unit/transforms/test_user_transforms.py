@@ -122,11 +122,11 @@ def as_rows(batch: pa.RecordBatch) -> Any:
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (drop_rows, "gave 1 rows for 2"),
+        (drop_rows, "returned 1 rows for 2"),
         (reverse_rows, "changed the column 'kafka_offset'"),
         (other_offsets, "changed the column 'kafka_offset'"),
         (without_topic, "changed the column 'kafka_topic'"),
-        (as_rows, "gave a list, not a pyarrow.RecordBatch"),
+        (as_rows, "returned a list, not a pyarrow.RecordBatch"),
     ],
 )
 def test_rows_and_their_origin_must_stay(
@@ -153,10 +153,14 @@ def doubles(batch: pa.RecordBatch) -> pa.RecordBatch:
     ("found", "name", "reason"),
     [
         (fails, "found", "fails on a batch of no rows (KeyError: 'no such\\ncolumn')"),
-        (adds_dt, "found", "gives a column 'DT', which the pipeline adds"),
-        (doubles, "found", "fails on a batch of no rows (ValueError: users_module:found gave two"),
+        (adds_dt, "found", "returns a column 'DT', which the pipeline adds"),
+        (
+            doubles,
+            "found",
+            "fails on a batch of no rows (ValueError: users_module:found returned two",
+        ),
         (without_topic, "found", "fails on a batch of no rows (ValueError: users_module:found"),
-        (5, "found", "is a int, not something to call with a batch"),
+        (5, "found", "is a int; it must be a function or a class"),
         (type("NeedsMore", (), {"__init__": lambda self, more: None}), "found", "can't be loaded"),
         (fails, "other", "can't be loaded (AttributeError: module 'users_module' has no"),
     ],
