@@ -1,4 +1,4 @@
-"""Sets of Kafka offsets, per topic and partition, as compressed bitmaps."""
+"""Covered offsets, by topic and partition, as compressed bitmaps."""
 
 from __future__ import annotations
 
@@ -14,34 +14,40 @@ TopicPartition = tuple[str, int]
 
 
 class CoveredOffsets:
-    """Which offsets of which partitions are in files already. Picklable, and cheap to ask."""
+    """The offsets of each partition that files hold already. Picklable.
+
+    >>> covered = CoveredOffsets()
+    >>> covered.add_range("orders", 0, 5, 7)
+    >>> covered.prefix_end("orders", 0, 5), covered.missing("orders", 0, first=0, end=10)
+    (8, 7)
+    """
 
     def __init__(self) -> None:
         self._bitmaps: dict[TopicPartition, BitMap64] = {}
 
     def add_range(self, topic: str, partition: int, first: int, last: int) -> None:
-        """Adds the offsets from `first` to `last`, both inclusive."""
+        """Add the offsets from `first` to `last`, both inclusive."""
         if first <= last:
             self._bitmaps.setdefault((topic, partition), BitMap64()).add_range(first, last + 1)
 
     def add(self, topic: str, partition: int, offsets: BitMap64) -> None:
-        """Adds all of `offsets`."""
+        """Add all of `offsets`."""
         if offsets:
             bitmap = self._bitmaps.setdefault((topic, partition), BitMap64())
             bitmap |= offsets
 
     def update(self, other: CoveredOffsets) -> None:
-        """Adds everything that `other` covers."""
+        """Add all offsets of `other`."""
         for (topic, partition), bitmap in other._bitmaps.items():
             self.add(topic, partition, bitmap)
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int] | None:
-        """The first covered offset and the one after the last, or None where there is none."""
+        """Return the first covered offset and the one after the last, or None if there is none."""
         bitmap = self._bitmaps.get((topic, partition))
         return (bitmap.min(), bitmap.max() + 1) if bitmap else None
 
     def gaps(self, topic: str, partition: int, first: int, end: int) -> BitMap64:
-        """The offsets from `first` to before `end` that are not covered."""
+        """Return the offsets from `first` to before `end` that are not covered."""
         gaps = BitMap64()
         if end > first:
             gaps.add_range(first, end)
@@ -49,11 +55,11 @@ class CoveredOffsets:
         return gaps
 
     def partitions(self) -> Iterator[TopicPartition]:
-        """Every (topic, partition) with at least one offset."""
+        """Yield each (topic, partition) with covered offsets, sorted."""
         return iter(sorted(self._bitmaps))
 
     def prefix_end(self, topic: str, partition: int, start: int) -> int:
-        """The first offset from `start` on that is not covered."""
+        """Return the first offset from `start` on that is not covered."""
         bitmap = self._bitmaps.get((topic, partition))
         if bitmap is None or start not in bitmap:
             return start
@@ -67,7 +73,7 @@ class CoveredOffsets:
         return low + 1
 
     def missing(self, topic: str, partition: int, first: int, end: int) -> int:
-        """How many offsets from `first` to before `end` are not covered."""
+        """Return how many offsets from `first` to before `end` are not covered."""
         bitmap = self._bitmaps.get((topic, partition))
         if end <= first:
             return 0
@@ -76,22 +82,22 @@ class CoveredOffsets:
         return end - first - bitmap.range_cardinality(first, end)
 
     def beyond(self, starts: Mapping[TopicPartition, int]) -> CoveredOffsets:
-        """The covered offsets at or after each partition's start: what a reader meets again."""
-        found = CoveredOffsets()
+        """Return the covered offsets from each partition's start on, which a reader gets again."""
+        covered = CoveredOffsets()
         for key, bitmap in self._bitmaps.items():
             ahead = bitmap.copy()
             ahead.remove_range(0, starts.get(key, 0))
             if ahead:
-                found._bitmaps[key] = ahead
-        return found
+                covered._bitmaps[key] = ahead
+        return covered
 
     def which(self, topic: str, partition: int, offsets: Sequence[int]) -> list[bool]:
-        """For each of `offsets` whether it is covered."""
+        """Return for each of `offsets` whether it is covered."""
         bitmap = self._bitmaps.get((topic, partition), BitMap64())
         return [offset in bitmap for offset in offsets]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain data for a file; bitmaps in the portable Roaring format, base64."""
+        """Return JSON data; the bitmaps are base64 text of the portable Roaring format."""
         return [
             {
                 "topic": topic,
@@ -103,7 +109,7 @@ class CoveredOffsets:
 
     @staticmethod
     def from_json(entries: Iterable[Mapping[str, Any]]) -> CoveredOffsets:
-        """Reads what `to_json` gave."""
+        """Return the offsets that `to_json` returned."""
         covered = CoveredOffsets()
         for entry in entries:
             bitmap = BitMap64.deserialize(base64.b64decode(entry["offsets"]))
@@ -112,15 +118,15 @@ class CoveredOffsets:
 
 
 def without_covered(records: pa.RecordBatch, covered: CoveredOffsets) -> pa.RecordBatch:
-    """The rows of `records`, a batch with the Kafka columns, whose offsets are not covered."""
-    landed = list(covered.partitions())
-    if not landed or not records.num_rows:
+    """Return the rows whose offsets are not covered, of a batch with the Kafka columns."""
+    covered_partitions = list(covered.partitions())
+    if not covered_partitions or not records.num_rows:
         return records
     topics = records.column("kafka_topic").to_numpy(zero_copy_only=False)
     partitions = records.column("kafka_partition").to_numpy()
     offsets = records.column("kafka_offset").to_numpy()
     fresh = np.ones(records.num_rows, bool)
-    for topic, partition in landed:
+    for topic, partition in covered_partitions:
         (rows,) = np.nonzero((partitions == partition) & (topics == topic))
         if rows.size:
             fresh[rows] = np.invert(covered.which(topic, partition, offsets[rows].tolist()))

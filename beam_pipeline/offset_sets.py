@@ -1,4 +1,4 @@
-"""Sets of Kafka offsets as compressed bitmaps: a hundred million of them take some megabytes."""
+"""Sets of Kafka offsets as compressed bitmaps; a hundred million offsets take a few megabytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OffsetArray = npt.NDArray[np.int64]
 
 
 class TopicPartition(NamedTuple):
-    """A partition of a topic; sorts by topic, then number."""
+    """A partition of a topic; sorted by topic, then by number."""
 
     topic: str
     partition: int
@@ -27,19 +27,19 @@ OffsetSets = Mapping[TopicPartition, BitMap64]
 
 
 def offset_set(offsets: OffsetArray) -> BitMap64:
-    """The distinct offsets of an int64 array of any order; none may be negative."""
-    # pyroaring 1.2.0 takes a buffer in one call only from `array`; any other sequence, NumPy's
-    # included, is copied value by value at three times the cost.
+    """Return the distinct offsets of an int64 array in any order; none may be negative."""
+    # pyroaring 1.2.0 reads a buffer in one call from `array` only. It copies any other sequence,
+    # NumPy's too, value by value at three times the cost.
     return BitMap64(array("Q", offsets.tobytes()))
 
 
 def interval(first: int, end: int) -> BitMap64:
-    """The offsets from `first` up to, not including, `end`."""
+    """Return the offsets from `first` to before `end`."""
     return BitMap64(range(first, end)) if first < end else BitMap64()
 
 
 def from_ranges(ranges: Iterable[tuple[int, int]]) -> BitMap64:
-    """The offsets of inclusive ranges."""
+    """Return the offsets of inclusive ranges."""
     offsets = BitMap64()
     for first, last in ranges:
         offsets.add_range(first, last + 1)
@@ -47,18 +47,22 @@ def from_ranges(ranges: Iterable[tuple[int, int]]) -> BitMap64:
 
 
 def ranges(offsets: BitMap64) -> Iterator[tuple[int, int]]:
-    """The inclusive ranges a set is made of, rising; the cost is by the range, not the offset."""
+    """Yield a set's inclusive ranges, rising; the cost grows with the ranges, not the offsets.
+
+    >>> list(ranges(BitMap64([3, 4, 5, 9])))
+    [(3, 5), (9, 9)]
+    """
     firsts = offsets - offsets.shift(1)
     lasts = offsets - offsets.shift(-1)
     return zip(firsts, lasts, strict=True)
 
 
 def range_count(offsets: BitMap64) -> int:
-    """How many ranges `ranges` would give."""
+    """Return how many ranges `ranges` would yield."""
     return len(offsets - offsets.shift(1))
 
 
 def repeated(offsets: OffsetArray) -> OffsetArray:
-    """The values that occur more than once in an array."""
+    """Return the values that occur more than once in an array, each once."""
     ordered = np.sort(offsets)
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])

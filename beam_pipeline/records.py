@@ -1,4 +1,4 @@
-"""The elements that travel through the pipeline before they are columns, and after they failed."""
+"""Types of records: before they are columns (`KafkaRecord`), and after a failure (`DeadLetter`)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ METRICS_NAMESPACE = "beam_pipeline"
 """Namespace of the pipeline's counters in Beam's metrics."""
 
 MAX_BATCH_RECORDS = 4_000
-"""How many records make one batch; more would not stay in the processor's cache."""
+"""How many records make one batch. Decoded events of more do not stay in the processor's cache."""
 
 Header = tuple[str, "bytes | None"]
 
 MIN_TIME_MS = -62_104_060_800_000
 MAX_TIME_MS = 253_370_764_799_999
-"""0002-01-01 and the last millisecond of 9998: times outside are no event times, for the window's
-start and end are four-digit years in a file's name, and a window may be shifted by a delay."""
+"""0002-01-01 and the last millisecond of 9998, in milliseconds since 1970. Event times must be
+between them, so that start and end of a window, shifted too, have years of four digits."""
 
 
 class KafkaRecord(NamedTuple):
     """One Kafka record with its provenance.
 
-    Field for field the row that `ReadFromKafka(with_metadata=True)` gives (Beam 2.73,
-    KafkaIO's `ByteArrayKafkaRecord`); `io.kafka.CollectRecords` makes batches of them.
+    It has the fields of the row that `ReadFromKafka(with_metadata=True)` yields (Beam 2.73,
+    KafkaIO's `ByteArrayKafkaRecord`). `io.kafka.CollectRecords` makes batches of them.
 
-    `timestamp` is in milliseconds since the epoch; `timestampTypeId` is 0 for CreateTime,
-    1 for LogAppendTime, -1 for none. `key` and `value` are None where Kafka has null.
+    `timestamp` is in milliseconds since 1970; `timestampTypeId` is 0 for CreateTime, 1 for
+    LogAppendTime, -1 for none. `key` and `value` are None where Kafka has null.
     """
 
     topic: str
@@ -43,7 +43,7 @@ class KafkaRecord(NamedTuple):
 
 
 class ErrorCode(str, enum.Enum):
-    """Why a record is a dead letter: a closed list, the contract of `dlq.error.code`."""
+    """Why a record is a dead letter. The list is closed; it is the contract of `dlq.error.code`."""
 
     MALFORMED_JSON = "MALFORMED_JSON"
     NOT_UTF8 = "NOT_UTF8"
@@ -59,7 +59,7 @@ class ErrorCode(str, enum.Enum):
 
 
 class Violation(NamedTuple):
-    """One broken rule of the schema; both paths are JSON pointers (RFC 6901)."""
+    """One rule of the schema that an event breaks; both paths are JSON pointers (RFC 6901)."""
 
     keyword: str
     instance_path: str
@@ -68,7 +68,7 @@ class Violation(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a record failed, apart from which record it was."""
+    """Why a record failed, without the record."""
 
     code: ErrorCode
     message: str
@@ -78,7 +78,7 @@ class Failure(NamedTuple):
 
 
 class SchemaRef(NamedTuple):
-    """The schema a record was judged by: its `$id`, where it has one, and its sha256."""
+    """The schema that judged a record: its `$id`, if it has one, and its sha256 in hex."""
 
     id: str | None
     sha256: str
@@ -87,9 +87,9 @@ class SchemaRef(NamedTuple):
 class DeadLetter(NamedTuple):
     """A record that can't become a row, with its bytes unchanged and the reason.
 
-    `timestamp` is the record's own, `failed_at_ms` the moment of the failure, both in
-    milliseconds since the epoch. `attempt` counts from 1; `redrive_of` is the `dlq_id` of the
-    letter that this record replays, if it does.
+    `timestamp` is the record's, `failed_at_ms` the time of the failure, both in milliseconds since
+    1970. `attempt` counts from 1. `redrive_of` is the `dlq_id` of the letter that this record
+    replays, or None.
     """
 
     stage: str
@@ -121,9 +121,12 @@ TIMESTAMP_TYPES = {-1: "NO_TIMESTAMP_TYPE", 0: "CREATE_TIME", 1: "LOG_APPEND_TIM
 
 
 def nearest_time_ms(timestamp_ms: int) -> int:
-    """`timestamp_ms`, or the end of the range of times that is nearest to it.
+    """Return `timestamp_ms`, or the end of the range of times that is nearest to it.
 
-    A producer may stamp a record with any 64-bit number; Beam's timestamps end long before.
+    A producer may give a record any 64-bit number as its timestamp; Beam's range is smaller.
+
+    >>> nearest_time_ms(2**62) == MAX_TIME_MS
+    True
     """
     return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
 
@@ -143,7 +146,7 @@ def make_dead_letter(
     headers: tuple[Header, ...],
     failed_at_ms: int,
 ) -> DeadLetter:
-    """A `DeadLetter` whose attempt and redrive come from the headers a replay left on it."""
+    """Return a `DeadLetter`; its attempt and redrive are those in the headers that a replay set."""
     attempt, redrive_of = 1, None
     for name, content in headers:
         if content is None:

@@ -1,4 +1,4 @@
-"""Beam's sources and sinks: Kafka records in; Parquet files, dead-letter files and topics out."""
+"""Beam sources and sinks: read Kafka records; write Parquet files, dead-letter files and topics."""
 
 from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.footer import read_footer

@@ -1,7 +1,7 @@
-"""Sinks of dead letters: JSON lines in files, and records of a dead-letter topic."""
+"""Sinks of dead letters: files of JSON lines, and a dead-letter topic."""
 
-# No `from __future__ import annotations`: Beam's RowCoder (2.73) reads a NamedTuple's field types
-# as they stand, and takes a text for "any type".
+# No `from __future__ import annotations`: Beam's RowCoder (2.73) reads the field types of
+# `LetterRow` as they are, and takes one that is a text for "any type".
 
 import base64
 import json
@@ -27,14 +27,22 @@ from beam_pipeline.records import DeadLetter
 from beam_pipeline.transforms.outputs import Outputs
 
 MAX_TEXT_CHARACTERS = 4_000
-"""How much of a value is shown as text; `value_b64` has all of it."""
+"""How much of a value is in `value_text`; `value_b64` has all of it."""
 
 
 class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
-    """PCollection[DeadLetter] to `Outputs` of WrittenFile; `dead` of it stays empty.
+    """PCollection[DeadLetter] in fixed windows to `Outputs` of WrittenFile; its `dead` is empty.
 
-    The letters are in fixed windows; files by the same rules as the Parquet files, one JSON object
-    a line, as `schema/dead_letter.schema.json` describes it.
+    Writes one JSON object a line, as `schema/dead_letter.schema.json` describes it. Windows, panes
+    and names of the files follow the same rules as those of the Parquet files.
+
+    Args:
+      layout: where the files go.
+      num_shards: how many files a window and topic has; the partition picks one.
+      timing: when panes fire besides the one at the window's end.
+
+    Raises:
+      ValueError: the input is in the global window.
     """
 
     def __init__(
@@ -54,7 +62,7 @@ class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
 
 @dataclass(frozen=True)
 class JsonLinesFormat:
-    """Letters as JSON lines, parts joined end to end; `private` files have mode 0600."""
+    """Dead letters as JSON lines; a file is its parts, concatenated. Mode 0600 if `private`."""
 
     epoch: str
     num_shards: int = 1
@@ -68,7 +76,7 @@ class JsonLinesFormat:
 
     def write_part(self, path: str, shard: Shard, pieces: Sequence[DeadLetter]) -> PartRef:
         offsets: dict[int, list[int]] = defaultdict(list)
-        # Replaced, where a text holds half a surrogate pair, which no JSON reader takes.
+        # Half of a surrogate pair is replaced, because no JSON reader accepts it.
         with self._open(path, "w", encoding="utf-8", errors="replace") as sink:
             for letter in pieces:
                 sink.write(json.dumps(to_json(letter, self.epoch), ensure_ascii=False))
@@ -84,8 +92,10 @@ class JsonLinesFormat:
                     shutil.copyfileobj(source, sink, 1 << 20)
         return sum(part.rows for part in parts)
 
-    def _open(self, path: str, mode: str, **how: Any) -> IO[Any]:
-        return open_private(path, mode, **how) if self.private else Path(path).open(mode, **how)
+    def _open(self, path: str, mode: str, **options: Any) -> IO[Any]:
+        if self.private:
+            return open_private(path, mode, **options)
+        return Path(path).open(mode, **options)
 
 
 def size_of(letter: DeadLetter) -> int:
@@ -101,7 +111,7 @@ def size_of(letter: DeadLetter) -> int:
 
 
 def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
-    """The JSON line of a letter: the contract in `schema/dead_letter.schema.json`."""
+    """Return the JSON object of a letter; `schema/dead_letter.schema.json` is its contract."""
     failure = letter.failure
     return {
         "dlq_id": letter.dlq_id,
@@ -133,41 +143,15 @@ def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
     }
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def _rfc3339(timestamp_ms: int) -> str | None:
-    """The time as text, or None outside the years 1 to 9999, which RFC 3339 can't write."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
-    except OverflowError:
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _base64(content: bytes | None) -> str | None:
-    return None if content is None else base64.b64encode(content).decode("ascii")
-
-
-def _text(value: bytes | None) -> str | None:
-    """The start of a value as text, or None where it is none."""
-    if value is None:
-        return None
-    try:
-        return value.decode("utf-8")[:MAX_TEXT_CHARACTERS]
-    except UnicodeDecodeError:
-        return None
-
-
 class KafkaHeader(NamedTuple):
-    """A header, as `WriteToKafka(with_headers=True)` takes it."""
+    """A header of a record, as `WriteToKafka(with_headers=True)` takes it (Beam 2.73)."""
 
     key: str
     value: bytes
 
 
 class LetterRow(NamedTuple):
-    """A record, as `WriteToKafka(with_headers=True)` takes it (Beam 2.73, KafkaIO)."""
+    """A record, as `WriteToKafka(with_headers=True)` takes it (Beam 2.73)."""
 
     key: Optional[bytes]  # noqa: UP045 - Beam's RowCoder does not read `bytes | None`
     value: Optional[bytes]  # noqa: UP045
@@ -176,15 +160,18 @@ class LetterRow(NamedTuple):
     timestamp: int
 
 
-for _row_type in (KafkaHeader, LetterRow):
-    coders.registry.register_coder(_row_type, coders.RowCoder)
-
-
 class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
-    """PCollection[DeadLetter] to the topic `<input topic><suffix>`: bytes and timestamp unchanged.
+    """PCollection[DeadLetter] to records of the topic `<input topic><suffix>`.
 
-    At least once: Beam's Python SDK has no transactional Kafka sink. `dlq.id` lets a reader drop
-    repeats.
+    Key, value and timestamp are those of the original record; `to_headers` says which headers are
+    added. At-least-once, because Beam's Python SDK has no transactional Kafka sink; a reader can
+    drop repeats by `dlq.id`. Any windowing.
+
+    Args:
+      client_properties: properties of the Java producer, such as bootstrap.servers.
+      topic_suffix: what is put behind the name of the input topic.
+      epoch: identity of this submission of the job, for a header.
+      expansion_service: host:port of the Java expansion service; None starts Beam's own.
     """
 
     def __init__(
@@ -205,6 +192,8 @@ class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
         self._expansion_service = expansion_service
 
     def expand(self, letters: beam.PCollection[Any]) -> beam.PCollection[Any]:
+        for row_type in (KafkaHeader, LetterRow):
+            coders.registry.register_coder(row_type, coders.RowCoder)
         sent: beam.PCollection[Any] = (
             letters
             | "ToRows"
@@ -239,10 +228,10 @@ class _ToRow(beam.DoFn):
 
 
 def to_headers(letter: DeadLetter, epoch: str) -> list[tuple[str, bytes]]:
-    """The headers a letter gets on its topic, behind those of the original record.
+    """Return the headers that a letter has on its topic, besides those of the original record.
 
-    The names are Kafka Connect's (`DeadLetterQueueReporter`, `__connect.errors.*`) and this
-    project's (`dlq.*`); numbers are UTF-8 text.
+    The names are those of Kafka Connect (`DeadLetterQueueReporter`, `__connect.errors.*`) and
+    `dlq.*`. Values are UTF-8 text, numbers too. What the letter does not have is left out.
     """
     failure = letter.failure
     first = failure.violations[0] if failure.violations else None
@@ -274,3 +263,29 @@ def to_headers(letter: DeadLetter, epoch: str) -> list[tuple[str, bytes]]:
         for name, value in values.items()
         if value is not None
     ]
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _rfc3339(timestamp_ms: int) -> str | None:
+    """Return the time as RFC 3339 text, or None outside the years 1 to 9999, which it has not."""
+    try:
+        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
+    except OverflowError:
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _base64(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode("ascii")
+
+
+def _text(value: bytes | None) -> str | None:
+    """Return the start of a value as text, or None if it is not UTF-8."""
+    if value is None:
+        return None
+    try:
+        return value.decode("utf-8")[:MAX_TEXT_CHARACTERS]
+    except UnicodeDecodeError:
+        return None

@@ -1,4 +1,4 @@
-"""Beam's Kafka source, as this pipeline uses it, and records as Arrow batches."""
+"""Reading Kafka records, and making Arrow batches of them."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ from beam_pipeline.schemas.contract import RECORD_SCHEMA
 from beam_pipeline.transforms.batch_coder import returning_batches
 
 MAX_PACK_BYTES = 4 * 1024 * 1024
-"""What becomes one element between Java and Python, beside `MAX_BATCH_RECORDS`."""
-
+"""How large a pack may be, the element between Java and Python; see also `MAX_BATCH_RECORDS`."""
 
 _HEADERS_TYPE = RECORD_SCHEMA.field("_headers").type
 
 
 class ReadRecords(beam.PTransform[Any, Any]):
-    """PBegin to PCollection[pa.RecordBatch] of `RECORD_SCHEMA`, a batch of one partition each.
+    """PBegin to PCollection[pa.RecordBatch]: batches of `RECORD_SCHEMA`, each of one partition.
 
-    Nothing is ever committed for having been read: auto-commit is off, and where reading starts is
-    the group's committed offset, which the ledger sets. Timestamps and the watermark follow
-    Kafka's append time, or with `follow_append_time` off the clock; the elements are in the global
-    window.
+    Reads from the group's committed offsets on, and commits nothing. The elements are in the
+    global window.
 
-    `expansion_service` is one with java/src on its class path, whose `PackRecords` packs the
-    records before they leave Java; with None, Beam's own, they are packed in Python.
+    Args:
+      client_properties: properties of the Java consumer, such as bootstrap.servers.
+      topics: what to read.
+      consumer_group: the group whose committed offsets are the start.
+      expansion_service: host:port of an expansion service with java/src on its class path, whose
+        `PackRecords` packs records before they leave Java. None starts Beam's own, and records
+        are collected in Python (`CollectRecords`).
+      follow_append_time: whether timestamps and watermark follow Kafka's append time, or the clock.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class ReadRecords(beam.PTransform[Any, Any]):
             expansion_service=self._expansion_service,
         )
         batches: beam.PCollection[Any]
-        if self._expansion_service is None:  # Beam's own, which does not know our Java
+        if self._expansion_service is None:  # Beam's own does not have PackRecords
             batches = rows | CollectRecords()
             return batches
         pack = JavaExternalTransform("beam_pipeline.PackRecords", self._expansion_service)
@@ -87,10 +90,11 @@ class ReadRecords(beam.PTransform[Any, Any]):
 
 
 class CollectRecords(beam.PTransform[Any, Any]):
-    """PCollection[KafkaRecord] to PCollection[pa.RecordBatch] of `RECORD_SCHEMA`.
+    """PCollection[KafkaRecord] to PCollection[pa.RecordBatch]: batches of `RECORD_SCHEMA`.
 
-    For records that do not come from Java in packs: those of a bundle go together, with the
-    timestamp of the earliest. In the global window; rows of Beam's Kafka source are records too.
+    Collects the records of a bundle, up to `MAX_BATCH_RECORDS`. The input is in the global window.
+    A batch at the end of a bundle has the timestamp of its earliest record. Rows of Beam's Kafka
+    source are such records.
     """
 
     def expand(self, records: beam.PCollection[Any]) -> beam.PCollection[Any]:
@@ -123,7 +127,12 @@ class _CollectRecords(beam.DoFn):
 
 
 def batch_of_records(records: Sequence[KafkaRecord]) -> pa.RecordBatch:
-    """A batch of `RECORD_SCHEMA` of single records."""
+    """Return a batch of `RECORD_SCHEMA` with one row for each record.
+
+    >>> record = KafkaRecord("orders", 0, 7, 1_000, 1, "LogAppendTime", None, None, b"{}")
+    >>> batch_of_records([record]).select(["kafka_offset", "_value"]).to_pylist()
+    [{'kafka_offset': 7, '_value': b'{}'}]
+    """
     columns: list[list[Any]] = [
         [record.topic for record in records],
         [record.partition for record in records],
@@ -149,18 +158,30 @@ def batch_of_records(records: Sequence[KafkaRecord]) -> pa.RecordBatch:
 
 
 def batch_of_pack(pack: Any) -> pa.RecordBatch:
-    """A batch of `RECORD_SCHEMA` out of a row of `PackRecords`, whose buffers are Arrow's.
+    """Return a batch of `RECORD_SCHEMA` for a pack: what PackRecords.java writes, this reads.
 
-    `pack` has the fields that java/src/beam_pipeline/PackRecords.java names. Nothing is copied but
-    what all of its records have in common.
+    The pack's fields are named in java/src/beam_pipeline/PackRecords.java and are laid out as
+    Arrow's buffers, so they are not copied.
+
+    >>> from types import SimpleNamespace as Row
+    >>> empty = Row(ends=bytes(4), data=b"", valid=b"")
+    >>> pack = Row(
+    ...     topic="orders", partition=0, timestamp_type=1, offsets=(7).to_bytes(8, "little"),
+    ...     timestamps=(1_000).to_bytes(8, "little"),
+    ...     keys=Row(ends=bytes(8), data=b"", valid=bytes(1)),
+    ...     values=Row(ends=bytes(4) + (2).to_bytes(4, "little"), data=b"{}", valid=b""),
+    ...     header_ends=bytes(8), header_keys=empty, header_values=empty,
+    ... )
+    >>> batch_of_pack(pack).select(["kafka_offset", "_key", "_value"]).to_pylist()
+    [{'kafka_offset': 7, '_key': None, '_value': b'{}'}]
     """
     count = len(pack.offsets) // 8
-    names = RECORD_SCHEMA.names
+    topic_type, partition_type, offset_type, timestamp_type, *_ = RECORD_SCHEMA.types
     columns = [
-        pa.repeat(pa.scalar(pack.topic, RECORD_SCHEMA.field(names[0]).type), count),
-        pa.repeat(pa.scalar(pack.partition, RECORD_SCHEMA.field(names[1]).type), count),
-        _numbers(pack.offsets, count, RECORD_SCHEMA.field(names[2]).type),
-        _numbers(pack.timestamps, count, RECORD_SCHEMA.field(names[3]).type),
+        pa.repeat(pa.scalar(pack.topic, topic_type), count),
+        pa.repeat(pa.scalar(pack.partition, partition_type), count),
+        _numbers(pack.offsets, count, offset_type),
+        _numbers(pack.timestamps, count, timestamp_type),
         pa.repeat(_timestamp_type(pack.timestamp_type), count),
         _binaries(pack.keys, count, pa.binary()),
         _binaries(pack.values, count, pa.binary()),
@@ -177,10 +198,10 @@ def _numbers(data: bytes, count: int, data_type: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(data_type, count, [None, pa.py_buffer(data)])
 
 
-def _binaries(part: Any, count: int, data_type: pa.DataType) -> pa.Array:
-    buffers = [pa.py_buffer(piece) for piece in (part.ends, part.data)]
-    valid = pa.py_buffer(part.valid) if part.valid else None
-    return pa.Array.from_buffers(data_type, count, [valid, *buffers])
+def _binaries(column: Any, count: int, data_type: pa.DataType) -> pa.Array:
+    valid = pa.py_buffer(column.valid) if column.valid else None
+    buffers = [valid, pa.py_buffer(column.ends), pa.py_buffer(column.data)]
+    return pa.Array.from_buffers(data_type, count, buffers)
 
 
 def _headers(pack: Any, count: int) -> pa.Array:

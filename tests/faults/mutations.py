@@ -62,7 +62,7 @@ MUTATIONS = (
     Mutation(
         name="skip filter",
         file="beam_pipeline/covered_offsets.py",
-        original="if not self._bitmaps:\n            return records",
+        original="if not covered_partitions or not records.num_rows:\n        return records",
         mutated="return records",
         test=RESTARTS,
     ),

@@ -13,13 +13,21 @@ from typing import Any
 import jsonschema
 import orjson
 import pytest
+from apache_beam import coders
+from apache_beam.portability.api import schema_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256, commerce_contract, kafka_record, letter
 
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.files.names import OutputFile
-from beam_pipeline.io.dead_letters import MAX_TEXT_CHARACTERS, JsonLinesFormat, to_headers, to_json
+from beam_pipeline.io.dead_letters import (
+    MAX_TEXT_CHARACTERS,
+    JsonLinesFormat,
+    LetterRow,
+    to_headers,
+    to_json,
+)
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.io.windowed_files import Shard
 from beam_pipeline.records import (
@@ -262,6 +270,22 @@ def test_the_shard_is_a_function_of_the_record(
     (piece,) = JsonLinesFormat(EPOCH, num_shards).shards_of(made)
     assert piece.shard == Shard("clicks", partition % num_shards)
     assert piece.content is made
+
+
+def test_java_gets_the_types_of_the_topics_rows() -> None:
+    """Postponed annotations would make all of them "any type", which KafkaIO refuses."""
+    coder = coders.RowCoder.from_type_hint(LetterRow, coders.registry)
+    types = {field.name: field.type for field in coder.schema.fields}
+    assert types["key"].atomic_type == types["value"].atomic_type == schema_pb2.BYTES
+    assert types["key"].nullable
+    assert types["value"].nullable
+    header, value = types["headers"].array_type.element_type.row_type.schema.fields
+    assert (header.type.atomic_type, value.type.atomic_type) == (
+        schema_pb2.STRING,
+        schema_pb2.BYTES,
+    )
+    assert types["topic"].atomic_type == schema_pb2.STRING
+    assert types["timestamp"].atomic_type == schema_pb2.INT64
 
 
 def test_a_letter_is_as_large_as_all_that_it_holds() -> None:
