@@ -74,16 +74,16 @@ class JsonLinesFormat:
         shard = Shard(letter.topic, letter.partition % self.num_shards)
         yield Piece(shard, letter, size_of(letter))
 
-    def write_part(self, path: str, shard: Shard, pieces: Sequence[DeadLetter]) -> PartRef:
+    def write_part(self, path: str, shard: Shard, contents: Sequence[DeadLetter]) -> PartRef:
         offsets: dict[int, list[int]] = defaultdict(list)
         # Half of a surrogate pair is replaced, because no JSON reader accepts it.
         with self._open(path, "w", encoding="utf-8", errors="replace") as sink:
-            for letter in pieces:
+            for letter in contents:
                 sink.write(json.dumps(to_json(letter, self.epoch), ensure_ascii=False))
                 sink.write("\n")
                 offsets[letter.partition].append(letter.offset)
         ranges = {partition: ranges_of(values) for partition, values in offsets.items()}
-        return PartRef(path, shard.topic, shard.number, len(pieces), ranges)
+        return PartRef(path, shard.topic, shard.number, len(contents), ranges)
 
     def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
         with self._open(path, "wb") as sink:

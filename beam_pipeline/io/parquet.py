@@ -1,4 +1,4 @@
-"""`WriteToParquet`, safe on streams: a subclass of Beam's with its arguments."""
+"""`WriteToParquet` for streams, with the arguments of Beam's transform of that name."""
 
 from __future__ import annotations
 
@@ -40,22 +40,37 @@ class WriteToParquet(beam.io.WriteToParquet):
     """PCollection of pa.RecordBatch (or of dicts) in fixed windows to `Outputs` of WrittenFile and
     DeadLetter.
 
-    Takes the arguments of `beam.io.WriteToParquet`; `file_path_prefix` is the output directory.
-    Beam's own (2.73, `parquetio`) buffers rows across windows, shares one file handle among them
-    and lets a late pane overwrite the on-time file; here every pane is a file of its own, named
-    and committed as `WriteWindowedFiles` says.
+    Takes the arguments of `beam.io.WriteToParquet` in their order. Beam's transform (2.73,
+    `parquetio`) buffers rows across windows, shares one file handle among them, and lets a late
+    pane overwrite the on-time file. This one writes each pane to a file of its own, as
+    `WriteWindowedFiles` says.
 
-    The columns of `schema` are written, others (the ride-along columns) are dropped. A batch that
-    can't be cast to it is halved until the rows at fault stand alone; those are dead letters.
-    A batch's `kafka_topic` names its file and its `kafka_partition`, modulo `num_shards`, picks
-    the shard; rows without them go to `default_topic` and shard 0.
+    Writes the columns of `schema` and drops others, such as the ride-along columns. A row that
+    can't be cast to `schema` becomes a dead letter. If it has no `_value` column, which a dead
+    letter needs, the error is raised. The column `kafka_topic` names the file, and
+    `kafka_partition` modulo `num_shards` picks the shard; rows without these columns go to
+    `default_topic` and shard 0.
+
+    A worker that runs it declines to split stateful bundles from then on (`whole_bundles`).
 
     Args:
+      file_path_prefix: the output directory.
+      schema: the columns of the files.
+      row_group_buffer_size: about how many bytes a row group has in memory.
+      record_batch_size: must be the default; elements are batches already.
+      codec: compression of the Parquet files.
+      use_deprecated_int96_timestamps: as in pyarrow.
+      use_compliant_nested_type: as in pyarrow.
+      file_name_suffix: end of the file names.
+      num_shards: how many files a window and topic has; 0 is 1.
+      shard_name_template: must be None; file names are fixed.
+      mime_type: must be the default; the file system keeps no type.
+      triggering_frequency: must be None; `timing` says when panes fire.
       epoch: identity of this submission of the job, part of every file name.
       watermark_delay_seconds: how far the windows are shifted (see `Windowing`).
-      schema_ref: the JSON Schema that the rows were judged by, for the footer.
+      schema_ref: the JSON Schema that judged the rows, for the footer.
       default_topic: first part of the file name for rows without a `kafka_topic`.
-      timing: when panes fire beside the one at the window's end.
+      timing: when panes fire besides the one at the window's end.
 
     Raises:
       ValueError: the input is in the global window, or an argument has no meaning here.
@@ -130,7 +145,7 @@ class WriteToParquet(beam.io.WriteToParquet):
 
 @dataclass(frozen=True)
 class ParquetFormat:
-    """Batches as Arrow IPC parts, parts as one Parquet file."""
+    """Batches become Arrow IPC parts, parts become one Parquet file."""
 
     schema: pa.Schema
     num_shards: int
@@ -147,18 +162,18 @@ class ParquetFormat:
         """Yield the element's rows with the columns of the schema, cut by topic and shard."""
         if not isinstance(element, pa.RecordBatch):
             element = pa.RecordBatch.from_pylist([dict(element)], schema=self.schema)
-        for rows in apply_or_split(element, self._to_schema):
-            if not isinstance(rows, Refusal):
-                yield from self._cut(rows)
+        for result in apply_or_split(element, self._to_schema):
+            if not isinstance(result, Refusal):
+                yield from self._cut(result)
             elif "_value" not in element.schema.names:
-                raise rows.error
+                raise result.error
             else:
-                failure = failure_of(ErrorCode.ENCODE_ERROR, rows.error)
-                yield dead_letter_of(element, rows.row, STAGE, failure, self.schema_ref)
+                failure = failure_of(ErrorCode.ENCODE_ERROR, result.error)
+                yield dead_letter_of(element, result.row, STAGE, failure, self.schema_ref)
 
-    def write_part(self, path: str, shard: Shard, pieces: Sequence[pa.RecordBatch]) -> PartRef:
-        """One Arrow IPC file with all of `pieces`; lz4 makes it a third for next to no time."""
-        table = pa.Table.from_batches(pieces, self.schema)
+    def write_part(self, path: str, shard: Shard, contents: Sequence[pa.RecordBatch]) -> PartRef:
+        """Write one Arrow IPC file with all rows; lz4 makes it a third at little cost."""
+        table = pa.Table.from_batches(contents, self.schema)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with (
             pa.OSFile(path, "wb") as sink,
@@ -168,7 +183,7 @@ class ParquetFormat:
         return PartRef(path, shard.topic, shard.number, table.num_rows, offsets_of(table))
 
     def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
-        """One Parquet file, a row group at a time; its footer says what it covers."""
+        """Write one Parquet file with its footer, a row group at a time; return its row count."""
         rows = sum(part.rows for part in parts)
         with pq.ParquetWriter(path, self.schema, **self.writer_options) as writer:
             for row_group in self._row_groups(parts):
@@ -189,7 +204,7 @@ class ParquetFormat:
         return rows
 
     def _row_groups(self, parts: Sequence[PartRef]) -> Iterator[pa.Table]:
-        """The parts' rows in groups of about `row_group_bytes`, never more than one in memory."""
+        """Yield the parts' rows in groups of about `row_group_bytes`, one in memory at a time."""
         pending: list[pa.RecordBatch] = []
         pending_bytes = 0
         for part in parts:
@@ -234,7 +249,7 @@ class ParquetFormat:
 
 
 def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:
-    """Per partition the ranges of offsets that the rows came from; empty without the columns."""
+    """Return the offset ranges of the rows by partition; empty if they lack the Kafka columns."""
     if not {"kafka_partition", "kafka_offset"} <= set(rows.schema.names):
         return {}
     rows = rows.select(["kafka_partition", "kafka_offset"]).drop_null()
@@ -247,7 +262,12 @@ def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:
 
 
 def merge_offsets(parts: Sequence[PartRef]) -> dict[int, list[OffsetRange]]:
-    """The parts' offset ranges as one; ranges that touch become one."""
+    """Return the offset ranges of all parts by partition, rising; adjacent ranges are joined.
+
+    >>> first = PartRef("a.arrow", "orders", 0, 2, {0: [(5, 6)]})
+    >>> merge_offsets([first, PartRef("b.arrow", "orders", 0, 1, {0: [(7, 7)]})])
+    {0: [(5, 7)]}
+    """
     merged: dict[int, list[OffsetRange]] = {}
     for partition in sorted({partition for part in parts for partition in part.offsets}):
         ranges = sorted(span for part in parts for span in part.offsets.get(partition, ()))

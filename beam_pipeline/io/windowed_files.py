@@ -1,13 +1,13 @@
-"""Windowed elements to one file per window, shard and pane, whatever the format.
+"""Writes windowed elements to one file for each window, shard and pane, in any format.
 
-The path is the same for Parquet and for dead letters: elements of a bundle go to part files, only
-the parts' names go through the shuffle, keyed by window, topic and shard, and each pane becomes one
-file by an atomic rename.
+Parquet files and dead-letter files are written in the same way. The elements of a bundle go to part
+files. Only the names of the parts go through the shuffle, by window, topic and shard. A pane is
+assembled from its parts and committed by an atomic rename.
 
-Panes are fired by a stateful DoFn, not by the triggers of a GroupByKey. On Prism 2.73 a late
-element that arrives while another one holds the stage's input watermark gets no timer, and then
-holds the watermark itself for good: no window closes any more. State and timers are the same on
-every runner, and in the global window nothing is ever dropped for being late.
+A stateful DoFn fires the panes, not the triggers of a GroupByKey. On Prism 2.73, a late element
+that arrives while another one holds the stage's input watermark gets no timer, and then holds the
+watermark for good, so that no window closes any more. State and timers work alike on every runner,
+and in the global window no element is dropped for being late.
 """
 
 from __future__ import annotations
@@ -49,19 +49,22 @@ from beam_pipeline.transforms.dead_letters import count_dead
 from beam_pipeline.transforms.outputs import DEAD, Outputs
 
 MAX_OPEN_BYTES = 32 * 1024 * 1024
-"""How much a bundle may hold, over all its windows, before it goes to parts."""
+"""How much a bundle holds in memory, over all its windows, before it is written to parts."""
 
 
 class Shard(NamedTuple):
-    """Which file of a window a row goes to: a function of the record alone, so that a retried
-    bundle or a restored checkpoint sends it to the same one."""
+    """Which file of a window a row goes to.
+
+    It depends on the record alone, so a retried bundle or a restored checkpoint sends the row to
+    the same file.
+    """
 
     topic: str
     number: int
 
 
 class Piece(NamedTuple):
-    """What of an element goes to one shard; `size_bytes` is about how much memory it takes."""
+    """The content of an element for one shard, and about how much memory it takes."""
 
     shard: Shard
     content: Any
@@ -69,7 +72,7 @@ class Piece(NamedTuple):
 
 
 class WrittenFile(NamedTuple):
-    """A file that is in place."""
+    """A committed file."""
 
     path: str
     rows: int
@@ -77,7 +80,7 @@ class WrittenFile(NamedTuple):
 
 
 class FileFormat(Protocol):
-    """How elements become parts, and parts a file."""
+    """How elements become parts, and parts become a file."""
 
     @property
     def suffix(self) -> str: ...
@@ -88,8 +91,8 @@ class FileFormat(Protocol):
     def shards_of(self, element: Any) -> Iterator[Piece | DeadLetter]:
         """Yield the element's content by shard, and dead letters for rows that are refused."""
 
-    def write_part(self, path: str, shard: Shard, pieces: Sequence[Any]) -> PartRef:
-        """Write the contents of pieces as one part."""
+    def write_part(self, path: str, shard: Shard, contents: Sequence[Any]) -> PartRef:
+        """Write the contents of a shard's pieces as one part."""
 
     def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
         """Write the file for `target` from its parts to `path`; return how many rows it has."""
@@ -97,9 +100,15 @@ class FileFormat(Protocol):
 
 @dataclass(frozen=True)
 class FileLayout:
-    """Where a sink's files go. `watermark_delay_seconds` is how far elements and windows are
-    shifted (see `Windowing`); names carry the unshifted window. `private` directories are their
-    user's alone (mode 0700) where they are made here."""
+    """Where the files of a sink go.
+
+    Args:
+      root: the output directory.
+      epoch: identity of this submission of the job, part of every file name.
+      watermark_delay_seconds: how far elements and windows are shifted (see `Windowing`); file
+        names have the window of the events, which is not shifted.
+      private: whether directories that are made here have mode 0700.
+    """
 
     root: str
     epoch: str
@@ -172,7 +181,10 @@ class WriteWindowedFiles(beam.PTransform[Any, Any]):
 
 
 class _WriteParts(beam.DoFn):
-    """Elements to (key of window and shard, PartRef), stamped with the smallest timestamp."""
+    """Elements to (key of window and shard, PartRef).
+
+    A part has the smallest timestamp of its elements.
+    """
 
     def __init__(self, layout: FileLayout, file_format: FileFormat) -> None:
         self._layout = layout
@@ -201,7 +213,7 @@ class _WriteParts(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for (window, shard), part in self._open.items():
             path = self._layout.new_part_path(self._format.part_suffix)
-            ref = self._format.write_part(path, shard, part.pieces)._replace(
+            ref = self._format.write_part(path, shard, part.contents)._replace(
                 window=(window.start.micros // 1_000_000, window.end.micros // 1_000_000)
             )
             key = f"{ref.topic}/{ref.shard}/{ref.window[0]}/{ref.window[1]}"
@@ -210,14 +222,14 @@ class _WriteParts(beam.DoFn):
 
 
 class _OpenPart:
-    """What a bundle has collected for one window and shard."""
+    """The contents that a bundle has collected for one window and shard."""
 
     def __init__(self) -> None:
-        self.pieces: list[Any] = []
+        self.contents: list[Any] = []
         self.timestamp: Any = None
 
-    def add(self, piece: Any, timestamp: Any) -> None:
-        self.pieces.append(piece)
+    def add(self, content: Any, timestamp: Any) -> None:
+        self.contents.append(content)
         if self.timestamp is None or timestamp < self.timestamp:
             self.timestamp = timestamp
 
@@ -254,7 +266,7 @@ class _AssembleFiles(beam.DoFn):
         self._timing = timing
 
     def setup(self) -> None:
-        # Not at the worker's start: a pipeline of the user's own needs it too, on any Prism.
+        # Not in the worker's start, because users' own pipelines on Prism need it too.
         keep_stateful_bundles_whole()
 
     def process(
@@ -311,7 +323,7 @@ class _AssembleFiles(beam.DoFn):
         is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
-        """The input is at its end: a runner need not fire timers of the clock any more."""
+        """Fire the last pane: at the end of the input a runner may drop timers of the clock."""
         yield from self._fire(parts, pane, is_waiting, end)
 
     def _fire(self, parts: Any, pane: Any, is_waiting: Any, end: Any) -> Iterator[WrittenFile]:
@@ -322,7 +334,7 @@ class _AssembleFiles(beam.DoFn):
         yield self._write(waiting, index)
         parts.clear()
         is_waiting.clear()
-        end.clear()  # Prism 2.73 goes through every key that has a timer, again and again
+        end.clear()  # Prism 2.73 checks every key that has a timer, again and again
         pane.write(index + 1)
 
     def _write(self, parts: Sequence[PartRef], pane: int) -> WrittenFile:

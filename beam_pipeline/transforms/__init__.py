@@ -1,4 +1,4 @@
-"""The steps between Kafka and the sink, each a PTransform over Arrow batches."""
+"""The steps between the Kafka source and the sinks: PTransforms over Arrow batches."""
 
 from beam_pipeline.config import ValidationRules, Windowing
 from beam_pipeline.transforms.batches import BatchTransform

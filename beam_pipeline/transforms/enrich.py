@@ -1,4 +1,4 @@
-"""Enrich batches: columns looked up in reference tables, or derived from the event."""
+"""Enrichment: columns looked up in reference tables, or derived from other columns."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ from beam_pipeline.transforms.nested import leaf_at
 
 
 class Enrich(BatchTransform):
-    """PCollection[pa.RecordBatch] to `Outputs`: the columns of `x-enrich` added, in its order.
+    """PCollection[pa.RecordBatch] to `Outputs`: adds the columns of `x-enrich`, in its order.
 
-    Example: `{"country": "DE"}` with a lookup of `country_region.csv` gives
-    `{"country": "DE", "region": "Western Europe"}`. A key that the table lacks gives null.
+    Example: with a lookup of `country_region.csv`, `{"country": "DE"}` becomes
+    `{"country": "DE", "region": "Western Europe"}`. The column is null for a key that is not in
+    the table. Any windowing; timestamps are kept.
+
+    Args:
+      contract: its schema has `x-enrich`.
+      reference_dir: directory of the CSV files that `x-enrich` names.
+
+    Raises:
+      UsageError: an entry is not understood, names a missing table or column, or adds a column
+        that exists already.
     """
 
     stage = "enrich"
@@ -32,7 +41,7 @@ class Enrich(BatchTransform):
 
 
 class Addition(Protocol):
-    """One column to add: its name, and its values for a batch."""
+    """One column to add: its name, and how to compute its values for a batch."""
 
     @property
     def name(self) -> str: ...
@@ -42,7 +51,7 @@ class Addition(Protocol):
 
 @dataclass(frozen=True)
 class EnrichBatch:
-    """The pure function behind `Enrich`; new columns stand before the Kafka columns."""
+    """The function behind `Enrich`, without Beam; new columns go before the Kafka columns."""
 
     additions: tuple[Addition, ...]
 
@@ -55,19 +64,19 @@ class EnrichBatch:
 
 @dataclass(frozen=True)
 class ReferenceTable:
-    """Keys and values of one reference table, small enough to travel with the transform."""
+    """Keys and values of one reference table; it is small enough to be pickled with the step."""
 
     keys: pa.Array = field(repr=False)
     values: pa.Array = field(repr=False)
 
     def look_up(self, keys: pa.Array) -> pa.Array:
-        """The value for each key; null where the key is null or unknown."""
+        """Return the value for each key; null where the key is null or unknown."""
         return self.values.take(pc.index_in(keys, value_set=self.keys, skip_nulls=True))
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """The value that a reference table gives for a key column."""
+    """The value in a reference table for a key column."""
 
     name: str
     key: str
@@ -79,7 +88,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Conversion:
-    """An amount in the base currency, as a decimal; null where the currency has no rate."""
+    """An amount in the base currency, as a decimal; null if the currency has no rate."""
 
     name: str
     amount: str
@@ -107,24 +116,26 @@ class DateOf:
 
 @dataclass(frozen=True)
 class DelayOf:
-    """Whole milliseconds, rounded down, from a time column to the record's Kafka timestamp;
-    negative when ahead."""
+    """Whole milliseconds, rounded down, from a time column to the record's Kafka timestamp.
+
+    Negative if the time is after the timestamp.
+    """
 
     name: str
     time: str
 
     def values(self, batch: pa.RecordBatch) -> pa.Array:
         appended = batch.column("kafka_timestamp")
-        happened = pc.ceil_temporal(leaf_at(batch, self.time), unit="millisecond")
-        return pc.cast(pc.subtract_checked(appended, pc.cast(happened, appended.type)), pa.int64())
+        times = pc.ceil_temporal(leaf_at(batch, self.time), unit="millisecond")
+        return pc.cast(pc.subtract_checked(appended, pc.cast(times, appended.type)), pa.int64())
 
 
 def additions_of(contract: Contract, reference_dir: Path) -> tuple[Addition, ...]:
-    """The additions that a contract's `x-enrich` lists.
+    """Return the additions that a contract's `x-enrich` lists.
 
     Raises:
       UsageError: an entry is not understood, names a missing table or column, or adds a column
-        that is there already.
+        that exists already.
     """
     additions: list[Addition] = []
     batch = pa.RecordBatch.from_pylist([], schema=contract.batch_schema)
@@ -136,12 +147,16 @@ def additions_of(contract: Contract, reference_dir: Path) -> tuple[Addition, ...
         try:
             addition = _addition(entry, reference_dir)
             if addition.name.lower() in PARTITION_COLUMNS:
-                raise UsageError(f"{where}: {addition.name!r} is a column that the pipeline adds")
+                raise UsageError(
+                    f"{where}: {addition.name!r} is a column that the pipeline adds; rename it"
+                )
             if addition.name in batch.schema.names:
-                raise UsageError(f"{where}: the event has a column {addition.name!r} already")
+                raise UsageError(
+                    f"{where}: the event has a column {addition.name!r} already; rename one of them"
+                )
             batch = EnrichBatch((addition,))(batch)
         except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"{where}: can't be followed ({error!r})") from None
+            raise UsageError(f"{where}: can't be applied ({error!r})") from None
         additions.append(addition)
     return tuple(additions)
 
@@ -172,7 +187,7 @@ def _addition(entry: Mapping[str, Any], reference_dir: Path) -> Addition:
 
 def _read_table(path: Path, key: str, value: str) -> ReferenceTable:
     if not path.is_file():
-        raise UsageError(f"--reference_dir={path.parent}: no reference table {path.name} there")
+        raise UsageError(f"--reference_dir={path.parent}: there is no reference table {path.name}")
     table = pyarrow.csv.read_csv(
         path,
         convert_options=pyarrow.csv.ConvertOptions(

@@ -1,4 +1,4 @@
-"""Normalise the columns that the schema asks for: text, case, defaults, money."""
+"""Normalization of fields that the schema annotates: text, case, defaults, decimals."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ TEXT_RULES: Mapping[str, Callable[[pa.Array], pa.Array]] = {
 
 
 class Normalize(BatchTransform):
-    """PCollection[pa.RecordBatch] to `Outputs`: annotated fields brought to one form.
+    """PCollection[pa.RecordBatch] to `Outputs`: changes fields as the schema's annotations say.
 
-    The schema's annotations say which: `x-normalize` (a list of trim, upper, lower, default) and
-    `x-decimal` ({"precision", "scale"}: a number becomes an exact decimal, rounded half to even).
-    Times are UTC already, since their Arrow type is. Example: `{"currency": " eur"}` with
-    `["trim", "upper"]` gives `{"currency": "EUR"}`.
+    `x-normalize` is a list of trim, upper, lower and default. `x-decimal` ({"precision", "scale"})
+    makes a number an exact decimal, rounded half to even. Times are in UTC already, because their
+    Arrow type is. Example: with `["trim", "upper"]`, `{"currency": " eur"}` becomes
+    `{"currency": "EUR"}`. Any windowing; timestamps are kept.
+
+    Raises:
+      UsageError: an annotation is unknown, or does not fit the field's type.
     """
 
     stage = "normalize"
@@ -40,7 +43,7 @@ class Normalize(BatchTransform):
 
 @dataclass(frozen=True)
 class Rule:
-    """What to do to the leaf at `steps` below the column `column`."""
+    """How to change the leaf at `steps` below the column `column`."""
 
     column: str
     steps: tuple[str, ...]
@@ -56,7 +59,7 @@ class Rule:
         if self.default is not None:
             array = pc.fill_null(array, pa.scalar(self.default, array.type))
         if self.decimal:
-            if pa.types.is_integer(array.type):  # cast directly, they need room for all 64 bits
+            if pa.types.is_integer(array.type):  # a direct cast needs room for all 64 bits
                 array = pc.cast(array, pa.decimal128(19))
             array = pc.cast(array, pa.decimal128(*self.decimal))
         return array
@@ -64,7 +67,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class NormalizeBatch:
-    """The pure function behind `Normalize`."""
+    """The function behind `Normalize`, without Beam."""
 
     rules: tuple[Rule, ...]
 
@@ -77,10 +80,10 @@ class NormalizeBatch:
 
 
 def rules_of(contract: Contract) -> tuple[Rule, ...]:
-    """The rules that a contract's annotations ask for.
+    """Return the rules in a contract's annotations.
 
     Raises:
-      UsageError: an annotation names an unknown rule, or stands where it can't be followed.
+      UsageError: an annotation names an unknown rule, or is where it can't be applied.
     """
     top = () if isinstance(contract.node, Struct) else (VALUE_COLUMN,)
     return tuple(_rules_below(contract, contract.document, top))
@@ -89,15 +92,22 @@ def rules_of(contract: Contract) -> tuple[Rule, ...]:
 def _rules_below(
     contract: Contract, part: Any, path: tuple[str, ...], seen: tuple[str, ...] = ()
 ) -> Iterator[Rule]:
-    """`seen` holds the `$ref`s being followed: what is below a recursive one is JSON text."""
+    """Yield the rules of a part of the schema and of all parts below it.
+
+    Args:
+      contract: what `part` is a part of.
+      part: a schema.
+      path: where its values are in an event.
+      seen: the recursive `$ref`s on the way here; what is below a second one is JSON text.
+    """
     flat = flatten(part, contract.document, seen)
     if flat is None:
         return
     part, seen = flat
-    asked = part.get("x-normalize", [])
+    names = part.get("x-normalize", [])
     decimal = part.get("x-decimal")
-    if asked or decimal:
-        yield _rule(contract, part, path, asked, decimal)
+    if names or decimal:
+        yield _rule(contract, part, path, names, decimal)
     for branch in (*part.get("anyOf", ()), *part.get("oneOf", ())):
         yield from _rules_below(contract, branch, path, seen)
     for name, child in (part.get("properties") or {}).items():
@@ -110,18 +120,18 @@ _ANNOTATED = (Encoding.PLAIN, Encoding.DICTIONARY, Encoding.DECIMAL_TEXT, Encodi
 
 
 def _rule(
-    contract: Contract, part: Mapping[str, Any], path: tuple[str, ...], asked: Any, decimal: Any
+    contract: Contract, part: Mapping[str, Any], path: tuple[str, ...], names: Any, decimal: Any
 ) -> Rule:
     where = f"--schema={contract.source}: {'.'.join(path) or 'the whole event'}"
-    if not isinstance(asked, list):
-        raise UsageError(f"{where}: x-normalize must be a list, not {asked!r}")
-    unknown = [name for name in asked if name not in (*TEXT_RULES, "default")]
+    if not isinstance(names, list):
+        raise UsageError(f"{where}: x-normalize must be a list, not {names!r}")
+    unknown = [name for name in names if name not in (*TEXT_RULES, "default")]
     if unknown:
         raise UsageError(
-            f"{where}: x-normalize has {unknown[0]!r}; known are trim, upper, lower, default"
+            f"{where}: x-normalize has {unknown[0]!r}; it may have trim, upper, lower, default"
         )
-    if "default" in asked and "default" not in part:
-        raise UsageError(f"{where}: x-normalize asks for a default, and the field has none")
+    if "default" in names and "default" not in part:
+        raise UsageError(f"{where}: x-normalize has default, but the field has no default")
     if decimal and not _is_decimal(decimal):
         raise UsageError(
             f"{where}: x-decimal must be {{'precision': P, 'scale': S}}, not {decimal!r}"
@@ -129,20 +139,20 @@ def _rule(
     node = _node_at(contract, path)
     if not isinstance(node, Leaf) or node.encoding not in _ANNOTATED:
         raise UsageError(
-            f"{where}: its annotation does not fit its type; x-normalize and x-decimal are for "
+            f"{where}: the annotation does not fit the type; x-normalize and x-decimal are for "
             "single texts, numbers and booleans"
         )
     rule = Rule(
         column=path[0],
         steps=path[1:],
-        text=tuple(name for name in asked if name in TEXT_RULES),
-        default=part["default"] if "default" in asked else None,
+        text=tuple(name for name in names if name in TEXT_RULES),
+        default=part["default"] if "default" in names else None,
         decimal=(decimal["precision"], decimal["scale"]) if decimal else None,
     )
     try:
         rule.apply(pa.array([], node.arrow_type))
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise UsageError(f"{where}: its annotation does not fit its type ({error})") from None
+        raise UsageError(f"{where}: the annotation does not fit the type ({error})") from None
     return rule
 
 
@@ -153,7 +163,7 @@ def _is_decimal(annotation: Any) -> bool:
 
 
 def _node_at(contract: Contract, path: tuple[str, ...]) -> Node | None:
-    """The node of what is at `path`; None where that is inside JSON text, or the whole event."""
+    """Return the node at `path`; None for the whole event and for what is inside JSON text."""
     if not path:
         return None
     node: Node | None = dict(contract.columns).get(path[0])

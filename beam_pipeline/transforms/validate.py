@@ -1,4 +1,4 @@
-"""Batches of Kafka records in, batches of valid events and dead letters out."""
+"""Validation: batches of Kafka records become batches of valid events, and dead letters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -49,10 +49,11 @@ STAGE = "validate"
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How much of a bundle is collected before it becomes a batch.
+    """How many records of a bundle are collected before they become a batch.
 
-    Decoded events of some thousand records stay in the processor's cache from the decoding to the
-    columns; at 20,000 both take a third longer (`bench/README.md`).
+    Decoded events of a few thousand records stay in the processor's cache until they are columns.
+    With 20,000 records, decoding and building take a third longer
+    (docs/measurements/2026-11-24-worker-cost.md).
     """
 
     max_rows: int = MAX_BATCH_RECORDS
@@ -62,9 +63,16 @@ class BatchLimits:
 class Validate(beam.PTransform[Any, Any]):
     """PCollection[pa.RecordBatch] of records to `Outputs` of pa.RecordBatch and DeadLetter.
 
-    In: batches of `RECORD_SCHEMA` in the global window, as `ReadRecords` gives them. Out: batches
-    of `Contract.batch_schema`, the event's columns, the Kafka columns, and the ride-along columns
-    a later dead letter needs. Records in `covered` are in files of earlier epochs and are skipped.
+    The input are batches of `RECORD_SCHEMA` in the global window, as `ReadRecords` yields them.
+    The output batches have the columns of `Contract.batch_schema`: those of the event, the Kafka
+    columns, and the ride-along columns that later dead letters and windows need. The timestamp of
+    an output at the end of a bundle is the append time of its earliest record.
+
+    Args:
+      contract: the schema, or several versions of it.
+      rules: what makes a record valid apart from the schema.
+      limits: how many records become one batch.
+      covered: offsets in files of earlier epochs; their records are skipped.
 
     Raises:
       UsageError: no times can be made of the event time field.
@@ -245,10 +253,10 @@ def _take(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
 
 
 class _ValidateRecords(beam.DoFn):
-    """Collects the batches of a bundle, small ones until they are worth a batch.
+    """Collects the small batches of a bundle and validates them together.
 
-    `process` takes the element alone: any WindowParam or TimestampParam picks a slower invoker
-    (Beam 2.73, `PerWindowInvoker`).
+    `process` takes the element alone, because a WindowParam or TimestampParam selects a slower
+    invoker (Beam 2.73, `PerWindowInvoker`).
     """
 
     def __init__(
@@ -279,20 +287,16 @@ class _ValidateRecords(beam.DoFn):
         self._rows += records.num_rows
         self._bytes += records.nbytes
         if self._rows >= self._limits.max_rows or self._bytes >= self._limits.max_bytes:
-            return [
-                beam.pvalue.TaggedOutput(DEAD, element) if tag else element
-                for tag, element, _ in self._flush()
-            ]
+            return [_tagged(output.element, output.element) for output in self._flush()]
         return ()
 
     def finish_bundle(self) -> Iterator[Any]:
-        for tag, element, timestamp_ms in self._flush():
-            timestamp = Timestamp(micros=nearest_time_ms(timestamp_ms) * 1000)
-            windowed = WindowedValue(element, timestamp, _GLOBAL)
-            yield beam.pvalue.TaggedOutput(DEAD, windowed) if tag else windowed
+        for element, append_ms in self._flush():
+            timestamp = Timestamp(micros=nearest_time_ms(append_ms) * 1000)
+            yield _tagged(element, WindowedValue(element, timestamp, _GLOBAL))
 
-    def _flush(self) -> Iterator[tuple[str | None, Any, int]]:
-        """(tag, element, append time in ms) of what has been collected."""
+    def _flush(self) -> Iterator[_Output]:
+        """Yield the batches and dead letters of the collected records."""
         records = _concat(self._records)
         self.start_bundle()
         fresh = without_covered(records, self._covered)
@@ -302,15 +306,28 @@ class _ValidateRecords(beam.DoFn):
         self._read_counter.inc(fresh.num_rows)
         for batch in batches:
             self._valid_counter.inc(batch.num_rows)
-            yield None, batch, pc.min(batch.column("kafka_timestamp").cast(pa.int64())).as_py()
+            append_ms = pc.min(batch.column("kafka_timestamp").cast(pa.int64())).as_py()
+            yield _Output(batch, append_ms)
         for code, letters in Counter(letter.failure.code for letter in dead).items():
             count_dead(code, letters)
         for letter in dead:
-            yield DEAD, letter, letter.timestamp
+            yield _Output(letter, letter.timestamp)
+
+
+class _Output(NamedTuple):
+    """A batch or a dead letter, and the earliest append time in it."""
+
+    element: pa.RecordBatch | DeadLetter
+    append_ms: int
+
+
+def _tagged(element: pa.RecordBatch | DeadLetter, output: Any) -> Any:
+    """Return `output`, which holds `element`, with the tag of dead letters if it is one."""
+    return beam.pvalue.TaggedOutput(DEAD, output) if isinstance(element, DeadLetter) else output
 
 
 def _concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """One batch of all rows; without any, an empty one."""
+    """Return one batch of all rows, or an empty one."""
     if len(batches) == 1:
         return batches[0]
     if not batches:

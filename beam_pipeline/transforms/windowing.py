@@ -1,4 +1,4 @@
-"""Fixed windows of event time behind a watermark of append time."""
+"""Fixed windows of event time, behind a watermark that follows the append time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from beam_pipeline.transforms.batch_coder import returning_batches
 
 
 class WindowBatches(beam.PTransform[Any, Any]):
-    """PCollection[pa.RecordBatch] to the same rows, cut by window and put into fixed windows.
+    """PCollection[pa.RecordBatch] to PCollection[pa.RecordBatch]: the same rows in fixed windows.
 
-    The time of a row is its `_event_time`. Each piece is stamped with its smallest event time plus
-    the watermark delay.
+    Cuts each batch by the windows of its rows' `_event_time`. The timestamp of a piece is its
+    smallest event time, shifted (see `Windowing`). Counts late rows. Any windowing before.
     """
 
     def __init__(self, windowing: Windowing) -> None:
@@ -38,7 +38,10 @@ class WindowBatches(beam.PTransform[Any, Any]):
 
 
 class WindowDeadLetters(beam.PTransform[Any, Any]):
-    """PCollection[DeadLetter] to the same in fixed windows of their records' Kafka timestamp."""
+    """PCollection[DeadLetter] to PCollection[DeadLetter] in fixed windows.
+
+    The timestamp of a letter is the Kafka timestamp of its record, shifted (see `Windowing`).
+    """
 
     def __init__(self, windowing: Windowing) -> None:
         super().__init__()
@@ -60,7 +63,15 @@ def window_into(windowing: Windowing) -> beam.WindowInto:
 
 
 def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int, pa.RecordBatch]]:
-    """(smallest event time in microseconds, rows) for each window that the batch touches."""
+    """Return the rows of each window, by window, with their smallest event time in microseconds.
+
+    A batch that lies in one window is returned as it is.
+
+    >>> times = pa.array([1_000_000, 12_000_000, 3_000_000], pa.timestamp("us", "UTC"))
+    >>> batch = pa.RecordBatch.from_pydict({"n": [1, 2, 3], "_event_time": times})
+    >>> [(time_us, rows["n"].to_pylist()) for time_us, rows in cut_by_window(batch, 10)]
+    [(1000000, [1, 3]), (12000000, [2])]
+    """
     event_us = batch.column("_event_time").cast(pa.int64()).to_numpy()
     windows = event_us // (window_seconds * 1_000_000)
     if windows.size == 0:
@@ -78,7 +89,10 @@ def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int,
 
 
 def late_rows(batch: pa.RecordBatch, windowing: Windowing) -> int:
-    """How many rows Kafka got after their window had closed: a property of the record alone."""
+    """Return how many rows Kafka got after their window had closed.
+
+    It depends on event time and append time of the rows alone, not on when they are read.
+    """
     size_us = windowing.window_seconds * 1_000_000
     event_us = batch.column("_event_time").cast(pa.int64()).to_numpy()
     append_us = batch.column("kafka_timestamp").cast(pa.int64()).to_numpy() * 1000

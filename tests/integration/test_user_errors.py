@@ -79,7 +79,7 @@ def test_annotation_that_does_not_fit(
     finished = run.finish(
         *run.run_words(kafka, fresh_topic(), f"--schema={schema}", "--window_by=append_time")
     )
-    assert_one_line(finished, 2, str(schema), "n: its annotation does not fit")
+    assert_one_line(finished, 2, str(schema), "n: the annotation does not fit")
     assert run.processes() == {}
 
 

@@ -238,28 +238,28 @@ def lookup(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (lookup(table="nothing.csv"), "no reference table nothing.csv there"),
-        (lookup(table="empty.csv"), "can't be followed"),
-        (lookup(key="iso"), "can't be followed"),
-        (lookup(value="continent"), "can't be followed"),
-        (lookup(column="land"), "can't be followed"),
-        (lookup(column="tags"), "can't be followed"),
-        (lookup(column="order.total"), "can't be followed"),
-        (lookup(table=5), "can't be followed"),
-        ({"add": "region", "lookup": "regions.csv"}, "can't be followed"),
-        ({"add": "region"}, "can't be followed"),
-        ({"lookup": {}}, "can't be followed"),
-        ({"add": 5, "date_of": "at"}, "can't be followed"),
-        ("region", "can't be followed"),
+        (lookup(table="nothing.csv"), "there is no reference table nothing.csv"),
+        (lookup(table="empty.csv"), "can't be applied"),
+        (lookup(key="iso"), "can't be applied"),
+        (lookup(value="continent"), "can't be applied"),
+        (lookup(column="land"), "can't be applied"),
+        (lookup(column="tags"), "can't be applied"),
+        (lookup(column="order.total"), "can't be applied"),
+        (lookup(table=5), "can't be applied"),
+        ({"add": "region", "lookup": "regions.csv"}, "can't be applied"),
+        ({"add": "region"}, "can't be applied"),
+        ({"lookup": {}}, "can't be applied"),
+        ({"add": 5, "date_of": "at"}, "can't be applied"),
+        ("region", "can't be applied"),
         ({"add": "country", "date_of": "at"}, "has a column 'country' already"),
         ({"add": "kafka_offset", "date_of": "at"}, "has a column 'kafka_offset' already"),
         ({"add": "dt", "date_of": "at"}, "'dt' is a column that the pipeline adds"),
-        ({"add": "day", "date_of": "country"}, "can't be followed"),
-        ({"add": "day", "date_of": "at.day"}, "can't be followed"),
-        ({"add": "delay", "delay_of": "tags"}, "can't be followed"),
-        ({"add": "x", "convert": {**CONVERT["convert"], "precision": 99}}, "can't be followed"),  # type: ignore[dict-item]
-        ({"add": "x", "convert": {**CONVERT["convert"], "rate": "currency"}}, "can't be followed"),  # type: ignore[dict-item]
-        ({"add": "x", "convert": {**CONVERT["convert"], "amount": "tags"}}, "can't be followed"),  # type: ignore[dict-item]
+        ({"add": "day", "date_of": "country"}, "can't be applied"),
+        ({"add": "day", "date_of": "at.day"}, "can't be applied"),
+        ({"add": "delay", "delay_of": "tags"}, "can't be applied"),
+        ({"add": "x", "convert": {**CONVERT["convert"], "precision": 99}}, "can't be applied"),  # type: ignore[dict-item]
+        ({"add": "x", "convert": {**CONVERT["convert"], "rate": "currency"}}, "can't be applied"),  # type: ignore[dict-item]
+        ({"add": "x", "convert": {**CONVERT["convert"], "amount": "tags"}}, "can't be applied"),  # type: ignore[dict-item]
     ],
     ids=str,
 )
