@@ -259,7 +259,7 @@ def _is_json_text(node: Any) -> bool:
 def _run_check(args: argparse.Namespace) -> int:
     from beam_pipeline.schemas import load_contract
     from beam_pipeline.schemas.compatibility import Reason, reasons_against
-    from beam_pipeline.schemas.contract import columns_apart
+    from beam_pipeline.schemas.contract import incompatible_columns
     from beam_pipeline.terminal import printable
 
     old, new = load_contract(args.old, "OLD"), load_contract(args.new, "NEW")
@@ -272,7 +272,7 @@ def _run_check(args: argparse.Namespace) -> int:
         for name, why in reasons.items()
     }
     verdicts["full"] = verdicts["backward"] and verdicts["forward"]
-    apart = columns_apart(old.event_schema, new.event_schema)
+    apart = incompatible_columns(old.event_schema, new.event_schema)
     verdicts["dataset"] = not apart
     if args.json:
         document = {

@@ -1,4 +1,4 @@
-"""Event contracts: loading a JSON Schema, judging events by it, deriving its Arrow columns."""
+"""Event contracts: load a JSON Schema, judge events by it, derive Arrow columns from it."""
 
 from beam_pipeline.schemas.columns import ColumnBuilder, build_column
 from beam_pipeline.schemas.contract import RECORD_SCHEMA, Contract, file_schema, load_contract

@@ -1,4 +1,4 @@
-"""Decoded events to Arrow columns, one conversion for all the leaves of an object."""
+"""Conversion of decoded events to Arrow columns, with one call for all leaves of an object."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ ARROW_REFUSALS = (
     TypeError,
     ValueError,
 )
-"""What pyarrow raises for a value that does not fit its type."""
+"""The exceptions that pyarrow raises for a value that does not fit its type."""
 
 
 class ColumnBuilder:
-    """Turns events that are valid under one contract into its event columns."""
+    """Builds the event columns of a contract from events that are valid under it."""
 
     def __init__(self, contract: Contract) -> None:
         self._columns = contract.columns
@@ -43,11 +43,11 @@ class ColumnBuilder:
         self._extra_column = contract.extra_column
 
     def build(self, events: Sequence[Any]) -> list[pa.Array]:
-        """One array a column of `Contract.event_schema`, each as long as `events`.
+        """Return one array for each column of `Contract.event_schema`, as long as `events`.
 
         Raises:
           one of ARROW_REFUSALS: a value does not fit its column, such as an integer beyond 64
-            bits; the caller narrows down which.
+            bits.
         """
         if self._whole_value:
             return [build_column(events, self._columns[0][1])]
@@ -58,7 +58,11 @@ class ColumnBuilder:
 
 
 def build_column(values: Sequence[Any], node: Node) -> pa.Array:
-    """The Arrow array of `node`'s type for decoded JSON `values`; None is null."""
+    """Return an Arrow array of `node`'s type for decoded JSON values; None is null.
+
+    >>> build_column([["a"], None], ListOf(Leaf(pa.string()))).to_pylist()
+    [['a'], None]
+    """
     if isinstance(node, Struct):
         return _struct_column(values, node)
     if isinstance(node, ListOf):
@@ -71,10 +75,15 @@ def build_column(values: Sequence[Any], node: Node) -> pa.Array:
 
 
 def parse_timestamps(values: Sequence[str | None] | pa.Array) -> pa.Array:
-    """RFC 3339 texts to timestamp[us, UTC]; finer fractions are cut, a leap second is clamped.
+    """Return RFC 3339 texts as timestamp[us, UTC].
+
+    Digits below microseconds are cut. A leap second becomes the last microsecond before it.
 
     Raises:
-      pa.ArrowInvalid: a text is no RFC 3339 date-time.
+      pa.ArrowInvalid: a text is not an RFC 3339 date-time.
+
+    >>> str(parse_timestamps(["2016-12-31t23:59:60z"])[0])
+    '2016-12-31 23:59:59.999999+00:00'
     """
     texts = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
     try:
@@ -91,7 +100,7 @@ _RFC3339 = re.compile(
 
 
 def _plain_rfc3339(text: str | None) -> str | None:
-    """RFC 3339 allows lower case, any number of digits and second 60; Arrow's parser does not."""
+    """Return `text` as Arrow's parser takes it: upper case, six digits at most, no second 60."""
     match = _RFC3339.fullmatch(text) if text is not None else None
     if match is None:
         return text
@@ -119,7 +128,7 @@ def _dictionary_leaf(texts: pa.Array, node: Leaf) -> pa.Array:
 
 
 def _big_integer_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
-    """JSON Schema counts 1e19 as an integer, and so it comes as a float."""
+    """Return decimals; an integer such as 1e19, valid under JSON Schema, comes as a float."""
     whole = [int(value) if type(value) is float else value for value in values]
     return pa.array(whole, node.arrow_type)
 
@@ -136,7 +145,7 @@ _FROM_ARROW: dict[Encoding, Callable[[pa.Array, Leaf], pa.Array]] = {
     Encoding.DICTIONARY: _dictionary_leaf,
     Encoding.DECIMAL_TEXT: _cast_leaf,
 }
-"""What makes the leaf of an array of `_source_type`."""
+"""Functions that make a leaf's column of an array of `_source_type`."""
 
 _FROM_VALUES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
     Encoding.BIG_INTEGER: _big_integer_leaf,
@@ -145,7 +154,7 @@ _FROM_VALUES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
 
 
 def _source_type(node: Leaf) -> pa.DataType:
-    """The type that Python's values are converted to first."""
+    """Return the type that Python values are converted to first."""
     return node.arrow_type if node.encoding is Encoding.PLAIN else pa.string()
 
 
@@ -159,16 +168,16 @@ def _struct_column(values: Sequence[Any], node: Struct) -> pa.Array:
 
 
 def _fields(objects: Sequence[Any], fields: Sequence[tuple[str, Node]]) -> list[pa.Array]:
-    """The columns of `fields`, null where an object has none.
+    """Return the columns of `fields`, null where an object does not have the field.
 
-    Leaves come out of one conversion: it goes through each object once, while a pass for each
-    field fetches all objects into the cache again.
+    One conversion makes all leaves. It reads each object once; a conversion for each field would
+    fetch all objects into the processor's cache again.
     """
-    # Arrow takes empty texts and lists for objects without fields.
+    # Arrow accepts empty texts and lists as objects without fields.
     if not _ONLY_OBJECTS.issuperset(map(type, objects)):
         raise TypeError(
-            'no object, where the schema names fields; it must say "type": "object" for such '
-            "values to be refused"
+            "the value is not an object, but the schema names fields; to refuse such values, add "
+            '"type": "object" to the schema'
         )
     leaves = {
         name: node
@@ -225,7 +234,7 @@ def _map_column(values: Sequence[Any], node: MapOf) -> pa.Array:
 
 
 def _extra_text(objects: Sequence[dict[str, Any]], named: frozenset[str]) -> pa.Array:
-    """The fields outside `named` of each object, as JSON text; null where there is none."""
+    """Return the fields of each object that are not in `named` as JSON text, null if none."""
 
     def text(item: dict[str, Any]) -> str | None:
         if named.issuperset(item):

@@ -1,6 +1,6 @@
-"""Whether what one JSON Schema allows another allows too, keyword by keyword, and why not.
+"""Whether one JSON Schema allows all that another allows, keyword by keyword, and if not, why.
 
-The answer errs on one side: what can't be told counts as a break.
+It errs on the safe side: a change whose effect is unknown counts as incompatible.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _MAX_SHOWN = 60
 class Reason:
     """Why an event that was allowed may be refused.
 
-    `path` is where in the event, such as `items[].sku`. With `unless_unused` it is so only if
-    events carry a field that the old schema did not name.
+    `path` is a place in the event, such as `items[].sku`. With `unless_unused`, only events with a
+    field that the old schema did not name may be refused.
     """
 
     path: str
@@ -64,9 +64,13 @@ class Reason:
 
 
 def reasons_against(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Reason]:
-    """Why something that the document `old` allows may not be allowed by `new`; none if all is."""
-    found = _Comparison(old, new).schemas(old, new, "")
-    return list(dict.fromkeys(found))
+    """Return why `new` may refuse an event that `old` allows; empty if it allows them all.
+
+    >>> [str(reason) for reason in reasons_against({"minimum": 1}, {"minimum": 2})]
+    ['minimum is 2 now']
+    """
+    reasons = _Comparison(old, new).schemas(old, new, "")
+    return list(dict.fromkeys(reasons))
 
 
 class _Comparison:
@@ -76,14 +80,14 @@ class _Comparison:
         self._assumed: set[tuple[str, str]] = set()
 
     def schemas(self, old: Any, new: Any, path: str) -> Iterator[Reason]:
-        """Reasons why a value under `old` may not be one under `new`, at `path`."""
+        """Yield why a value at `path` that is valid under `old` may be refused by `new`."""
         if old is False or new in (True, {}):
             return
         if new is False:
-            yield Reason(path, "nothing is allowed here any more")
+            yield Reason(path, "nothing is allowed here now")
             return
         pair = (_text(old), _text(new))
-        if pair in self._assumed:  # met again below itself: holds if the rest does
+        if pair in self._assumed:  # a recursive schema; true if all else is
             return
         self._assumed.add(pair)
         if self._same(old, new):
@@ -91,12 +95,12 @@ class _Comparison:
         yield from self._parts_of_new(old, new, path)
 
     def _parts_of_new(self, old: Any, new: Mapping[str, Any], path: str) -> Iterator[Reason]:
-        """What is under `new` is under its reference, each part of its `allOf`, and the rest."""
+        """Compare with each part of `new`: its reference, its `allOf`, its other keywords."""
         own = {name: part for name, part in new.items() if name not in ("$ref", "allOf")}
         if "$ref" in new:
             target = resolve_pointer(self._new_root, new["$ref"])
             if target is None:
-                yield Reason(path, f"$ref {new['$ref']} leads nowhere that can be followed")
+                yield Reason(path, f"$ref {new['$ref']} can't be resolved")
             else:
                 yield from self.schemas(old, target, path)
             if "draft-0" in str(self._new_root.get("$schema", "")):
@@ -106,9 +110,9 @@ class _Comparison:
         yield from self._parts_of_old(old, own, path)
 
     def _parts_of_old(self, old: Any, new: Mapping[str, Any], path: str) -> Iterator[Reason]:
-        """Whatever is under `old` is under one of the branches of its union."""
+        """Compare each branch of the union of `old`."""
         flat = flatten(old, self._old_root) if isinstance(old, Mapping) else None
-        whole = dict(flat[0]) if flat is not None else {}
+        whole = dict(flat.schema) if flat is not None else {}
         kept = {
             union for union in ("anyOf", "oneOf") if self._same(whole.get(union), new.get(union))
         }
@@ -118,8 +122,8 @@ class _Comparison:
                 beside = {name: part for name, part in whole.items() if name != union}
                 for branch in whole[union]:
                     if isinstance(branch, Mapping):
-                        found = flatten(branch, self._old_root)
-                        part = merge_schemas(beside, found[0]) if found else beside
+                        flat_branch = flatten(branch, self._old_root)
+                        part = merge_schemas(beside, flat_branch.schema) if flat_branch else beside
                         yield from self._parts_of_old(part, new, path)
                     elif branch:
                         yield from self._parts_of_old(beside, new, path)
@@ -137,14 +141,14 @@ class _Comparison:
             fitting = [branch for branch in branches if self._fits(old, branch, path)]
             if not fitting:
                 kinds = ", ".join(sorted(_types(old)))
-                yield Reason(path, f"no branch of {union} takes all that was allowed ({kinds})")
+                yield Reason(path, f"no branch of {union} allows all that was allowed ({kinds})")
             elif union == "oneOf" and not all(
-                branch is fitting[0] or self._apart(fitting[0], branch) for branch in branches
+                branch is fitting[0] or self._disjoint(fitting[0], branch) for branch in branches
             ):
-                yield Reason(path, "whether only one branch of oneOf takes it can't be told")
+                yield Reason(path, "it is unknown whether exactly one branch of oneOf allows it")
 
     def _same(self, old: Any, new: Any) -> bool:
-        """Whether two parts are written the same, and mean the same wherever they refer to."""
+        """Return whether two parts are equal, and so are the definitions they refer to."""
         definitions = ("$defs", "definitions")
         return _text(old) == _text(new) and (
             '"$ref"' not in _text(old)
@@ -158,12 +162,14 @@ class _Comparison:
         self._assumed = assumed
         return fits
 
-    def _apart(self, one: Any, other: Any) -> bool:
-        """Whether nothing can be under both."""
-        flat = [flatten(part, self._new_root) for part in (one, other)]
-        if flat[0] is None or flat[1] is None:
+    def _disjoint(self, first_branch: Any, second_branch: Any) -> bool:
+        """Return whether no value is valid under both branches; False if that is unknown."""
+        first_flat, second_flat = (
+            flatten(branch, self._new_root) for branch in (first_branch, second_branch)
+        )
+        if first_flat is None or second_flat is None:
             return False
-        first, second = flat[0][0], flat[1][0]
+        first, second = first_flat.schema, second_flat.schema
         if not _types(first) & _types(second):
             return True
         shared = set(first.get("required", ())) & set(second.get("required", ()))
@@ -185,7 +191,7 @@ class _Comparison:
         if "integer" in lost and "number" in _types(new):
             lost.remove("integer")
         for kind in lost:
-            yield Reason(path, f"{kind} is allowed no more")
+            yield Reason(path, f"{kind} is no longer allowed")
         kinds = kinds - set(lost)
         if "enum" in new or "const" in new:
             values = [new["const"]] if "const" in new else new["enum"]
@@ -205,7 +211,7 @@ class _Comparison:
             yield from self._objects(old, new, path)
         for keyword in sorted(new.keys() - _UNDERSTOOD - _ANNOTATIONS):
             if not keyword.startswith("x-") and not self._same(old.get(keyword), new[keyword]):
-                yield Reason(path, f"{keyword} has changed; what it refuses can't be told")
+                yield Reason(path, f"{keyword} has changed; what it refuses now is unknown")
 
     def _values_kept(self, values: Any, new: Mapping[str, Any], path: str) -> Iterator[Reason]:
         names = ("$schema", "$defs", "definitions")
@@ -213,11 +219,11 @@ class _Comparison:
         try:
             validator = jsonschema_rs.validator_for({**root, "allOf": [new]}, validate_formats=True)
         except (jsonschema_rs.ValidationError, ValueError):
-            yield Reason(path, "whether the values of enum are allowed still can't be told")
+            yield Reason(path, "it is unknown whether the values of enum are still allowed")
             return
         refused = [value for value in values if not validator.is_valid(value)]
         if refused:
-            yield Reason(path, f"{_cut(', '.join(map(_text, refused)))} is allowed no more")
+            yield Reason(path, f"{_cut(', '.join(map(_text, refused)))} is no longer allowed")
 
     def _arrays(
         self, old: Mapping[str, Any], new: Mapping[str, Any], path: str
@@ -259,18 +265,18 @@ class _Comparison:
             if pattern not in old_patterns:
                 yield from self.schemas(others[0], after, _below(path, f"/{pattern}/"))
         if len(new_patterns) > 1 and old_patterns != new_patterns:
-            yield Reason(path, "patternProperties have changed; what they refuse can't be told")
+            yield Reason(path, "patternProperties have changed; what they refuse now is unknown")
         yield from self.schemas(*others, _below(path, "*"))
 
 
 def _unnamed(schema: Mapping[str, Any], name: str) -> list[Any]:
-    """What an object's schema says of a field that it does not name."""
-    found = [
+    """Return the schemas for a field that an object's schema does not name."""
+    parts = [
         part
         for pattern, part in schema.get("patternProperties", {}).items()
         if _matches(pattern, name)
     ]
-    return found or [schema.get("additionalProperties", True)]
+    return parts or [schema.get("additionalProperties", True)]
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -281,7 +287,7 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def _tuple(schema: Mapping[str, Any]) -> tuple[list[Any], Any]:
-    """Schemas of the first items, and of all others, in the words of any draft."""
+    """Return the schemas of the first items and of all others, in any draft."""
     items = schema.get("items", True)
     if isinstance(items, list):
         return items, schema.get("additionalItems", True)
@@ -295,8 +301,8 @@ def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterat
     ):
         after = _bound(new, keyword, exclusive, sign)
         if after > _bound(old, keyword, exclusive, sign):
-            told = exclusive if exclusive in new else keyword
-            yield Reason(path, f"{told} is {new[told]} now")
+            bound = exclusive if exclusive in new else keyword
+            yield Reason(path, f"{bound} is {new[bound]} now")
     step = new.get("multipleOf")
     if step is not None and old.get("multipleOf") != step:
         known = old.get("multipleOf")
@@ -308,13 +314,13 @@ def _bounds(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterat
 def _bound(
     schema: Mapping[str, Any], keyword: str, exclusive: str, sign: int
 ) -> tuple[float, bool]:
-    """The bound as something that is larger the more it refuses."""
-    found: list[tuple[float, bool]] = [(-math.inf, False)]
+    """Return the bound as a value that is larger the more it refuses."""
+    bounds: list[tuple[float, bool]] = [(-math.inf, False)]
     for name, excludes in ((keyword, False), (exclusive, True)):
         value = schema.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            found.append((sign * value, excludes))
-    return max(found)
+            bounds.append((sign * value, excludes))
+    return max(bounds)
 
 
 def _holds(keyword: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -324,14 +330,14 @@ def _holds(keyword: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool
 
 
 def _types(schema: Any) -> frozenset[str]:
-    """The JSON types that a schema allows; `integer` stands for itself."""
+    """Return the JSON types that a schema allows; `integer` is one of its own."""
     if not isinstance(schema, Mapping):
         return _ALL_TYPES
     declared = schema.get("type")
     if declared is None:
         return _ALL_TYPES
-    found = set(types_of({"type": declared}))
-    return frozenset(found | ({"null"} if "null" in (declared, *declared) else set()))
+    types = set(types_of({"type": declared}))
+    return frozenset(types | ({"null"} if "null" in (declared, *declared) else set()))
 
 
 def _values(schema: Any) -> set[str]:

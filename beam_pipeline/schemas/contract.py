@@ -1,4 +1,4 @@
-"""Loading an event contract: a JSON Schema file and what this pipeline reads out of it."""
+"""Event contracts: a JSON Schema file, and what this pipeline derives from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from beam_pipeline.schemas.nodes import Node, Struct, derive_node
 from beam_pipeline.schemas.source import read_schema
 
 VALUE_COLUMN = "value"
-"""The one column of events whose schema is not an object with properties."""
+"""The only column of events whose schema is not an object with properties."""
 
 KAFKA_FIELDS = (
     pa.field("kafka_topic", pa.string()),
@@ -27,11 +27,11 @@ KAFKA_FIELDS = (
     pa.field("kafka_offset", pa.int64()),
     pa.field("kafka_timestamp", pa.timestamp("ms", tz="UTC")),
 )
-"""Provenance, kept in every row of the output."""
+"""Where a row comes from; in every row of the output."""
 
 PARTITION_COLUMNS = frozenset({"dt", "hour"})
-"""Columns that readers take from the directories' names. With one of the same name in the files
-pyarrow can't read them as a dataset, and DuckDB, where case is no difference, hides the event's."""
+"""Columns that readers take from the names of directories. If files have a column of the same name,
+pyarrow can't read them as a dataset, and DuckDB, which ignores case, hides that column."""
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -56,11 +56,11 @@ and no file does."""
 class Contract:
     """A checked JSON Schema with its identity.
 
-    With several versions (`schemas.versions`), `document` is that of the current one and `versions`
-    has name and contract of each, the first for records that name none.
+    If there are several versions (`schemas.versions`), `document` is the schema of the current one.
+    `versions` has name and contract of each; the first is for records that name no version.
 
-    Picklable, and small: validators are compiled from `document` where they are used, for
-    jsonschema-rs validators do not pickle.
+    A contract can be pickled and is small. Validators can't (jsonschema-rs), so they are compiled
+    from `document` where they are used.
     """
 
     source: str
@@ -72,24 +72,24 @@ class Contract:
 
     @property
     def node(self) -> Node:
-        """The Arrow side of one event, whatever its version."""
+        """The node of an event of any version."""
         return self.unified_node or derive_node(self.document, self.document)
 
     @property
     def columns(self) -> tuple[tuple[str, Node], ...]:
-        """Name and node of each event column, the one for unnamed fields not included."""
+        """Name and node of each event column, without the one for unnamed fields."""
         node = self.node
         return node.fields if isinstance(node, Struct) else ((VALUE_COLUMN, node),)
 
     @property
     def extra_column(self) -> str | None:
-        """Name of the column that keeps unnamed fields as JSON text, where they are allowed."""
+        """Name of the column with unnamed fields as JSON text; None if they are not allowed."""
         node = self.node
         return node.extra if isinstance(node, Struct) else None
 
     @property
     def event_schema(self) -> pa.Schema:
-        """Arrow schema of the event's own columns, before normalisation."""
+        """Arrow schema of the event's columns, before `Normalize`."""
         fields = [pa.field(name, node.arrow_type) for name, node in self.columns]
         if self.extra_column:
             fields.append(pa.field(self.extra_column, pa.string()))
@@ -97,31 +97,38 @@ class Contract:
 
     @property
     def batch_schema(self) -> pa.Schema:
-        """Arrow schema of a validated batch: event, Kafka columns, ride-along columns."""
+        """Arrow schema of a validated batch: event, Kafka and ride-along columns."""
         return pa.schema([*self.event_schema, *KAFKA_FIELDS, *RIDE_ALONG_FIELDS])
 
     @property
     def event_time_field(self) -> str | None:
-        """The field that the schema itself names as event time (`x-event-time`)."""
+        """The field that the schema names as event time (`x-event-time`), or None."""
         named = self.document.get("x-event-time")
         return str(named) if named else None
 
 
 def file_schema(batch_schema: pa.Schema) -> pa.Schema:
-    """`batch_schema` without its ride-along columns: what a file holds."""
+    """Return the schema of the files for batches of `batch_schema`: no ride-along columns.
+
+    >>> file_schema(pa.schema([("n", pa.int64()), *RIDE_ALONG_FIELDS])).names
+    ['n']
+    """
     dropped = {column.name for column in RIDE_ALONG_FIELDS}
     return pa.schema([column for column in batch_schema if column.name not in dropped])
 
 
-def columns_apart(one: pa.Schema, other: pa.Schema) -> list[str]:
-    """What keeps files of two schemas from being one dataset; none if a reader takes both.
+def incompatible_columns(old: pa.Schema, new: pa.Schema) -> list[str]:
+    """Return why files of two schemas can't be read as one dataset, by column; empty if they can.
 
-    A column that only one of them has is null in the other's files.
+    A column that only one of the schemas has is null in the files of the other.
+
+    >>> incompatible_columns(pa.schema([("a", pa.int64())]), pa.schema([("a", pa.string())]))
+    ["column 'a' is int64 and string"]
     """
     return [
-        f"column {column.name!r} is {column.type} and {other.field(column.name).type}"
-        for column in one
-        if column.name in other.names and other.field(column.name).type != column.type
+        f"column {column.name!r} is {column.type} and {new.field(column.name).type}"
+        for column in old
+        if column.name in new.names and new.field(column.name).type != column.type
     ]
 
 
@@ -159,11 +166,15 @@ _KINDS_OF_TIMES = (
 
 
 def load_contract(path: str | Path, flag: str = "--schema") -> Contract:
-    """Reads and checks the JSON Schema at `path`, JSON or YAML; `flag` named it.
+    """Read and check the JSON Schema at `path`, JSON or YAML.
+
+    Args:
+      path: the file; it may refer to others in its directory.
+      flag: what error messages name as the source of the path.
 
     Raises:
-      UsageError: the file can't be read, is not JSON or YAML, is no valid JSON Schema, points
-        outside itself and the files beside it, or names a column that the pipeline adds.
+      UsageError: the file can't be read, is not JSON or YAML, is not a valid JSON Schema, refers
+        to something else than files beside it, or has a property that is a column of the pipeline.
     """
     document, sha256 = read_schema(path, flag)
     validator = validator_for(document, default=jsonschema.Draft202012Validator)

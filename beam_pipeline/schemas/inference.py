@@ -1,4 +1,4 @@
-"""Proposing a JSON Schema from sample events: every sample is valid under what is proposed."""
+"""Inference of a JSON Schema from sample events; all samples are valid under it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import jsonschema_rs
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 MAP_NAMES = 100
-"""An object with more names than this, most of them in few samples, is proposed as a map."""
+"""An object with more names than this, most of them in few samples, becomes a map."""
 
 EVENT_TIME_NAMES = ("event_time", "timestamp", "time", "occurred_at", "created_at", "ts")
-"""Which time is meant where several are in every sample, the first that is there."""
+"""If several fields are times in every sample, the first of these names is the event time."""
 
 _MAX_DISTINCT = 100
 _FORMATS = {
@@ -36,7 +36,7 @@ _ORDER = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 @dataclass
 class Seen:
-    """What has been seen in one place of the samples."""
+    """The values at one place of the samples."""
 
     types: Counter[str] = field(default_factory=Counter)
     formats: set[str] = field(default_factory=lambda: set(_FORMATS))
@@ -47,7 +47,7 @@ class Seen:
     items: Seen | None = None
 
     def add(self, value: Any) -> None:
-        """Adds one decoded value."""
+        """Add one decoded value."""
         kind = _TYPES[type(value)]
         self.types[kind] += 1
         if kind == "object":
@@ -67,7 +67,7 @@ class Seen:
             self.largest = max(self.largest, value)
 
     def merge(self, other: Seen) -> None:
-        """Adds what has been seen in another place."""
+        """Add the values at another place."""
         self.types.update(other.types)
         if other.types["string"]:
             self.formats &= other.formats
@@ -82,25 +82,25 @@ class Seen:
             self.items.merge(other.items)
 
     def schema(self, max_enum_values: int = 0) -> dict[str, Any]:
-        """The schema for this place; `{}` where nothing was seen."""
-        found = set(self.types)
-        if "number" in found:
-            found.discard("integer")
-        types = [name for name in _ORDER if name in found]
+        """Return the schema for this place, `{}` if it had no values."""
+        kinds = set(self.types)
+        if "number" in kinds:
+            kinds.discard("integer")
+        types = [name for name in _ORDER if name in kinds]
         if not types:
             return {}
         schema: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
-        if "string" in found:
+        if "string" in kinds:
             schema |= self._text_keywords(types, max_enum_values)
-        if "integer" in found and not (self.smallest >= -(2**63) and self.largest < 2**63):
+        if "integer" in kinds and not (self.smallest >= -(2**63) and self.largest < 2**63):
             digits = max(38, len(str(max(-self.smallest, self.largest))))
             schema["minimum"] = 0 if self.smallest >= 0 else -(10**digits) + 1
             schema["maximum"] = 10**digits - 1
-        if "array" in found and self.items is not None:
+        if "array" in kinds and self.items is not None:
             items = self.items.schema(max_enum_values)
             if items:
                 schema["items"] = items
-        if "object" in found:
+        if "object" in kinds:
             schema |= self._object_keywords(max_enum_values)
         return schema
 
@@ -133,11 +133,14 @@ class Seen:
 def infer_schema(
     events: Iterable[Any], max_enum_values: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
-    """A JSON Schema under which all of `events` are valid, and the fields that may be event time.
+    """Return a JSON Schema under which all events are valid, and the fields that may be event time.
 
-    Formats are proposed where every text has them, `required` where every object has the field,
-    an enum where a text has no more than `max_enum_values` values, each seen more than once.
-    Unnamed fields stay allowed. `x-event-time` is set where it is clear.
+    A format is set if every text has it, `required` if every object has the field, an enum if a
+    text has at most `max_enum_values` values, each of them more than once. Unnamed fields are
+    allowed. `x-event-time` is set if it is clear.
+
+    >>> infer_schema([{"id": 1}, {"id": 2}])[0]["properties"]
+    {'id': {'type': 'integer'}}
     """
     seen = Seen()
     for event in events:

@@ -1,4 +1,4 @@
-"""The verdict on one record's value: decode, validate, and say why not."""
+"""Judging the value of a record: decode it, validate it, and explain why it is refused."""
 
 from __future__ import annotations
 
@@ -19,22 +19,28 @@ from beam_pipeline.records import ErrorCode, Failure, Violation
 
 WIRE_MAGIC = b"\0"
 WIRE_PREFIX_BYTES = 5
-"""A zero byte, the schema's id as four bytes, big-endian, then the JSON (documentation of Confluent
-Schema Registry, "Wire format"). No JSON text begins with a zero byte."""
+"""The wire format is a zero byte, the schema's id as four bytes, big-endian, then the JSON
+(Confluent Schema Registry, "Wire format"). A JSON text never begins with a zero byte."""
 
 MAX_DEPTH = 200
-"""Deepest nesting of arrays and objects that is decoded; a fixed bound, so that the verdict is a
-function of the record alone and not of the interpreter's stack."""
+"""How deep arrays and objects may be nested. The bound is fixed, so that the verdict depends on the
+record alone and not on the interpreter's stack."""
 
 MAX_VIOLATIONS = 20
 MAX_MESSAGE_CHARACTERS = 500
 
 
 class Judge:
-    """Decodes and validates values against one schema.
+    """Decodes values and validates them against one schema.
 
-    jsonschema-rs decides; jsonschema, slower and with the better words, explains. Both check
-    formats. References outside the document are refused by both, never fetched.
+    jsonschema-rs decides. jsonschema, which is slower and has better messages, explains. Both check
+    formats. Both refuse references outside the document and fetch nothing.
+
+    >>> judge = Judge({"type": "object", "required": ["id"]}, max_value_bytes=100)
+    >>> judge.judge(b'{"id": 1}')
+    ({'id': 1}, None)
+    >>> judge.judge(b"{}")[1].message
+    "'id' is a required property"
     """
 
     def __init__(self, document: Mapping[str, Any], max_value_bytes: int) -> None:
@@ -45,10 +51,11 @@ class Judge:
         self._is_valid = self._validator.is_valid
 
     def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:
-        """The decoded event and None, or None and the failure.
+        """Return the decoded event and None, or None and the failure.
 
-        `value` is the record's raw value, None for a tombstone. The prefix of Confluent's wire
-        format is passed over.
+        Args:
+          value: the record's value, None for a tombstone; a prefix of Confluent's wire format is
+            skipped.
         """
         event, failure = self.decode(value)
         if failure is None:
@@ -56,7 +63,7 @@ class Judge:
         return (event, None) if failure is None else (None, failure)
 
     def decode(self, value: bytes | None) -> tuple[Any, Failure | None]:
-        """The event as decoded, not validated, and None; or None and the failure."""
+        """Return the event, decoded but not validated, and None; or None and the failure."""
         if value is None:
             return None, Failure(ErrorCode.NULL_VALUE, "the record's value is null (a tombstone)")
         if len(value) > self._max_value_bytes:
@@ -77,25 +84,29 @@ class Judge:
             return None, _explain_malformed(value, error)
 
     def check(self, event: Any) -> Failure | None:
-        """What the schema has against a decoded event; None if nothing."""
+        """Return the failure of a decoded event, None if it is valid."""
         return None if self._is_valid(event) else self._explain_violation(event)
 
     def _decode_behind_prefix(self, value: bytes) -> tuple[Any, Failure | None]:
         behind, schema_id = unwrap(value)
         if schema_id is None or behind[:1] == WIRE_MAGIC:
-            return None, _explain_malformed(value, ValueError("a zero byte, and no JSON behind it"))
+            return None, _explain_malformed(value, ValueError("a zero byte without JSON behind it"))
         event, failure = self.decode(behind)
         if failure is not None:
-            told = f"behind Confluent's wire format (schema id {schema_id}): {failure.message}"
-            failure = failure._replace(message=told[:MAX_MESSAGE_CHARACTERS])
+            message = f"behind Confluent's wire format (schema id {schema_id}): {failure.message}"
+            failure = failure._replace(message=message[:MAX_MESSAGE_CHARACTERS])
         return event, failure
 
     def _explain_violation(self, event: Any) -> Failure:
         try:
             violations = explain(self._explaining, event)
-        except (ArithmeticError, re.error, RecursionError):  # a number or pattern too much for it
+        except (
+            ArithmeticError,
+            re.error,
+            RecursionError,
+        ):  # a number or pattern too large for it
             violations = ()
-        if not violations:  # where the two differ, such as a newline behind a date-time
+        if not violations:  # the two differ, such as on a newline behind a date-time
             violations = _violations(
                 (str(error.schema_path[-1]), error.instance_path, error.schema_path, error.message)
                 for error in self._validator.iter_errors(event)
@@ -104,7 +115,7 @@ class Judge:
 
 
 def compile_validator(document: Mapping[str, Any]) -> jsonschema_rs.Validator:
-    """What decides on `document`: formats are checked, references outside it never fetched.
+    """Return the validator that decides: it checks formats and fetches no references.
 
     Raises:
       jsonschema_rs.ValidationError: a pattern, reference or `$schema` is not understood.
@@ -115,7 +126,7 @@ def compile_validator(document: Mapping[str, Any]) -> jsonschema_rs.Validator:
 
 
 def explaining_validator(document: Mapping[str, Any]) -> Any:
-    """What words the violations of `document`: jsonschema's validator of its draft."""
+    """Return the jsonschema validator that explains violations, of the draft of `document`."""
     validator_class = _explaining_class(validator_for(document))
     return validator_class(
         document,
@@ -125,7 +136,7 @@ def explaining_validator(document: Mapping[str, Any]) -> Any:
 
 
 def explain(validator: Any, event: Any) -> tuple[Violation, ...]:
-    """The rules that `event` breaks, at most `MAX_VIOLATIONS`, in the schema's order."""
+    """Return the rules that `event` breaks, at most `MAX_VIOLATIONS`, in the schema's order."""
     return _violations(
         (error.validator, error.absolute_path, error.absolute_schema_path, error.message)
         for error in validator.iter_errors(event)
@@ -148,10 +159,10 @@ def _violations(
 
 @functools.cache
 def _explaining_class(validator_class: Any) -> Any:
-    """`validator_class` with the deciding library's patterns.
+    """Return `validator_class` with the patterns of the library that decides.
 
-    Python's `re` knows another dialect (no `\\p{L}`, and `$` before a last newline), and its
-    backtracking lets one hostile value hold up the job.
+    Python's `re` has another dialect: no `\\p{L}`, and `$` matches before a last newline. Its
+    backtracking would also let one hostile value block the job.
     """
     return extend(validator_class, {"pattern": _check_pattern})
 
@@ -173,7 +184,11 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def depth_of(value: bytes) -> int:
-    """The deepest nesting of brackets outside strings in a JSON text, well-formed or not."""
+    """Return the deepest nesting of brackets outside strings in a text, JSON or not.
+
+    >>> depth_of(b'{"a": [1, "[["]}')
+    2
+    """
     brackets = _STRING.sub(b"", value).translate(None, _NO_BRACKETS)
     steps = [1 if bracket in b"[{" else -1 for bracket in brackets]
     return int(np.cumsum(steps).max(initial=0))
@@ -189,23 +204,27 @@ def _explain_malformed(value: bytes, error: Exception) -> Failure:
 
 
 def _pointer(path: Any) -> str:
-    """A JSON pointer (RFC 6901) for a sequence of keys and indexes."""
+    """Return the JSON pointer (RFC 6901) for a sequence of keys and indexes."""
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
 
 
 def _refuse_retrieval(uri: str) -> Any:
-    raise ValueError(f"{uri} is outside the schema and references are never fetched")
+    raise ValueError(f"{uri} is outside the schema, and references are never fetched")
 
 
 class Unwrapped(NamedTuple):
-    """A value without the prefix of the wire format, and the schema id that it named."""
+    """A value without the prefix of the wire format, and the schema id in it."""
 
     value: bytes
     schema_id: int | None
 
 
 def unwrap(value: bytes) -> Unwrapped:
-    """Takes the prefix of Confluent's wire format off `value`, if it has one."""
+    """Return `value` without the prefix of Confluent's wire format, and its schema id.
+
+    >>> unwrap(b"\\0\\0\\0\\0\\x07{}")
+    Unwrapped(value=b'{}', schema_id=7)
+    """
     if len(value) < WIRE_PREFIX_BYTES or value[:1] != WIRE_MAGIC:
         return Unwrapped(value, None)
     return Unwrapped(value[WIRE_PREFIX_BYTES:], int.from_bytes(value[1:WIRE_PREFIX_BYTES], "big"))

@@ -1,8 +1,8 @@
-"""JSON Schema to Arrow: which type each part of an event gets.
+"""JSON Schema to Arrow: the type of each part of an event.
 
-What has no faithful Arrow type (unions, free-form objects, recursion) is kept as JSON text, so
-nothing that the schema allows is dropped. Every value that is valid under a schema fits its node;
-where a keyword is not understood here, the node is a wider one.
+What has no faithful Arrow type (unions, free-form objects, recursion) is kept as JSON text, so that
+nothing the schema allows is lost. Every value that is valid under a schema fits its node. Keywords
+that are not understood here make the node wider, never narrower.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
 
 EXTRA = "extra"
-"""Name of the column (or struct field) that keeps what the schema allows but does not name."""
+"""Name of the column (or struct field) for what the schema allows but does not name."""
 
 TIMESTAMP_TYPE = pa.timestamp("us", tz="UTC")
 
@@ -35,7 +35,7 @@ class Encoding(enum.Enum):
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value that is one cell; `categories` are the values of a dictionary."""
+    """A value in a cell of its own; `categories` are the values of a dictionary."""
 
     arrow_type: pa.DataType
     encoding: Encoding = Encoding.PLAIN
@@ -44,7 +44,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Struct:
-    """An object with named fields; `extra` names the field for the unnamed ones, if allowed."""
+    """An object with named fields; `extra` is the field for others, None if they are refused."""
 
     fields: tuple[tuple[str, Node], ...]
     extra: str | None
@@ -59,7 +59,7 @@ class Struct:
 
 @dataclass(frozen=True)
 class ListOf:
-    """An array whose items share one node."""
+    """An array; all items have the same node."""
 
     items: Node
 
@@ -70,7 +70,7 @@ class ListOf:
 
 @dataclass(frozen=True)
 class MapOf:
-    """An object of any names whose values share one node."""
+    """An object with any names; all values have the same node."""
 
     values: Node
 
@@ -100,10 +100,16 @@ MAX_DECIMAL_DIGITS = 38
 
 
 def derive_node(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Node:
-    """The node for `schema`, a part of the document `root`.
+    """Return the node for a schema.
 
-    `seen` holds the recursive `$ref`s being followed: a recursive schema has no finite Arrow type
-    and becomes JSON text. Only references within the document are followed.
+    Args:
+      schema: a part of `root`.
+      root: the whole document; references to other documents are not followed.
+      seen: the recursive `$ref`s on the way to `schema`. A recursive schema has no finite Arrow
+        type, so it becomes JSON text.
+
+    >>> derive_node({"type": "array", "items": {"type": "integer"}}, {}).arrow_type
+    ListType(list<item: int64>)
     """
     flat = flatten(schema, root, seen)
     if flat is None:
@@ -131,14 +137,18 @@ def derive_node(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()
     return JSON_TEXT
 
 
-def flatten(
-    schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()
-) -> tuple[Mapping[str, Any], tuple[str, ...]] | None:
-    """`schema` with its `$ref` and `allOf` folded in, and `seen` with the recursive ones of those
-    references.
+class Flat(NamedTuple):
+    """A schema without `$ref` and `allOf`, and the recursive `$ref`s on the way to it."""
 
-    None where there is nothing to fold: no object, a reference that leads out of the document or
-    into itself. A branch of `allOf` that leads nowhere is left out, which makes the schema wider.
+    schema: Mapping[str, Any]
+    seen: tuple[str, ...]
+
+
+def flatten(schema: Any, root: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Flat | None:
+    """Return `schema` with its `$ref` and `allOf` merged into it.
+
+    None if it is not an object, or its reference leads out of the document or is recursive. Such a
+    branch of `allOf` is left out, which makes the schema wider.
     """
     if not isinstance(schema, Mapping):
         return None
@@ -153,70 +163,73 @@ def flatten(
             seen = (*seen, reference)
         return flatten(merged, root, seen)
     if "allOf" not in schema:
-        return schema, seen
+        return Flat(schema, seen)
     folded: Mapping[str, Any] = {}
     for branch in schema["allOf"]:
         flat = flatten(branch, root, seen)
         if flat is not None:
-            folded = merge_schemas(folded, flat[0])
-            seen = (*seen, *(reference for reference in flat[1] if reference not in seen))
+            folded = merge_schemas(folded, flat.schema)
+            seen = (*seen, *(reference for reference in flat.seen if reference not in seen))
     own = {name: part for name, part in schema.items() if name != "allOf"}
-    return merge_schemas(folded, own), seen
+    return Flat(merge_schemas(folded, own), seen)
 
 
 def merge_schemas(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """One schema for what is valid under both, or under more: of two values of a keyword that has
-    no part in the node's shape, the second's is kept."""
+    """Return first_part schema that allows all values that are valid under both.
+
+    It may allow more: of a keyword that does not change the node, the second value is kept.
+    """
     merged = {**first, **second}
     for keyword in first.keys() & second.keys():
-        one, other = first[keyword], second[keyword]
+        first_part, second_part = first[keyword], second[keyword]
         if keyword in ("properties", "patternProperties"):
-            merged[keyword] = {**one, **other}
-            for name in one.keys() & other.keys():
-                merged[keyword][name] = _both(one[name], other[name])
+            merged[keyword] = {**first_part, **second_part}
+            for name in first_part.keys() & second_part.keys():
+                merged[keyword][name] = _both(first_part[name], second_part[name])
         elif keyword in ("items", "additionalProperties"):
-            merged[keyword] = _both(one, other)
+            merged[keyword] = _both(first_part, second_part)
         elif keyword in ("allOf", "required"):
-            merged[keyword] = [*one, *other]
+            merged[keyword] = [*first_part, *second_part]
         elif keyword == "type":
-            merged[keyword] = _common_types(one, other)
+            merged[keyword] = _common_types(first_part, second_part)
     return merged
 
 
-def _both(one: Any, other: Any) -> Any:
-    """A schema for what is valid under two, either of which may be true or false."""
-    if one is False or other is False:
+def _both(first: Any, second: Any) -> Any:
+    """Return a schema for what is valid under two, each of which may be true or false."""
+    if first is False or second is False:
         return False
-    if one is True or one == other:
-        return other
-    return one if other is True else {"allOf": [one, other]}
+    if first is True or first == second:
+        return second
+    return first if second is True else {"allOf": [first, second]}
 
 
-def _common_types(one: Any, other: Any) -> list[str]:
-    ones, others = ([types] if isinstance(types, str) else types for types in (one, other))
-    common = [name for name in ones if name in others or (name == "integer" and "number" in others)]
-    if "integer" in others and "number" in ones and "integer" not in common:
+def _common_types(first: Any, second: Any) -> list[str]:
+    names, others = ([types] if isinstance(types, str) else types for types in (first, second))
+    wider = {*others, "integer"} if "number" in others else {*others}
+    common = [name for name in names if name in wider]
+    if "integer" in others and "number" in names and "integer" not in common:
         common.append("integer")
     return common
 
 
 def _ignores_siblings(root: Mapping[str, Any]) -> bool:
-    """Up to draft 7 keywords beside a `$ref` have no effect."""
+    """Return whether keywords beside a `$ref` have no effect, as up to draft 7."""
     return any(f"draft-0{number}" in str(root.get("$schema", "")) for number in (3, 4, 6, 7))
 
 
 def _is_recursive(root: Mapping[str, Any], reference: str) -> bool:
-    """Whether what a reference points to refers to it again, itself or by what it refers to."""
+    """Return whether the target of a reference leads to the same reference again."""
     waiting, known = [resolve_pointer(root, reference)], set()
     while waiting:
         part = waiting.pop()
         if isinstance(part, Mapping):
-            found = part.get("$ref")
-            if found == reference:
+            target = part.get("$ref")
+            if target == reference:
                 return True
-            if isinstance(found, str) and found not in known:
-                known.add(found)
-                waiting.append(resolve_pointer(root, found))
+            if isinstance(target, str) and target not in known:
+                known.add(target)
+                waiting.append(resolve_pointer(root, target))
             waiting.extend(part.values())
         elif isinstance(part, list):
             waiting.extend(part)
@@ -224,8 +237,10 @@ def _is_recursive(root: Mapping[str, Any], reference: str) -> bool:
 
 
 def resolve_pointer(root: Mapping[str, Any], reference: str) -> Any | None:
-    """What a local reference points to: a pointer (`#`, `#/$defs/name`; RFC 6901) or the name of
-    an `$anchor`; None for all others."""
+    """Return the target of a local reference, None if it has none or is not local.
+
+    A local reference is a pointer (`#`, `#/$defs/name`; RFC 6901) or the name of an `$anchor`.
+    """
     if not reference.startswith("#"):
         return None
     if reference[1:2] not in ("", "/"):
@@ -249,14 +264,14 @@ def _find_anchor(part: Any, name: str) -> Any | None:
         part = list(part.values())
     if isinstance(part, list):
         for child in part:
-            found = _find_anchor(child, name)
-            if found is not None:
-                return found
+            target = _find_anchor(child, name)
+            if target is not None:
+                return target
     return None
 
 
 def types_of(schema: Mapping[str, Any]) -> set[str]:
-    """The JSON types that a value may have, null aside; empty where the schema does not say."""
+    """Return the JSON types of a schema's values except null; empty if it does not say."""
     declared = schema.get("type")
     if isinstance(declared, str):
         types = {declared}
@@ -284,7 +299,7 @@ def _derive_string(schema: Mapping[str, Any]) -> Leaf:
 
 
 def decimal_of(schema: Mapping[str, Any]) -> pa.DataType | None:
-    """The decimal type that `x-decimal` asks for; None where it is missing or makes no sense."""
+    """Return the decimal type of `x-decimal`, None if it is missing or not usable."""
     asked = schema.get("x-decimal")
     if not isinstance(asked, Mapping):
         return None
@@ -297,7 +312,7 @@ def decimal_of(schema: Mapping[str, Any]) -> pa.DataType | None:
 
 
 def _derive_integer(schema: Mapping[str, Any]) -> Leaf:
-    """int64, unless the schema itself names numbers beyond it; then decimals, or digits as text."""
+    """Return int64, or decimal or JSON text if the schema names numbers beyond 64 bits."""
     named = [schema.get(keyword) for keyword in _BOUNDS]
     named += [schema["const"]] if "const" in schema else schema.get("enum", ())
     numbers = [int(value) for value in named if isinstance(value, int | float)]
@@ -314,23 +329,23 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 def _derive_union(
     schema: Mapping[str, Any], union: str, root: Mapping[str, Any], seen: tuple[str, ...]
 ) -> Node:
-    """The node of what is valid under `schema` and one of the branches of its keyword `union`."""
+    """Return the node for `schema` with one of the branches of its keyword `union`."""
     beside = {name: part for name, part in schema.items() if name != union}
     nodes: list[Node] = []
     for branch in schema[union]:
         if branch is False or _is_null(branch):
             continue
-        flat = flatten(branch, root, seen) if isinstance(branch, Mapping) else ({}, seen)
+        flat = flatten(branch, root, seen) if isinstance(branch, Mapping) else Flat({}, seen)
         if flat is None:
             return JSON_TEXT
-        whole = merge_schemas(beside, flat[0])
+        whole = merge_schemas(beside, flat.schema)
         if not _is_null(whole):
-            nodes.append(derive_node(whole, root, flat[1]))
+            nodes.append(derive_node(whole, root, flat.seen))
     return union_node(nodes)
 
 
 def _is_null(schema: Any) -> bool:
-    """Whether a schema says that nothing but null is valid, or nothing at all."""
+    """Return whether a schema allows null only, or nothing."""
     if not isinstance(schema, Mapping):
         return False
     if schema.get("const", 0) is None:
@@ -340,8 +355,10 @@ def _is_null(schema: Any) -> bool:
 
 
 def union_node(nodes: Sequence[Node]) -> Node:
-    """A node that takes every value that one of `nodes` takes: objects, arrays and dictionaries
-    become one, all else that differs is JSON text."""
+    """Return a node for every value of one of `nodes`.
+
+    Objects, arrays and dictionaries are merged. Other nodes that differ become JSON text.
+    """
     if not nodes:
         return JSON_TEXT
     if all(node == nodes[0] for node in nodes):
@@ -361,12 +378,12 @@ def _union_struct(structs: Sequence[Struct]) -> Struct:
     names = dict.fromkeys(name for struct in structs for name, _ in struct.fields)
     fields = []
     for name in names:
-        found = [dict(struct.fields)[name] for struct in structs if name in dict(struct.fields)]
-        # Where the name is unnamed but allowed, its value may be anything.
+        nodes = [dict(struct.fields)[name] for struct in structs if name in dict(struct.fields)]
+        # An object that allows the name without naming it may have any value there.
         anything = any(
             struct.extra is not None and name not in dict(struct.fields) for struct in structs
         )
-        fields.append((name, JSON_TEXT if anything else union_node(found)))
+        fields.append((name, JSON_TEXT if anything else union_node(nodes)))
     is_open = any(struct.extra is not None for struct in structs)
     return Struct(tuple(fields), extra_name(names) if is_open else None)
 
@@ -394,7 +411,11 @@ def _derive_object(
 
 
 def extra_name(taken: Iterable[str]) -> str:
-    """The name of the field for unnamed ones, beside the names `taken`."""
+    """Return the name of the field for unnamed ones, which is none of `taken`.
+
+    >>> extra_name(["id", "extra"])
+    '_extra'
+    """
     names = set(taken)
     extra = EXTRA
     while extra in names:
@@ -403,10 +424,10 @@ def extra_name(taken: Iterable[str]) -> str:
 
 
 def _without_dictionaries(node: Node) -> Node:
-    """`node` with texts for dictionaries, for all below a column's own cells.
+    """Return `node` with texts instead of dictionaries, for what is inside a column's values.
 
     pyarrow 23: `ParquetFile.read` refuses a file of several row groups with dictionaries inside a
-    struct or list, and inside a map they come back as texts.
+    struct or list, and reads those inside a map as texts.
     """
     if isinstance(node, Leaf):
         return Leaf(pa.string()) if node.encoding is Encoding.DICTIONARY else node

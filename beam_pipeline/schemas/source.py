@@ -1,4 +1,4 @@
-"""Schema files: JSON or YAML, one or several that refer to each other, read as one document."""
+"""Reading schema files: JSON or YAML, with the files they refer to, as one document."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _KEYWORDS_OF_NAMES = frozenset(
 
 
 def read_schema(path: str | Path, flag: str = "--schema") -> tuple[dict[str, Any], str]:
-    """The schema at `path` as one document, and the sha256 of the bytes it was made from.
+    """Return the schema at `path` as one document, and the sha256 of the bytes of all its files.
 
-    A `$ref` to a file beside it (`common.json#/$defs/money`) brings that file in under `$defs`;
-    one that begins with the schema's own `$id` is made local. Nothing is fetched.
+    A `$ref` to a file beside it (`common.json#/$defs/money`) adds that file under `$defs`. A `$ref`
+    that begins with the schema's own `$id` becomes local. Nothing is fetched.
 
     Raises:
-      UsageError: a file can't be read, is neither JSON nor YAML, or points elsewhere.
+      UsageError: a file can't be read, is neither JSON nor YAML, or refers to something else.
     """
     bundle = _Bundle(Path(path), flag)
     return bundle.document, bundle.sha256.hexdigest()
 
 
 class _Bundle:
-    """One document, and the files brought into it: path to its name under `$defs`."""
+    """One document, and the names under `$defs` of the files that were added to it, by path."""
 
     def __init__(self, top: Path, flag: str) -> None:
         self._flag = flag
@@ -74,7 +74,7 @@ class _Bundle:
         return document
 
     def _localized(self, part: Any, file: Path, is_schema: bool = True, at_top: bool = True) -> Any:
-        """`part` of `file` with each reference in it made one within the document."""
+        """Return `part` of `file` with its references made local to the document."""
         if isinstance(part, list):
             return [self._localized(child, file, at_top=False) for child in part]
         if not isinstance(part, dict):
@@ -85,8 +85,8 @@ class _Bundle:
             }
         if isinstance(part.get("$id"), str) and not at_top:
             raise UsageError(
-                f"{self._flag}={self._named}: $id {part['$id']!r} stands below the top, so the "
-                "$refs beside it have another base; remove it and write them from the file's top"
+                f"{self._flag}={self._named}: $id {part['$id']!r} is not at the top; remove "
+                "it, and write the $refs beside it relative to the file"
             )
         localized = {}
         for keyword, value in part.items():
@@ -109,7 +109,7 @@ class _Bundle:
         if file == self._top:
             return f"#{fragment}"
         if fragment and not fragment.startswith("/"):
-            return f"#{fragment}"  # an $anchor, found by its name wherever it is
+            return f"#{fragment}"  # an $anchor; its name holds in the whole document
         name = self._names[file].replace("~", "~0").replace("/", "~1")
         return f"#/$defs/{name}{fragment}"
 
@@ -120,20 +120,20 @@ class _Bundle:
                 "copy its target under $defs, or into a file beside it (references are never "
                 "fetched)"
             )
-        found = (file.parent / unquote(location)).resolve()
-        if not found.is_file():
+        target = (file.parent / unquote(location)).resolve()
+        if not target.is_file():
             raise UsageError(
                 f"{self._flag}={self._named}: $ref {reference!r} points outside the file, and "
-                f"there is no {found}"
+                f"there is no {target}"
             )
-        if found != self._top and found not in self._names:
-            name = found.name
+        if target != self._top and target not in self._names:
+            name = target.name
             while name in self._taken:
                 name = f"_{name}"
             self._taken.add(name)
-            self._names[found] = name
-            self._pending.append(found)
-        return found
+            self._names[target] = name
+            self._pending.append(target)
+        return target
 
 
 def _parse(raw: bytes, where: str) -> Any:
@@ -149,15 +149,15 @@ def _parse_yaml(raw: bytes, where: str) -> Any:
         json.dumps(document, allow_nan=False)  # no dates, no bytes, no alias inside itself
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"{where}: not YAML that JSON could say ({reason})") from None
+        raise UsageError(f"{where}: not YAML with JSON's types only ({reason})") from None
     wrong = _key_that_is_no_text(document)
     if wrong is not None:
-        raise UsageError(f"{where}: the key {wrong!r} is no text; write it in quotes")
+        raise UsageError(f"{where}: the key {wrong!r} is not a text; write it in quotes")
     return document
 
 
 class _JsonOfYaml(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML 1.2's core schema: `no`, `on` and 2026-11-24 are texts, as they would be in JSON."""
+    """Loads YAML by the core schema of YAML 1.2: `no`, `on` and 2026-11-24 are texts."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 

@@ -1,4 +1,4 @@
-"""Several versions of one contract at once: which one a record is under, and columns for all."""
+"""Several versions of a contract at once: which one a record has, and columns for all."""
 
 from __future__ import annotations
 
@@ -31,15 +31,20 @@ WIRE = "wire"
 def load_contracts(
     paths: Sequence[str | Path], version_field: str | None = None, flag: str = "--schema"
 ) -> Contract:
-    """One contract: of one schema, or of several versions that `version_field` tells apart.
+    """Return one contract for one schema, or for several versions of it.
 
-    Of several, each says its version as `x-version`. The last is the current one: its annotations
-    and its `$id` are those of the whole. The first is for records that name no version. The
-    columns are those of all.
+    Each of several schemas has its version as `x-version`. The last one is the current version;
+    its annotations and its `$id` are those of the contract. The first one is for records that name
+    no version. The contract has the columns of all.
+
+    Args:
+      paths: the schemas, oldest first.
+      version_field: where a record has its version: a field of the event, header:NAME or wire.
+      flag: what error messages name as the source of the paths.
 
     Raises:
-      UsageError: a schema does not serve, two are of one version, or columns of one name have
-        types that no file could hold both of.
+      UsageError: a schema can't be used, two have the same version, or columns of the same name
+        have types that can't be in one file.
     """
     contracts = [load_contract(path, flag) for path in paths]
     if not contracts:
@@ -48,30 +53,31 @@ def load_contracts(
         if len(contracts) == 1:
             return contracts[0]
         raise UsageError(
-            f"{flag} names {len(contracts)} files: --schema_version_field must say what tells "
-            f"them apart, an event's field, {HEADER_PREFIX}NAME or {WIRE}"
+            f"{flag} names {len(contracts)} files: set --schema_version_field to where a record "
+            f"has its version, a field of the event, {HEADER_PREFIX}NAME or {WIRE}"
         )
-    named: dict[str, Contract] = {}
+    by_version: dict[str, Contract] = {}
     for contract in contracts:
         version = _version_text(contract.document.get(VERSION_KEYWORD))
         if version is None:
             raise UsageError(
-                f"{flag}={contract.source}: has no {VERSION_KEYWORD}, a text or a whole number, to "
-                "say which version it is"
+                f"{flag}={contract.source}: has no {VERSION_KEYWORD}; add it, a text or a whole "
+                "number, so that records can name the version"
             )
-        if version in named:
+        if version in by_version:
             raise UsageError(
-                f"{flag}={contract.source}: is version {version!r}, as {named[version].source} is"
+                f"{flag}={contract.source}: has {VERSION_KEYWORD} {version!r}, as "
+                f"{by_version[version].source} has; each version needs its own"
             )
-        named[version] = contract
+        by_version[version] = contract
     node = contracts[0].node
     for contract in contracts[1:]:
         try:
             node = unify(node, contract.node)
-        except _Apart as error:
+        except _IncompatibleNodes as error:
             raise UsageError(
-                f"{flag}={contract.source}: {error} in its versions; files of both would be no one "
-                "dataset"
+                f"{flag}={contract.source}: {error} in its versions; files of both can't be "
+                "one dataset"
             ) from None
     current = contracts[-1]
     digests = "".join(contract.ref.sha256 for contract in contracts)
@@ -79,7 +85,7 @@ def load_contracts(
         source=",".join(str(path) for path in paths),
         document=current.document,
         ref=SchemaRef(current.ref.id, hashlib.sha256(digests.encode()).hexdigest()),
-        versions=tuple(named.items()),
+        versions=tuple(by_version.items()),
         version_field=version_field,
         unified_node=node,
     )
@@ -88,13 +94,13 @@ def load_contracts(
 def version_of(
     version_field: str, event: Any, headers: Sequence[tuple[str, bytes | None]], wire: int | None
 ) -> str | None:
-    """The version that a record names; None where it names none."""
+    """Return the version that a record names, None if it names none."""
     if version_field == WIRE:
         return None if wire is None else str(wire)
     if version_field.startswith(HEADER_PREFIX):
         name = version_field.removeprefix(HEADER_PREFIX)
-        found = [value for key, value in headers if key == name and value is not None]
-        return found[-1].decode("utf-8", "replace") if found else None
+        versions = [value for key, value in headers if key == name and value is not None]
+        return versions[-1].decode("utf-8", "replace") if versions else None
     for step in version_field.split("."):
         event = event.get(step) if isinstance(event, Mapping) else None
     return _version_text(event)
@@ -108,42 +114,42 @@ def _version_text(value: Any) -> str | None:
     return str(value) if type(value) is int else None
 
 
-class _Apart(Exception):
-    """Two nodes that no column can hold both of."""
+class _IncompatibleNodes(Exception):
+    """No column can hold the values of two nodes."""
 
 
-def unify(one: Node, other: Node, path: str = "") -> Node:
-    """A node for the columns of files with values of both: fields of both, texts of both enums.
+def unify(old: Node, new: Node, path: str = "") -> Node:
+    """Return a node for values of two nodes: fields of both objects, texts of both enums.
 
     Raises:
-      _Apart: at `path` the types differ.
+      _IncompatibleNodes: the types at `path` or below differ.
     """
-    if isinstance(one, Struct) and isinstance(other, Struct):
-        fields, more = dict(one.fields), dict(other.fields)
-        names = [*fields, *(name for name in more if name not in fields)]
+    if isinstance(old, Struct) and isinstance(new, Struct):
+        old_fields, new_fields = dict(old.fields), dict(new.fields)
+        names = [*old_fields, *(name for name in new_fields if name not in old_fields)]
         unified = []
         for name in names:
             below = f"{path}.{name}" if path else name
-            if name in fields and name in more:
-                unified.append((name, unify(fields[name], more[name], below)))
+            if name in old_fields and name in new_fields:
+                unified.append((name, unify(old_fields[name], new_fields[name], below)))
             else:
-                unified.append((name, fields.get(name) or more[name]))
-        is_open = one.extra is not None or other.extra is not None
+                unified.append((name, old_fields.get(name) or new_fields[name]))
+        is_open = old.extra is not None or new.extra is not None
         return Struct(tuple(unified), extra_name(names) if is_open else None)
-    if isinstance(one, ListOf) and isinstance(other, ListOf):
-        return ListOf(unify(one.items, other.items, f"{path}[]"))
-    if isinstance(one, MapOf) and isinstance(other, MapOf):
-        return MapOf(unify(one.values, other.values, f"{path}{{}}"))
-    if isinstance(one, Leaf) and isinstance(other, Leaf):
-        if one.encoding is other.encoding is Encoding.DICTIONARY:
-            texts = dict.fromkeys([*one.categories, *other.categories])
-            return Leaf(one.arrow_type, Encoding.DICTIONARY, tuple(texts))
-        if one == other:
-            return one
+    if isinstance(old, ListOf) and isinstance(new, ListOf):
+        return ListOf(unify(old.items, new.items, f"{path}[]"))
+    if isinstance(old, MapOf) and isinstance(new, MapOf):
+        return MapOf(unify(old.values, new.values, f"{path}{{}}"))
+    if isinstance(old, Leaf) and isinstance(new, Leaf):
+        if old.encoding is new.encoding is Encoding.DICTIONARY:
+            texts = dict.fromkeys([*old.categories, *new.categories])
+            return Leaf(old.arrow_type, Encoding.DICTIONARY, tuple(texts))
+        if old == new:
+            return old
         texts_alike = {_PLAIN_TEXT, Encoding.DICTIONARY}
-        if {_kind(one), _kind(other)} == texts_alike:
+        if {_kind(old), _kind(new)} == texts_alike:
             return Leaf(pa.string())
-    raise _Apart(f"{path or 'the event'} is {one.arrow_type} and {other.arrow_type}")
+    raise _IncompatibleNodes(f"{path or 'the event'} is {old.arrow_type} and {new.arrow_type}")
 
 
 _PLAIN_TEXT = "plain text"
@@ -155,7 +161,10 @@ def _kind(leaf: Leaf) -> Any:
 
 
 def align(array: pa.Array, own: Node, unified: Node) -> pa.Array:
-    """`array`, built for the node `own`, as the column of `unified`; new fields are null."""
+    """Return `array`, which was built for the node `own`, as a column of `unified`.
+
+    Fields that `own` does not have are null.
+    """
     if own == unified:
         return array
     if isinstance(own, Struct) and isinstance(unified, Struct):

@@ -103,7 +103,7 @@ def _rules_below(
     flat = flatten(part, contract.document, seen)
     if flat is None:
         return
-    part, seen = flat
+    part, seen = flat.schema, flat.seen
     names = part.get("x-normalize", [])
     decimal = part.get("x-decimal")
     if names or decimal:

@@ -313,7 +313,7 @@ def test_what_arrow_refuses(schema: Any, value: Any) -> None:
 @pytest.mark.parametrize("event", [5, "text", [1], True, None])
 def test_events_that_are_no_objects_are_refused_where_fields_are_named(event: Any) -> None:
     contract = contract_of({"properties": {"a": {"type": "integer"}}})
-    with pytest.raises(TypeError, match=r"no object, where the schema names fields"):
+    with pytest.raises(TypeError, match=r"the value is not an object, but the schema names fields"):
         ColumnBuilder(contract).build([{}, event])
 
 

@@ -254,7 +254,7 @@ def test_a_remote_reference_is_refused_and_never_fetched(
         ('{"type": "text"}', "not a valid JSON Schema at"),
         ('{"pattern": "("}', "pattern"),
         ('{"$ref": "#/$defs/nothing"}', "'/$defs/nothing' does not exist"),
-        ('{"properties": {"a": {"$id": "urn:a"}}}', "$id 'urn:a' stands below the top"),
+        ('{"properties": {"a": {"$id": "urn:a"}}}', "$id 'urn:a' is not at the top"),
         ('{"properties": {"Hour": {}}}', "'Hour' is a column that the pipeline adds"),
         ('{"properties": {"kafka_offset": {}}}', "'kafka_offset' is a column that the pipeline"),
         (

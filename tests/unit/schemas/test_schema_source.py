@@ -64,11 +64,11 @@ def test_yaml_means_what_json_would(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: [", "not YAML that JSON could say"),
-        ("a: &a [*a]", "not YAML that JSON could say"),
-        ("a: !!binary aGk=", "not YAML that JSON could say"),
-        ("a: !!python/object:os.system {}", "not YAML that JSON could say"),
-        ("properties: {1: {}}", "the key 1 is no text"),
+        ("a: [", "not YAML with JSON's types only"),
+        ("a: &a [*a]", "not YAML with JSON's types only"),
+        ("a: !!binary aGk=", "not YAML with JSON's types only"),
+        ("a: !!python/object:os.system {}", "not YAML with JSON's types only"),
+        ("properties: {1: {}}", "the key 1 is not a text"),
         ("- a", "a JSON Schema is an object, not list"),
         ("", "a JSON Schema is an object, not NoneType"),
     ],

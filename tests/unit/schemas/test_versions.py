@@ -225,9 +225,9 @@ PREFIX = b"\0\0\0\1\2"
         (PREFIX, ErrorCode.MALFORMED_JSON, "behind Confluent's wire format (schema id 258)"),
         (PREFIX + b"\xff", ErrorCode.NOT_UTF8, "behind Confluent's wire format (schema id 258)"),
         (PREFIX + b"[" * 300, ErrorCode.TOO_DEEP, "behind Confluent's wire format"),
-        (PREFIX + PREFIX + b"{}", ErrorCode.MALFORMED_JSON, "a zero byte, and no JSON behind it"),
-        (b"\0", ErrorCode.MALFORMED_JSON, "a zero byte, and no JSON behind it"),
-        (b"\0{}", ErrorCode.MALFORMED_JSON, "a zero byte, and no JSON behind it"),
+        (PREFIX + PREFIX + b"{}", ErrorCode.MALFORMED_JSON, "a zero byte without JSON behind it"),
+        (b"\0", ErrorCode.MALFORMED_JSON, "a zero byte without JSON behind it"),
+        (b"\0{}", ErrorCode.MALFORMED_JSON, "a zero byte without JSON behind it"),
         (PREFIX + b"{}", ErrorCode.SCHEMA_VIOLATION, "'id' is a required property"),
     ],
 )
@@ -252,16 +252,16 @@ def test_unwrapping_is_undone_by_wrapping(value: bytes) -> None:
 @pytest.mark.parametrize(
     ("documents", "field", "reason"),
     [
-        ([V1, V2], None, "names 2 files: --schema_version_field must say"),
-        ([V1, {**V2, "x-version": 1}], "v", "is version '1', as "),
-        ([V1, {**V2, "x-version": 1.0}], "v", "is version '1', as "),
+        ([V1, V2], None, "names 2 files: set --schema_version_field"),
+        ([V1, {**V2, "x-version": 1}], "v", "has x-version '1', as "),
+        ([V1, {**V2, "x-version": 1.0}], "v", "has x-version '1', as "),
         ([V1, {"type": "object"}], "v", "has no x-version"),
         ([{"type": "object"}], "v", "has no x-version"),
         ([V1, {**V2, "x-version": True}], "v", "has no x-version"),
         (
             [V1, {**V2, "properties": {"buyer": {"properties": {"name": {"type": "integer"}}}}}],
             "v",
-            "buyer.name is string and int64 in its versions; files of both would be no one dataset",
+            "buyer.name is string and int64 in its versions; files of both can't be one dataset",
         ),
         (
             [V1, {**V2, "properties": {"items": {"type": "array", "items": {"type": "string"}}}}],
@@ -286,7 +286,7 @@ def test_the_command_line_names_versions(
     files = ",".join(str(path) for path in schema_files(tmp_path, V1, V2))
     words = ["run", "--kafka_bootstrap_servers=localhost:1", "--input_topics=t"]
     assert main([*words, f"--schema={files}", f"--log_dir={tmp_path}"]) == 2
-    assert "--schema_version_field must say" in capsys.readouterr().err
+    assert "set --schema_version_field" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

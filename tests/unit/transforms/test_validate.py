@@ -483,7 +483,7 @@ def test_an_event_that_is_no_object_where_fields_are_named() -> None:
     )
     assert len(rows) == 2
     assert (letter.offset, letter.failure.code) == (1, ErrorCode.ENCODE_ERROR)
-    assert "no object" in letter.failure.message
+    assert "not an object" in letter.failure.message
 
 
 @pytest.mark.parametrize(
