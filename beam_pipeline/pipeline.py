@@ -6,11 +6,11 @@ from typing import Any
 
 import apache_beam as beam
 
+from beam_pipeline.config import IngestConfig
 from beam_pipeline.io.dead_letters import WriteDeadLetterFiles, WriteDeadLetterTopic
 from beam_pipeline.io.kafka import ReadRecords
 from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.io.windowed_files import FileLayout
-from beam_pipeline.options import IngestConfig
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms import (
     DeadLetterCollector,
