@@ -12,6 +12,8 @@ import gc
 
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 
+import beam_pipeline.io  # noqa: F401 - what bundles use is imported before the freeze
+
 _GC_THRESHOLDS = (100_000, 20, 100)
 """A bundle's records are tens of thousands of objects without a reference cycle. With Python's
 threshold of 700 the collector takes a fifteenth of the worker's time."""
@@ -30,8 +32,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--worker_id", required=True, help="as the runner knows this worker")
     parser.add_argument("--state_cache_bytes", type=int, default=0, help="size of the state cache")
     flags = parser.parse_args(arguments)
-    import beam_pipeline.pipeline  # noqa: F401 - what bundles use is there before the freeze
-
     tune_garbage_collector()
     SdkHarness(
         flags.control_endpoint,
