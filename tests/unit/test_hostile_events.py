@@ -16,9 +16,7 @@ from rich.console import Console
 
 from beam_pipeline import cli
 from beam_pipeline.commands.live.view import RunView
-from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.supervisor import RunStatus
 
 # Clears the screen, sets the window's title, rings, goes back, hides text: by C0, C1, DEL and
@@ -139,29 +137,3 @@ def test_the_view_of_a_run(tree: OutputTree) -> None:
         assert isinstance(console.file, io.StringIO)
         assert_harmless(console.file.getvalue())
         assert HARMLESS in console.file.getvalue()
-
-
-def test_the_last_line_of_a_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What `run`, `produce` and all others end with: a worker's last words, an input's name."""
-    log = tmp_path / "pipeline.log"
-    last_line = HOSTILE.replace("\r", "").replace("\u2028", "")
-    with ManagedProcess("pipeline", ["printf", "%s", last_line], log) as process:
-        process.wait(10)
-        failure = process.failure("died")
-    assert "\x1b" in str(failure)
-
-    def fail(args: object, beam_flags: object) -> int:
-        raise failure
-
-    monkeypatch.setattr(cli.run, "run", fail)
-    text = told(["run", "--input_topics=orders"], capsys)
-    assert_harmless(text)
-    assert "beam-pipeline: pipeline died" in text
-
-    words = ["produce", "--topic=orders", "--kafka_bootstrap_servers=localhost:1"]
-    text = told([*words, f"--input={HOSTILE}"], capsys)
-    assert_harmless(text)
-    assert "--input=\\x1b[2J" in text
-    assert isinstance(failure, EnvironmentFailure)
