@@ -8,25 +8,13 @@ from typing import Any
 from hypothesis import strategies as st
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
 NAMES = ["a", "b", "c d", "é", "x.y", "1", ""]
-
-
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-
-
 SMALL = st.integers(-(2**53), 2**53)
-
-
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-
-
 TIMES = st.datetimes(datetime(1800, 1, 1), datetime(2200, 1, 1)).map(
     lambda at: f"{at.isoformat()}Z"
 )
-
-
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | SMALL | FLOATS | TEXTS,
     lambda inner: (
@@ -35,8 +23,6 @@ JSON_VALUES = st.recursive(
     ),
     max_leaves=5,
 )
-
-
 LEAVES: list[tuple[dict[str, Any], st.SearchStrategy[Any]]] = [
     ({"type": "string"}, TEXTS),
     ({"type": "string", "minLength": 2}, TEXTS),
