@@ -74,12 +74,12 @@ def mostly(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @st.composite
 def objects(draw: st.DrawFn, fields: st.SearchStrategy[Pair]) -> Pair:
-    parts = draw(st.dictionaries(st.sampled_from(NAMES), fields, max_size=3))
+    parts: dict[str, Pair] = draw(st.dictionaries(st.sampled_from(NAMES), fields, max_size=3))
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {name: part for name, (part, _) in parts.items()},
     }
-    if parts and draw(st.booleans()):
+    if bool(parts) and draw(st.booleans()):
         schema["required"] = [draw(st.sampled_from(sorted(parts)))]
     others = JSON_VALUES
     openness = draw(st.sampled_from(["open", "closed", "typed", "patterns"]))

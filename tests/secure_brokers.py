@@ -151,7 +151,7 @@ def secure_broker(directory: Path, java: Path, jars: list[Path]) -> Iterator[Sec
         settings=_settings(directory, ports, plain_port),
     )
     with broker:
-        admin = AdminClient(broker.connection.for_librdkafka())
+        admin = AdminClient({**broker.connection.for_librdkafka()})
         login = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         user = UserScramCredentialUpsertion(USER, login, PASSWORD.encode())
         for future in admin.alter_user_scram_credentials([user]).values():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 from commerce import Job, Judge, Record, Reference, WindowFiles, land, letters_path, write_letters
 from confluent_kafka import Consumer, TopicPartition
@@ -46,6 +47,7 @@ def batches(job: Job) -> Iterator[tuple[list[Record], int]]:
     consumer.assign([TopicPartition(job.topic, partition, 0) for partition in job.ends])
     reached_ms = {partition: 0 for partition, end in job.ends.items() if end}
     records: list[Record] = []
+    message: Any  # the stubs allow None where a message without an error has a value
     while reached_ms:
         for message in consumer.consume(BATCH_RECORDS - len(records), POLL_SECONDS):
             if message.error():

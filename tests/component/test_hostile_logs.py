@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline import cli
+from beam_pipeline.commands import run as command_module
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.processes import ManagedProcess
 
@@ -41,7 +42,7 @@ def test_the_last_line_of_a_log(
     def fail(args: object, beam_flags: object) -> int:
         raise failure
 
-    monkeypatch.setattr(cli.run, "run", fail)
+    monkeypatch.setattr(command_module, "run", fail)
     text = told(["run", "--input_topics=orders"], capsys)
     assert_harmless(text)
     assert "beam-pipeline: pipeline died" in text

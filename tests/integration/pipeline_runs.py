@@ -93,7 +93,7 @@ class PipelineRun:
         **environment: str,
     ) -> tuple[Finished, set[Listener], dict[int, str]]:
         """Runs to the end; meanwhile notes where processes listen, and their command lines."""
-        process = self.start(*words, **environment)
+        process = self.start(*words, output=subprocess.PIPE, **environment)
         deadline = time.monotonic() + timeout_seconds
         seen: set[Listener] = set()
         commands: dict[int, str] = {}

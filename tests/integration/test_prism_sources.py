@@ -43,14 +43,14 @@ def options(prism_endpoint: str) -> PipelineOptions:
     )
 
 
-class AtOnce(OffsetRestrictionTracker):  # type: ignore[misc]
+class AtOnce(OffsetRestrictionTracker):
     """It can be stopped where it is, and not be halved: as KafkaIO's."""
 
     def try_split(self, fraction_of_remainder: float) -> Any:
         return None if fraction_of_remainder else super().try_split(fraction_of_remainder)
 
 
-class Blocks(RestrictionProvider):  # type: ignore[misc]
+class Blocks(RestrictionProvider):
     """Restrictions of `BLOCKS` positions."""
 
     def initial_restriction(self, element: Any) -> OffsetRange:
@@ -60,10 +60,10 @@ class Blocks(RestrictionProvider):  # type: ignore[misc]
         return AtOnce(restriction)
 
     def restriction_size(self, element: Any, restriction: OffsetRange) -> int:
-        return restriction.size()
+        return int(restriction.size())
 
 
-class FromStart(WatermarkEstimatorProvider):  # type: ignore[misc]
+class FromStart(WatermarkEstimatorProvider):
     """A watermark that the reader moves by hand."""
 
     def initial_estimator_state(self, element: Any, restriction: OffsetRange) -> Timestamp:
@@ -119,7 +119,7 @@ class ReadSlowly(beam.DoFn):
         element: int,
         tracker: Any = RESTRICTION,
         watermark: Any = WATERMARK,
-    ) -> Iterator[TimestampedValue]:
+    ) -> Iterator[TimestampedValue[Any]]:
         position = tracker.current_restriction().start
         if position == self.SECONDS:
             while tracker.try_claim(position):

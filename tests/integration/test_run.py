@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 import duckdb
 import jsonschema
 import pyarrow.dataset
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 from integration.pipeline_runs import PipelineRun, running, send, wait_for
 
 from beam_pipeline.kafka.admin import TopicSpec, create_topics, watermarks
@@ -70,10 +71,12 @@ def test_a_topic_is_landed_once_over_two_runs_and_reads_as_one_dataset(
     dataset = pyarrow.dataset.dataset(run.output_dir, partitioning="hive")
     assert dataset.count_rows() == 150
     assert all("_tmp" not in file and file.endswith(".parquet") for file in dataset.files)
-    (rows, partitions, days) = duckdb.sql(
+    relation = duckdb.sql(
         "SELECT count(*), count(DISTINCT kafka_partition), count(DISTINCT dt) FROM read_parquet("
         f"'{run.output_dir}/dt=*/hour=*/*.parquet', hive_partitioning = true)"
-    ).fetchall()[0]
+    )
+    assert relation is not None
+    ((rows, partitions, days),) = relation.fetchall()
     assert (rows, partitions) == (150, 3)
     assert days >= 1
     assert not any(run.output_dir.glob("_tmp/*"))
@@ -124,8 +127,8 @@ def test_bad_input_is_a_row_or_a_dead_letter_with_its_bytes(
         assert headers == [("h", b"\x00\xff"), ("none", None)]
         record = on_topic[letter["dlq_id"].encode()]
         assert (record.value(), record.key()) == (value, b"\xffkey"), name
-        assert dict(record.headers())["dlq.error.code"] == str(code).encode()
-        assert dict(record.headers())["h"] == b"\x00\xff"
+        assert _headers(record)["dlq.error.code"] == str(code).encode()
+        assert _headers(record)["h"] == b"\x00\xff"
     assert len(letters) == len(on_topic) == len(BAD_INPUT)
     extras = {row["kafka_offset"]: row["extra"] for row in run.rows()}
     assert json.loads(extras[len(BAD_INPUT) + 1]) == {"campaign": 2}
@@ -227,7 +230,7 @@ def test_a_topic_made_anew_is_refused(
     topic = fresh_topic()
     send(kafka, topic, events(5))
     run.catch_up(kafka, topic)
-    admin = AdminClient(kafka.for_librdkafka())
+    admin = AdminClient({**kafka.for_librdkafka()})
     admin.delete_topics([topic])[topic].result()
     create_topics(kafka, [TopicSpec(topic, 1, {"message.timestamp.type": "LogAppendTime"})])
     send(kafka, topic, events(9))
@@ -268,21 +271,25 @@ def test_records_stamped_by_their_producer_are_landed_by_create_time(
     }
 
 
-def _records(kafka: KafkaConnection, topic: str) -> dict[bytes, object]:
+def _records(kafka: KafkaConnection, topic: str) -> dict[bytes, Message]:
     """The records of a dead-letter topic by their `dlq.id`."""
     consumer = Consumer(
         {**kafka.for_librdkafka(), "group.id": "test", "fetch.max.bytes": 50_000_000}
     )
-    found = {}
+    records: dict[bytes, Message] = {}
     for partition, (low, high) in watermarks(kafka, topic).items():
         consumer.assign([TopicPartition(topic, partition, low)])
         for _ in range(high - low):
             record = consumer.poll(20)
             assert record is not None
             assert record.error() is None
-            found[dict(record.headers())["dlq.id"]] = record
+            records[_headers(record)["dlq.id"]] = record
     consumer.close()
-    return found
+    return records
+
+
+def _headers(record: Message) -> dict[str, Any]:
+    return dict(cast("list[tuple[str, bytes | None]]", record.headers()))
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import jsonschema
 import jsonschema_rs
-import yaml
+import yaml  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 from hypothesis_jsonschema import from_schema
 

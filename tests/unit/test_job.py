@@ -45,7 +45,7 @@ class RunningJob(PipelineResult):
     _job_service = JobService()
 
     def __init__(self) -> None:
-        super().__init__(PipelineState.RUNNING)
+        super().__init__(PipelineState.RUNNING)  # type: ignore[no-untyped-call]
 
     def cancel(self) -> None:
         """Nothing is left to end."""

@@ -139,9 +139,12 @@ def test_files_of_two_versions_are_one_dataset(tmp_path: Path, contract: Contrac
     root = tmp_path / "output" / "dt=2026-11-24" / "hour=00"
     root.mkdir(parents=True)
     alone = load_contracts(schema_files(tmp_path, V1))
-    for number, (known, values) in enumerate(
-        [(alone, [OLD]), (contract, [OLD]), (contract, [NEW, {**NEW, "kind": "paid"}])]
-    ):
+    runs: list[tuple[Contract, list[dict[str, Any]]]] = [
+        (alone, [OLD]),
+        (contract, [OLD]),
+        (contract, [NEW, {**NEW, "kind": "paid"}]),
+    ]
+    for number, (known, values) in enumerate(runs):
         version = b"2" if values[0] is NEW else b"1"
         records = [
             kafka_record(value, offset=10 * number + offset, headers=[("v", version)])
