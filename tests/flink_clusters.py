@@ -24,12 +24,18 @@ from beam_pipeline.runtime.flink.rest import FlinkRest
 from beam_pipeline.runtime.processes import ManagedProcess, free_port
 
 
-def flink_or_skip() -> FlinkTools:
-    """Flink, fetched where it is not in the cache; skips the test where it can't be had."""
+def require_flink() -> FlinkTools:
+    """Return Flink, fetched if it is not in the cache.
+
+    Where it can't be fetched, the test fails if `CI` is set and is skipped otherwise.
+    """
     try:
         return find_flink_tools(with_cluster=True)
     except EnvironmentFailure as error:
-        pytest.skip(f"no Flink distribution to be had: {error}")
+        reason = f"Flink can't be fetched: {error}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @dataclass

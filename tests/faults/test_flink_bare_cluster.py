@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from faults.scenario import Scenario
 from faults.test_flink_many_jobs import land_events
-from flink_clusters import OwnCluster, flink_or_skip, own_flink
+from flink_clusters import OwnCluster, own_flink, require_flink
 
 
 @pytest.fixture
 def bare_cluster(tmp_path: Path) -> Iterator[OwnCluster]:
-    with own_flink(flink_or_skip(), tmp_path / "flink", 2, with_beam=False) as cluster:
+    with own_flink(require_flink(), tmp_path / "flink", 2, with_beam=False) as cluster:
         yield cluster
 
 

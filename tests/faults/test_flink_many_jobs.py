@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults.scenario import Scenario
-from flink_clusters import OwnCluster, flink_or_skip, own_flink
+from flink_clusters import OwnCluster, own_flink, require_flink
 from integration.pipeline_runs import PipelineRun, send, wait_for
 
 from beam_pipeline.producer.events import EventFactory
@@ -27,7 +27,7 @@ IDLE_SECONDS = 90.0
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[OwnCluster]:
-    with own_flink(flink_or_skip(), tmp_path / "flink", max(PARALLELISMS)) as cluster:
+    with own_flink(require_flink(), tmp_path / "flink", max(PARALLELISMS)) as cluster:
         yield cluster
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flink_clusters import OwnCluster, flink_or_skip, own_flink
+from flink_clusters import OwnCluster, own_flink, require_flink
 from integration.pipeline_runs import Finished, PipelineRun, running, send, wait_for
 
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -27,7 +27,7 @@ SLOTS = 3
 
 @pytest.fixture(scope="module")
 def flink_tools() -> FlinkTools:
-    return flink_or_skip()
+    return require_flink()
 
 
 @pytest.fixture(scope="module")
