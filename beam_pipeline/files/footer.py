@@ -17,6 +17,8 @@ import numpy.typing as npt
 import orjson
 import pyarrow.parquet
 
+from beam_pipeline.times import parse_rfc3339
+
 FOOTER_KEY: Final = b"beam_pipeline.file"
 FOOTER_VERSION: Final = 1
 
@@ -82,8 +84,8 @@ class FileFooter:
                 raise FooterError(f"footer version {found['version']}, this reads {FOOTER_VERSION}")
             return FileFooter(
                 topic=found["topic"],
-                window_start=_instant(found["window_start"]),
-                window_end=_instant(found["window_end"]),
+                window_start=parse_rfc3339(found["window_start"]),
+                window_end=parse_rfc3339(found["window_end"]),
                 shard=found["shard"],
                 epoch=found["epoch"],
                 pane=found["pane"],
@@ -143,8 +145,3 @@ def ranges_of(offsets: Iterable[int] | npt.NDArray[np.int64]) -> list[OffsetRang
     firsts = values[np.concatenate(([0], last_of_run + 1))]
     lasts = values[np.concatenate((last_of_run, [values.size - 1]))]
     return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
-
-
-def _instant(text: str) -> datetime:
-    # datetime.fromisoformat takes the suffix Z only from Python 3.11 on.
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))

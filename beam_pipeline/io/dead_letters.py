@@ -9,7 +9,6 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Optional
 
@@ -24,6 +23,7 @@ from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter
+from beam_pipeline.times import rfc3339_of_ms
 from beam_pipeline.transforms.outputs import Outputs
 
 MAX_TEXT_CHARACTERS = 4_000
@@ -115,7 +115,7 @@ def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
     failure = letter.failure
     return {
         "dlq_id": letter.dlq_id,
-        "failed_at": _rfc3339(letter.failed_at_ms),
+        "failed_at": rfc3339_of_ms(letter.failed_at_ms),
         "stage": letter.stage,
         "error": {
             "code": failure.code.value,
@@ -128,7 +128,7 @@ def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
             "topic": letter.topic,
             "partition": letter.partition,
             "offset": letter.offset,
-            "timestamp": _rfc3339(letter.timestamp),
+            "timestamp": rfc3339_of_ms(letter.timestamp),
             "timestamp_type": letter.timestamp_type,
         },
         "key_b64": _base64(letter.key),
@@ -253,7 +253,7 @@ def to_headers(letter: DeadLetter, epoch: str) -> list[tuple[str, bytes]]:
         "dlq.schema.id": letter.schema.id,
         "dlq.schema.sha256": letter.schema.sha256,
         "dlq.original.timestamp": letter.timestamp,
-        "dlq.failed_at": _rfc3339(letter.failed_at_ms),
+        "dlq.failed_at": rfc3339_of_ms(letter.failed_at_ms),
         "dlq.epoch": epoch,
         "dlq.attempt": letter.attempt,
         "dlq.redrive.of": letter.redrive_of,
@@ -263,18 +263,6 @@ def to_headers(letter: DeadLetter, epoch: str) -> list[tuple[str, bytes]]:
         for name, value in values.items()
         if value is not None
     ]
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def _rfc3339(timestamp_ms: int) -> str | None:
-    """Return the time as RFC 3339 text, or None outside the years 1 to 9999, which it has not."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
-    except OverflowError:
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _base64(content: bytes | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 
 from beam_pipeline.producer.events import Event
 from beam_pipeline.records import ErrorCode
+from beam_pipeline.times import parse_rfc3339
 
 # Far beyond what any decoder of the pipeline takes.
 _TOO_DEEP_LEVELS = 5_000
@@ -137,7 +138,7 @@ def _add_device_property(event: Event, rng: Random) -> None:
 
 def _shift_time(delta: timedelta) -> Callable[[Event, Random], None]:
     def change(event: Event, rng: Random) -> None:
-        moment = datetime.fromisoformat(event["event_time"]) + delta
+        moment = parse_rfc3339(event["event_time"]) + delta
         event["event_time"] = moment.isoformat(timespec="milliseconds")
 
     return change

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import orjson
+
+from beam_pipeline.times import parse_rfc3339
 
 # How far behind the end of its time a schedule may run to send the records due before it.
 _CATCH_UP_SECONDS = 0.5
@@ -84,8 +84,7 @@ def time_in(value: bytes | None, time_field: str) -> float | None:
         found = found.get(step) if isinstance(found, dict) else None
     if isinstance(found, str):
         try:
-            # datetime.fromisoformat takes the suffix Z only from Python 3.11 on.
-            moment = datetime.fromisoformat(found.upper().replace("Z", "+00:00"))
+            moment = parse_rfc3339(found)
             return moment.timestamp() if moment.tzinfo else None
         except (ValueError, OverflowError):
             return None

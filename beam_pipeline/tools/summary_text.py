@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_pipeline.terminal import printable
+from beam_pipeline.times import rfc3339
 from beam_pipeline.tools.reconcile.compare import Reconciliation
 from beam_pipeline.tools.reconcile.text import reconciliation_table
 from beam_pipeline.tools.summary import Summary
@@ -82,7 +83,7 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+        return rfc3339(value, separator=" ", timespec="milliseconds")
     if isinstance(value, date):
         return value.isoformat()
     return printable(str(value), _CELL_WIDTH)

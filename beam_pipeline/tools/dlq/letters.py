@@ -16,6 +16,7 @@ from typing import Any
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.names import JSON_LINES_SUFFIX
 from beam_pipeline.files.tree import BrokenLine, json_lines, visible_files
+from beam_pipeline.times import parse_rfc3339
 
 Header = tuple[str, "bytes | None"]
 
@@ -73,8 +74,7 @@ class Letter:
                 (violation["keyword"], violation["instance_path"])
                 for violation in error["violations"]
             ),
-            # datetime.fromisoformat takes the suffix Z only from Python 3.11 on.
-            failed_at=datetime.fromisoformat(document["failed_at"].replace("Z", "+00:00")),
+            failed_at=parse_rfc3339(document["failed_at"]),
             topic=source["topic"],
             partition=source["partition"],
             offset=source["offset"],

@@ -6,9 +6,9 @@ import enum
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from beam_pipeline.records import ATTEMPT_HEADER, REDRIVE_HEADER
+from beam_pipeline.times import parse_rfc3339
 from beam_pipeline.tools.dlq.letters import Header, Letter
 from beam_pipeline.tools.dlq.where import Condition
 
@@ -112,4 +112,4 @@ def replay_timestamp_ms(letter: Letter) -> int | None:
     text = letter.document["source"]["timestamp"]
     if text is None:
         return None
-    return round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000)
+    return round(parse_rfc3339(text).timestamp() * 1000)

@@ -21,6 +21,7 @@ from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 
 from beam_pipeline.errors import UsageError
+from beam_pipeline.times import parse_rfc3339
 from beam_pipeline.tools.dlq.letters import Letter
 
 Condition = Callable[[Letter], bool]
@@ -80,7 +81,7 @@ def _moment(text: str, value: str, now: datetime) -> datetime:
     try:
         if ago := _AGO.fullmatch(value):
             return now - timedelta(**{_AGO_UNITS[ago[2]]: int(ago[1])})
-        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        moment = parse_rfc3339(value)
     except (ValueError, OverflowError) as error:
         raise UsageError(
             f"--where={text}: give a date (2026-11-23), a time (2026-11-23T20:28:30Z), "

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from beam_pipeline.offset_sets import TopicPartition, range_count, ranges
 from beam_pipeline.terminal import printable, printable_json
+from beam_pipeline.times import rfc3339
 from beam_pipeline.tools.inspect.inspection import ColumnStatistics, FileInspection, TreeInspection
 
 _RANGES_IN_TEXT = 3
@@ -156,7 +157,7 @@ def _shown(value: Any) -> str:
 def plain_text(value: Any) -> str:
     """A value of a column as text; not yet harmless."""
     if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return rfc3339(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, bytes):

@@ -19,6 +19,7 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.contents import UnreadableFile
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.times import parse_rfc3339
 from beam_pipeline.tools.compact.run import COMPACTION_EPOCH
 from beam_pipeline.tools.dlq.letters import Letter, read_letters
 from beam_pipeline.tools.inspect.inspection import ColumnStatistics, FileInspection, inspect_file
@@ -204,8 +205,7 @@ def _received(letter: Letter) -> float:
     timestamp: Any = letter.document["source"]["timestamp"]
     if timestamp is None:
         return letter.failed_at.timestamp()
-    # datetime.fromisoformat takes the suffix Z only from Python 3.11 on.
-    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+    return parse_rfc3339(timestamp).timestamp()
 
 
 def _topic(landed: Landed, topic: str) -> Counter[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+from beam_pipeline.times import EPOCH
+
 _LENGTHS = (
     (365 * 86_400, "y"),
     (86_400, "d"),
@@ -16,7 +17,7 @@ _LENGTHS = (
 def instant(seconds: float) -> datetime:
     """Seconds since 1970 as a UTC time, held to the years 1 to 9999."""
     try:
-        return _EPOCH + timedelta(seconds=seconds)
+        return EPOCH + timedelta(seconds=seconds)
     except OverflowError:
         edge = datetime.min if seconds < 0 else datetime.max
         return edge.replace(tzinfo=timezone.utc)

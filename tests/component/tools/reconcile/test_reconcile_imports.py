@@ -20,7 +20,13 @@ HOW_TO_REACH_KAFKA = {
     "beam_pipeline.kafka.connection",
     "beam_pipeline.kafka.properties",
 }
-OTHERS = {"beam_pipeline", "beam_pipeline.errors", "beam_pipeline.files", "beam_pipeline.kafka"}
+OTHERS = {
+    "beam_pipeline",
+    "beam_pipeline.errors",
+    "beam_pipeline.files",
+    "beam_pipeline.kafka",
+    "beam_pipeline.times",
+}
 
 
 def test_reconcile_imports_nothing_of_the_sink() -> None:
