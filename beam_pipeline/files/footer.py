@@ -1,7 +1,7 @@
-"""The footer of a Parquet file: what the file says it covers, inside the file itself.
+"""The footer of a Parquet file: the Kafka offsets that the file covers, stored in the file itself.
 
-A file and its entry in the ledger are thus one atomic thing. It is one key of the footer's
-key-value metadata, `beam_pipeline.file`, and its value is a JSON object.
+So a file and its entry in the ledger appear in one atomic step. The footer is a JSON object under
+the key `beam_pipeline.file` of Parquet's key-value metadata.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow.parquet
+from pyroaring import BitMap64
 
+from beam_pipeline.offset_sets import TopicPartition, from_ranges
 from beam_pipeline.times import parse_rfc3339
 
 FOOTER_KEY: Final = b"beam_pipeline.file"
@@ -26,11 +28,11 @@ OffsetRange = tuple[int, int]
 """First and last offset, both inclusive."""
 
 OffsetsByPartition = Mapping[str, Mapping[int, list[OffsetRange]]]
-"""Topic, then partition, to its ranges in rising order."""
+"""Topic to partition to its ranges, in rising order."""
 
 
 class FooterError(ValueError):
-    """The file has no footer of this pipeline, or one that can't be read."""
+    """The file has no footer of this pipeline, or the footer can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,20 @@ class FileFooter:
     schema_sha256: str
     offsets: OffsetsByPartition
 
+    def offset_sets(self) -> dict[TopicPartition, BitMap64]:
+        """Return the covered offsets of each partition as a set.
+
+        Raises:
+            OverflowError, TypeError: a range holds something else than offsets.
+        """
+        return {
+            TopicPartition(topic, partition): from_ranges(ranges)
+            for topic, partitions in self.offsets.items()
+            for partition, ranges in partitions.items()
+        }
+
     def to_json(self) -> bytes:
-        """The value to store under `FOOTER_KEY`."""
+        """Return the value to store under `FOOTER_KEY`."""
         return orjson.dumps(
             {
                 "version": FOOTER_VERSION,
@@ -73,31 +87,32 @@ class FileFooter:
 
     @staticmethod
     def from_json(text: bytes) -> FileFooter:
-        """Reads what `to_json` wrote; keys that it doesn't know are passed over.
+        """Return the footer that `to_json` wrote. Unknown keys are ignored.
 
         Raises:
-            FooterError: not such JSON, or of a later version.
+            FooterError: `text` is not such JSON, or its version is later.
         """
         try:
-            found: dict[str, Any] = orjson.loads(text)
-            if found["version"] != FOOTER_VERSION:
-                raise FooterError(f"footer version {found['version']}, this reads {FOOTER_VERSION}")
+            document: dict[str, Any] = orjson.loads(text)
+            version = document["version"]
+            if version != FOOTER_VERSION:
+                raise FooterError(f"footer version {version}, this reads {FOOTER_VERSION}")
             return FileFooter(
-                topic=found["topic"],
-                window_start=parse_rfc3339(found["window_start"]),
-                window_end=parse_rfc3339(found["window_end"]),
-                shard=found["shard"],
-                epoch=found["epoch"],
-                pane=found["pane"],
-                rows=found["rows"],
-                schema_id=found["schema"]["id"],
-                schema_sha256=found["schema"]["sha256"],
+                topic=document["topic"],
+                window_start=parse_rfc3339(document["window_start"]),
+                window_end=parse_rfc3339(document["window_end"]),
+                shard=document["shard"],
+                epoch=document["epoch"],
+                pane=document["pane"],
+                rows=document["rows"],
+                schema_id=document["schema"]["id"],
+                schema_sha256=document["schema"]["sha256"],
                 offsets={
                     topic: {
                         int(partition): [(first, last) for first, last in ranges]
                         for partition, ranges in partitions.items()
                     }
-                    for topic, partitions in found["offsets"].items()
+                    for topic, partitions in document["offsets"].items()
                 },
             )
         except FooterError:
@@ -107,22 +122,22 @@ class FileFooter:
 
 
 def read_footer(path: str | Path) -> FileFooter:
-    """Reads the footer of one Parquet file, and none of its data.
+    """Return the footer of one Parquet file, without reading its data.
 
     Raises:
-        FooterError: there is none, or it can't be read.
+        FooterError: there is no footer, or it can't be read.
         OSError: the file can't be opened.
-        pyarrow.ArrowInvalid: it is not a Parquet file.
+        pyarrow.ArrowInvalid: the file is not a Parquet file.
     """
     metadata: Mapping[bytes, bytes] = pyarrow.parquet.read_metadata(path).metadata or {}
     return footer_of(metadata)
 
 
 def footer_of(metadata: Mapping[bytes, bytes]) -> FileFooter:
-    """Finds the footer in a Parquet file's key-value metadata.
+    """Return the footer in a Parquet file's key-value metadata.
 
     Raises:
-        FooterError: there is none, or it can't be read.
+        FooterError: there is no footer, or it can't be read.
     """
     text = metadata.get(FOOTER_KEY)
     if text is None:
@@ -131,9 +146,12 @@ def footer_of(metadata: Mapping[bytes, bytes]) -> FileFooter:
 
 
 def ranges_of(offsets: Iterable[int] | npt.NDArray[np.int64]) -> list[OffsetRange]:
-    """Folds offsets, in any order and with or without repeats, into inclusive ranges.
+    """Return the inclusive ranges that some offsets make, in rising order; no two ranges touch.
 
-    `[7, 3, 4, 5]` is `[(3, 5), (7, 7)]`; ranges rise, and no two touch.
+    The offsets may be in any order and may repeat.
+
+    >>> ranges_of([7, 3, 4, 5, 4])
+    [(3, 5), (7, 7)]
     """
     if isinstance(offsets, np.ndarray):
         values = np.unique(offsets)

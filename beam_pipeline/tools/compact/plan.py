@@ -14,7 +14,7 @@ from pyroaring import BitMap64
 
 from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, FooterError, footer_of
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
-from beam_pipeline.offset_sets import TopicPartition, from_ranges, ranges
+from beam_pipeline.offset_sets import TopicPartition, ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,8 @@ class SmallFile:
 
     @property
     def offsets(self) -> dict[TopicPartition, BitMap64]:
-        """The offsets that the footer says the file covers."""
-        return {
-            TopicPartition(topic, partition): from_ranges(listed)
-            for topic, partitions in self.footer.offsets.items()
-            for partition, listed in partitions.items()
-        }
+        """The offsets that the file covers by its footer."""
+        return self.footer.offset_sets()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from beam_pipeline.offset_sets import (
     OffsetArray,
     OffsetSets,
     TopicPartition,
-    from_ranges,
     offset_set,
     repeated,
 )
@@ -139,11 +138,7 @@ def _footer_mistake(path: Path, rows: Coverage) -> str | None:
     footer = claimed_by(path)
     if footer.rows != rows.records.total():
         return f"footer says {footer.rows} rows, the file has {rows.records.total()}"
-    claimed = {
-        TopicPartition(topic, partition): from_ranges(listed)
-        for topic, partitions in footer.offsets.items()
-        for partition, listed in partitions.items()
-    }
+    claimed = footer.offset_sets()
     for partition in sorted(claimed.keys() | rows.offsets.keys()):
         wrong = claimed.get(partition, BitMap64()) ^ rows.offsets.get(partition, BitMap64())
         if wrong:
