@@ -33,6 +33,7 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
+from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.job_file import JobFile
 from beam_pipeline.options import IngestOptions
 from beam_pipeline.pipeline import build_pipeline
@@ -152,9 +153,8 @@ def write_status(path: Path, result: PipelineResult) -> None:
     except Exception as error:  # the runner may be gone; the state will tell
         _log.warning("no counters from the runner: %s", error)
         return
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"state": result.state, "counters": counters}))
-    temporary.replace(path)
+    content = json.dumps({"state": result.state, "counters": counters}).encode()
+    write_atomically(path, content, durable=False, private=False)
 
 
 def counters_of(result: PipelineResult) -> dict[str, int]:

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from beam_pipeline import resources
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
+from beam_pipeline.files.durable import write_atomically
 from bench.compare import Coverage
 from bench.landing import (
     BENCH_PYTHON,
@@ -483,9 +484,8 @@ def _in_words(setting: Setting) -> str:
 
 def _write(path: Path, document: Document) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    content = json.dumps(document, indent=2).encode() + b"\n"
+    write_atomically(path, content, durable=False, private=False)
 
 
 def _commit() -> str | None:

@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     style = Path(page.__file__).with_name("page.css").read_text(encoding="utf-8")
     try:
         args.report_file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.report_file, page.render_page(given, style))
+        content = page.render_page(given, style)
+        write_atomically(args.report_file, content, durable=True, private=True)
     except OSError as error:
         raise EnvironmentFailure(
             f"--report_file={args.report_file} can't be written: {error.strerror}"

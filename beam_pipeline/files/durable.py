@@ -1,4 +1,4 @@
-"""File system changes that are atomic and survive a power cut, and files private to their user.
+"""Atomic and durable changes of the file system, and files that only their user can read.
 
 Dead letters and logs hold whole events, so they are private (modes 0600 and 0700).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ _RENAME_EXCHANGE = 2  # linux/fs.h; see renameat2(2)
 
 
 def sync(path: str | Path) -> None:
-    """Makes a file, or the names in a directory, outlast a power cut (fsync)."""
+    """Make a file's content, or the names in a directory, survive a power cut (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -27,59 +27,70 @@ def sync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def exchange(one: Path, other: Path) -> None:
-    """Lets two directories change places in one step: whoever opens a path sees either state.
+def exchange(first: Path, second: Path) -> None:
+    """Exchange two directories in one step: a reader of either path sees one state or the other.
 
     Raises:
-      OSError: the file system or the system can't do it (EINVAL, ENOSYS), or a path is missing.
+        OSError: the file system or the kernel can't do it (EINVAL, ENOSYS), or a path is missing.
     """
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:  # glibc before 2.28, or not Linux
         raise OSError(38, os.strerror(38))
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+    paths = _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second)
+    if rename(*paths, _RENAME_EXCHANGE) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(one), None, str(other))
+        raise OSError(number, os.strerror(number), str(first), None, str(second))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Puts a file in place in one step, readable by its owner only; what was there before stays
-    until then, and for good where it fails.
+def write_atomically(path: Path, content: bytes, *, durable: bool, private: bool) -> None:
+    """Replace a file in one step: a reader sees the old content or the new one, never a part.
+
+    If it fails, the old file stays.
+
+    Args:
+        path: the file, in a directory that exists.
+        content: the whole new content.
+        durable: whether the new content survives a power cut from the return on (fsync). Without
+            it, a power cut may leave an empty file.
+        private: whether the file gets mode 0600, or that of the umask.
 
     Raises:
-      OSError: it can't be written.
+        OSError: the file can't be written.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open_private(temporary, "xb") if private else temporary.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
 def make_directory(directory: Path, *, private: bool) -> None:
-    """Makes a directory where it is missing; one that is there keeps its mode.
+    """Make a directory if it is missing. An existing directory keeps its mode.
 
     Args:
-        directory: the directory; those above it are made by the umask.
+        directory: the directory; missing parents get the mode of the umask.
         private: whether it gets mode 0700, or that of the umask.
 
     Raises:
-        OSError: it can't be made.
+        OSError: the directory can't be made.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.mkdir(mode=PRIVATE_DIRECTORY_MODE if private else 0o777, exist_ok=True)
 
 
 def make_directories(root: Path, below: Path, *, private: bool) -> None:
-    """Makes `root` and each directory on the way down to `below`, as `make_directory` does.
+    """Make `root` and each directory on the path down to `below`, as `make_directory` does.
 
     Raises:
-        OSError: one can't be made.
+        OSError: a directory can't be made.
         ValueError: `below` is not below `root`.
     """
     directory = root
@@ -90,14 +101,14 @@ def make_directories(root: Path, below: Path, *, private: bool) -> None:
 
 
 def open_private(path: str | Path, mode: str, **how: Any) -> IO[Any]:
-    """Opens a file as `open` does; one that is made gets mode 0600.
+    """Open a file as `open` does; a new file gets mode 0600.
 
     Args:
         path, mode: as for `open`.
         how: further arguments of `open`.
 
     Raises:
-        OSError: it can't be opened.
+        OSError: the file can't be opened.
     """
     # Path.open has no opener.
     return open(path, mode, opener=_private_opener, **how)

@@ -1,4 +1,4 @@
-"""The reading side of the output directories: which files a reader of the tree would see."""
+"""Reading the output directories: which files a reader of the dataset sees, and JSON lines."""
 
 from __future__ import annotations
 
@@ -17,10 +17,29 @@ class BrokenLine(ValueError):
     """A line of a JSON lines file that is not one whole JSON object."""
 
 
-def visible_files(directory: Path, suffix: str, flag: str) -> list[Path]:
-    """Lists the files below a directory that readers of a dataset see, in the order of their paths.
+def visible_paths(root: Path) -> Iterator[Path]:
+    """Yield the files below `root` that readers of a dataset see, in no order.
 
-    Names that begin with `_` or `.` are passed over, directories with all that is in them.
+    Names that begin with `_` or `.` are left out, directories with everything below them. There is
+    nothing to yield if `root` does not exist.
+
+    Raises:
+        EnvironmentFailure: a directory can't be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}")
+
+    for directory, children, names in os.walk(root, onerror=refuse):
+        children[:] = [child for child in children if not child.startswith(HIDDEN_PREFIXES)]
+        for name in names:
+            if not name.startswith(HIDDEN_PREFIXES):
+                yield Path(directory, name)
+
+
+def visible_files(directory: Path, suffix: str, flag: str) -> list[Path]:
+    """Return the visible files with a suffix below a directory, sorted by path.
 
     Args:
         directory: the root, such as the output directory.
@@ -28,32 +47,19 @@ def visible_files(directory: Path, suffix: str, flag: str) -> list[Path]:
         flag: the option that named the directory, for the error's text.
 
     Raises:
-        UsageError: the directory is not there.
-        EnvironmentFailure: it, or one below it, can't be listed.
+        UsageError: the directory does not exist.
+        EnvironmentFailure: a directory can't be listed.
     """
     if not directory.is_dir():
         raise UsageError(f"{flag}={directory} is not a directory; name the one the pipeline wrote")
-    found: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise EnvironmentFailure(f"{flag}: can't list {error.filename}: {error.strerror}")
-
-    for parent, directories, names in os.walk(directory, onerror=refuse):
-        directories[:] = [name for name in directories if not name.startswith(HIDDEN_PREFIXES)]
-        found.extend(
-            Path(parent, name)
-            for name in names
-            if name.endswith(suffix) and not name.startswith(HIDDEN_PREFIXES)
-        )
-    return sorted(found)
+    return sorted(path for path in visible_paths(directory) if path.name.endswith(suffix))
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Reads a JSON lines file, one object at a time.
+    """Yield the objects of a JSON lines file, one at a time.
 
     Raises:
-        BrokenLine: a line is not a JSON object, or the last one has no end.
+        BrokenLine: a line is not a JSON object, or the last line has no newline.
         OSError: the file can't be read.
     """
     with path.open("rb") as file:

@@ -1,8 +1,7 @@
-"""What a producer has done so far: the counts, and who is told of them."""
+"""The counts of a producer, and the file that they are reported to."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from beam_pipeline.errors import UsageError
+from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.producer.source import INPUT, LATE, VALID
 
 
@@ -21,10 +21,10 @@ class ProduceStatus:
     Attributes:
         produced: handed to the Kafka client.
         acked: acknowledged by the broker.
-        failed: given up by the Kafka client.
+        failed: not delivered, as the Kafka client reports.
         late: produced with an event time that is late on purpose.
-        invalid: produced broken on purpose, by name of the breakage.
-        done: nothing more will come.
+        invalid: produced invalid on purpose, by the name of the breakage.
+        done: whether the counts are final.
     """
 
     produced: int = 0
@@ -44,18 +44,17 @@ class ProduceStatus:
 
 
 Report = Callable[[ProduceStatus], None]
-"""Is told of the status now and then, and once more at the end."""
+"""Called with the status about twice a second, and once at the end."""
 
 
 def report_to_file(path: Path) -> Report:
-    """A report that rewrites `path` as one JSON object; a reader never sees half of it.
+    """Return a report that replaces `path` by one JSON object, atomically.
 
     `{"produced": 12, "acked": 12, "invalid": {"bad_uuid": 1}, "late": 0, "done": false}`
 
     Raises:
         UsageError: the file can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
 
     def report(status: ProduceStatus) -> None:
         content = {
@@ -66,8 +65,7 @@ def report_to_file(path: Path) -> Report:
             "done": status.done,
         }
         try:
-            temporary.write_bytes(orjson.dumps(content))
-            temporary.replace(path)
+            write_atomically(path, orjson.dumps(content), durable=False, private=False)
         except OSError as error:
             raise UsageError(
                 f"--status_file={path}: {error.strerror}; give a path that can be written"

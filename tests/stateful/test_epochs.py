@@ -30,9 +30,10 @@ from sample_records import NOON_MS, contract_of, kafka_record, rfc3339
 
 from beam_pipeline.config import PaneTiming, ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
-from beam_pipeline.files.ledger import load_ledger, output_files
+from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.parts import retire_parts, sweep_dead_epochs, sweep_parts
+from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.io import windowed_files
 from beam_pipeline.io.dead_letters import JsonLinesFormat
 from beam_pipeline.io.kafka import batch_of_records
@@ -340,7 +341,7 @@ class Epochs(RuleBasedStateMachine):
             path.unlink()
 
     def visible(self) -> list[Path]:
-        return sorted(path for root in self.roots.values() for path in output_files(root))
+        return sorted(path for root in self.roots.values() for path in visible_paths(root))
 
     def landed(self) -> collections.Counter[Offset]:
         """How often each record is in the files."""

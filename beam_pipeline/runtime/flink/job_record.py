@@ -7,7 +7,6 @@ it was taken in, whose files the resumed job goes on with, and the offsets in fi
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
 
 RECORDS = Path("_ledger", "flink")
@@ -73,9 +73,8 @@ class FlinkJobRecord:
         """Writes the record, atomically."""
         directory = output_dir / RECORDS
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f"{self.epoch}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        temporary.replace(directory / f"{self.epoch}.json")
+        content = json.dumps(asdict(self)).encode()
+        write_atomically(directory / f"{self.epoch}.json", content, durable=False, private=False)
 
 
 def job_name(epoch: str) -> str:

@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow.parquet
@@ -18,7 +18,7 @@ from pyroaring import BitMap64
 
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.ledger import SNAPSHOT, Ledger, load_ledger, output_files
+from beam_pipeline.files.ledger import SNAPSHOT, Ledger, load_ledger
 from beam_pipeline.files.names import OutputFile
 
 
@@ -71,6 +71,28 @@ def test_new_files_are_added(tree: OutputTree) -> None:
     assert ledger.covered.prefix_end("orders", 0, 0) == 4
 
 
+def test_each_name_is_parsed_once(tree: OutputTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    parse = OutputFile.parse
+
+    def counting(path: str | PurePath) -> OutputFile | None:
+        parsed.append(PurePath(path).name)
+        return parse(path)
+
+    known = tree.parquet(sources("orders", 0, [0]))
+    load(tree).save()
+    new = [tree.parquet(sources("orders", 0, [1])), tree.letters([("orders", 0, 2)])]
+    (tree.output_dir / "by-hand.parquet").write_text("not Parquet")
+    monkeypatch.setattr(OutputFile, "parse", staticmethod(counting))
+    ledger = load(tree)
+    assert sorted(parsed) == sorted(["by-hand.parquet", *(path.name for path in new)])
+    parsed.clear()
+    assert ledger.refresh() == []
+    ledger.save()
+    assert parsed == []
+    assert ledger.files == {known.name, *(path.name for path in new)}
+
+
 def test_what_is_temporary_or_of_others_is_not_counted(tree: OutputTree) -> None:
     path = tree.parquet(sources("orders", 0, [0]))
     for hidden in ("_tmp/epoch1", "_tmp/epoch1/done", "_ledger", ".cache", "dt=2026-11-23/_old"):
@@ -82,7 +104,6 @@ def test_what_is_temporary_or_of_others_is_not_counted(tree: OutputTree) -> None
     path.with_name("by-hand.parquet").write_text("not Parquet")
     (tree.dead_letter_dir / "_tmp").mkdir()
     (tree.dead_letter_dir / "_tmp" / path.with_suffix(".jsonl").name).write_text("not JSON")
-    assert list(output_files(tree.output_dir)) == [path]
     assert load(tree).files == {path.name}
 
 
