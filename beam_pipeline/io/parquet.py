@@ -16,6 +16,7 @@ from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
+from beam_pipeline.files.row_groups import row_groups
 from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.transforms.batches import Refusal, apply_or_split
@@ -186,7 +187,7 @@ class ParquetFormat:
         """Write one Parquet file with its footer, a row group at a time; return its row count."""
         rows = sum(part.rows for part in parts)
         with pq.ParquetWriter(path, self.schema, **self.writer_options) as writer:
-            for row_group in self._row_groups(parts):
+            for row_group in row_groups(_batches_of(parts), self.schema, self.row_group_bytes):
                 writer.write_table(row_group, row_group_size=row_group.num_rows)
             footer = FileFooter(
                 topic=target.topic,
@@ -202,22 +203,6 @@ class ParquetFormat:
             )
             writer.add_key_value_metadata({FOOTER_KEY: footer.to_json()})
         return rows
-
-    def _row_groups(self, parts: Sequence[PartRef]) -> Iterator[pa.Table]:
-        """Yield the parts' rows in groups of about `row_group_bytes`, one in memory at a time."""
-        pending: list[pa.RecordBatch] = []
-        pending_bytes = 0
-        for part in parts:
-            with pa.OSFile(part.path, "rb") as source, pa.ipc.open_file(source) as reader:
-                for position in range(reader.num_record_batches):
-                    batch = reader.get_batch(position)
-                    pending.append(batch)
-                    pending_bytes += batch.nbytes
-                    if pending_bytes >= self.row_group_bytes:
-                        yield pa.Table.from_batches(pending, self.schema)
-                        pending, pending_bytes = [], 0
-        if pending:
-            yield pa.Table.from_batches(pending, self.schema)
 
     def _to_schema(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if batch.schema.equals(self.schema):
@@ -246,6 +231,13 @@ class ParquetFormat:
                 piece = batch if chosen.all() else batch.filter(pa.array(chosen))
                 shard = Shard(topic or self.default_topic, number)
                 yield Piece(shard, piece, piece.nbytes)
+
+
+def _batches_of(parts: Sequence[PartRef]) -> Iterator[pa.RecordBatch]:
+    for part in parts:
+        with pa.OSFile(part.path, "rb") as source, pa.ipc.open_file(source) as reader:
+            for position in range(reader.num_record_batches):
+                yield reader.get_batch(position)
 
 
 def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:

@@ -29,6 +29,7 @@ from beam_pipeline.files.contents import UnreadableFile, file_offsets
 from beam_pipeline.files.durable import exchange, sync
 from beam_pipeline.files.footer import FOOTER_KEY
 from beam_pipeline.files.names import PARQUET_SUFFIX
+from beam_pipeline.files.row_groups import row_groups
 from beam_pipeline.files.tree import visible_files
 from beam_pipeline.offset_sets import TopicPartition, offset_set
 from beam_pipeline.terminal import progress_bar
@@ -179,26 +180,18 @@ def merge(group: Group, path: Path, codec: str = "zstd") -> None:
     """
     schema = group.sources[0].schema
     with pq.ParquetWriter(path, schema, compression=codec) as writer:
-        for row_group in _row_groups(group, schema):
+        for table in row_groups(_batches_of(group, schema), schema, ROW_GROUP_BYTES):
+            row_group = table.unify_dictionaries()
             writer.write_table(row_group, row_group_size=row_group.num_rows)
         writer.add_key_value_metadata({FOOTER_KEY: group.footer().to_json()})
     _verify(group, path)
 
 
-def _row_groups(group: Group, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The sources' rows in groups of about `ROW_GROUP_BYTES`, never more than one in memory."""
-    pending: list[pa.RecordBatch] = []
-    pending_bytes = 0
+def _batches_of(group: Group, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for source in group.sources:
         with pq.ParquetFile(source.path) as file:
             for batch in file.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
-                pending.append(batch.replace_schema_metadata(schema.metadata))
-                pending_bytes += batch.nbytes
-                if pending_bytes >= ROW_GROUP_BYTES:
-                    yield pa.Table.from_batches(pending, schema).unify_dictionaries()
-                    pending, pending_bytes = [], 0
-    if pending:
-        yield pa.Table.from_batches(pending, schema).unify_dictionaries()
+                yield batch.replace_schema_metadata(schema.metadata)
 
 
 def _verify(group: Group, path: Path) -> None:
