@@ -1,16 +1,15 @@
-"""Which dead letters were sent back to a topic: a journal beside the letters.
+"""The journal of a replay: which dead letters were sent to a topic.
 
-It is `<dead_letter_dir>/_replayed/<topic>.jsonl`, append-only, a JSON object a line:
+It is `<dead_letter_dir>/_replayed/<topic>.jsonl`, append-only, with one JSON object per line:
 
     {"run":"begin","at":"2026-11-24T13:33:50Z","ends":{"0":812,"1":790}}
     {"sent":"<dlq_id>"}
     {"run":"end","at":"2026-11-24T13:34:10Z"}
 
-A run first notes where the topic's partitions end, and only then sends. A letter is noted when the
-broker has acknowledged it. A run that was killed in between left records in the topic that no line
-tells of; it left no `end` either, so the next one knows that it must look for them, and from which
-offsets on (`replay.find_redriven`). So no state of the journal makes a letter go
-twice, and none makes it stay behind.
+A run notes the ends of the topic's partitions before it sends anything. It notes a letter once the
+broker has acknowledged it. A run that is killed in between leaves records in the topic without a
+line in the journal, and no `end` line. The next run then searches the topic for them from the noted
+offsets on (`replay.find_redriven`). So no letter is sent twice, and none is left out.
 """
 
 from __future__ import annotations
@@ -27,19 +26,20 @@ from typing import Any
 import orjson
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.durable import make_directory, open_private
+from beam_pipeline.files.durable import make_directory, open_private, sync
 
 _DIRECTORY = "_replayed"
+_BLOCK_BYTES = 4096
 
 
 @dataclass(slots=True)
 class JournalState:
-    """What a journal tells.
+    """The content of a journal.
 
     Attributes:
         sent: the ids of the letters that were sent.
-        unfinished: the partitions' ends noted by the first run since the last that ended; None if
-            the last run ended.
+        unfinished: the ends of the partitions that the first unfinished run noted; None if the last
+            run finished.
     """
 
     sent: set[str] = field(default_factory=set)
@@ -47,10 +47,10 @@ class JournalState:
 
 
 def read_journal(dead_letter_dir: Path, topic: str) -> JournalState:
-    """Reads what was sent to a topic so far; nothing, if there is no journal.
+    """Return the content of a topic's journal, which is empty if there is no file.
 
     Raises:
-        EnvironmentFailure: it can't be read, or makes no sense.
+        EnvironmentFailure: the journal can't be read.
     """
     path = _path(dead_letter_dir, topic)
     state = JournalState()
@@ -72,27 +72,28 @@ def read_journal(dead_letter_dir: Path, topic: str) -> JournalState:
 
 
 class ReplayJournal:
-    """A journal that is open for one run, and locked against any other.
+    """A journal, open for one run and locked against other runs. A context manager.
 
-    A context manager. `state` is what it told when it was opened.
+    Attributes:
+        state: the content when the journal was opened.
     """
 
     def __init__(self, dead_letter_dir: Path, topic: str) -> None:
-        """Names the journal of what was sent to `topic`; it is opened on entry."""
+        """Name the journal of a topic; entering the context opens it."""
         self._root, self._topic = dead_letter_dir, topic
         self._path = _path(dead_letter_dir, topic)
         self.state = JournalState()
 
     def __enter__(self) -> ReplayJournal:
-        """Opens, locks and reads the journal.
+        """Open, lock and read the journal.
 
         Raises:
-            EnvironmentFailure: another replay has it, or it can't be written.
+            EnvironmentFailure: another replay holds the lock, or the journal can't be written.
         """
         try:
             make_directory(self._path.parent, private=True)
             self._file = open_private(self._path, "ab")
-            _sync_directory(self._path.parent)
+            sync(self._path.parent)
         except OSError as error:
             raise EnvironmentFailure(f"replay journal {self._path}: {error.strerror}") from error
         try:
@@ -115,16 +116,16 @@ class ReplayJournal:
         self._file.close()
 
     def begin(self, ends: Mapping[int, int], at: datetime) -> None:
-        """Notes where the topic's partitions end, before anything is sent; on disk on return."""
+        """Note the ends of the topic's partitions before anything is sent, durably."""
         ends_json = {str(number): end for number, end in ends.items()}
         self._append([{"run": "begin", "at": at, "ends": ends_json}])
 
     def note_sent(self, ids: Iterable[str]) -> None:
-        """Notes letters that the broker acknowledged; on disk on return."""
+        """Note letters that the broker acknowledged, durably."""
         self._append([{"sent": dlq_id} for dlq_id in ids])
 
     def end(self, at: datetime) -> None:
-        """Notes that every letter handed to Kafka was acknowledged and noted."""
+        """Note that every letter sent was acknowledged and noted."""
         self._append([{"run": "end", "at": at}])
 
     def _append(self, entries: Iterable[Mapping[str, object]]) -> None:
@@ -153,13 +154,14 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _cut_torn_line(path: Path) -> None:
-    content = path.read_bytes()
-    os.truncate(path, content.rfind(b"\n") + 1)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Remove what follows the last newline. Read backwards, so no further than that line."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK_BYTES)
+            newline = os.pread(file.fileno(), end - start, start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        file.truncate(end)

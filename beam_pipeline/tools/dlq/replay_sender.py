@@ -1,40 +1,43 @@
-"""The producer of a replay: at an even rate, each acknowledgement noted in the journal."""
+"""Sends the letters of a replay at an even rate, and notes each acknowledgement in the journal."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from types import TracebackType
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.delivery import Delivery
 from beam_pipeline.producer.pacing import Schedule
 from beam_pipeline.producer.stop import StopRequest
 from beam_pipeline.tools.dlq.letters import Letter
 from beam_pipeline.tools.dlq.replay_journal import ReplayJournal
 from beam_pipeline.tools.dlq.replay_plan import replay_headers, replay_timestamp_ms
 
-_NAP_SECONDS = 0.1
 _JOURNAL_SECONDS = 1.0
 _JOURNAL_LETTERS = 1_000
-# After a signal or a failure, how long the records already handed over may still take.
-_GRACE_SECONDS = 5.0
-# The broker will not take this record, but may take the next.
+_SETTINGS: dict[str, str | int | float | bool] = {
+    # As in Kafka's Java clients: a key keeps its partition.
+    "partitioner": "murmur2_random",
+    "queue.buffering.max.messages": 2_000,
+}
+# The broker refuses this record, but may accept the next.
 _REFUSALS = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD)
 
 
 class ReplaySender:
-    """Sends letters and notes in the journals which of them were acknowledged.
+    """Sends letters, and notes in the journals which of them were acknowledged.
 
-    A context manager: at its end every letter that was sent is acknowledged and noted, or it fails.
+    As a context manager it raises at its end unless every letter sent is acknowledged and noted.
 
     Attributes:
         acknowledged: how many letters the broker has.
-        refused: the ids of the letters that it would not take, with its reason.
+        refused: the ids of the letters that the broker refused, with its reason.
     """
 
     def __init__(
@@ -44,42 +47,46 @@ class ReplaySender:
         partitions: Mapping[str, int],
         stop: StopRequest,
     ) -> None:
-        """Connects.
+        """Connect to the cluster.
 
         Args:
             connection: the cluster.
-            journals: by topic, open and begun.
-            partitions: how many each topic has.
+            journals: the journal of each topic, open and begun.
+            partitions: how many partitions each topic has.
             stop: a request to end.
         """
         self.acknowledged = 0
         self.refused: dict[str, str] = {}
-        self._producer = Producer(_settings(connection), logger=_quiet_logger())
-        self._journals, self._partitions, self._stop = journals, partitions, stop
+        self._journals, self._partitions = journals, partitions
         self._unnoted: dict[str, list[str]] = defaultdict(list)
         self._next_note = time.monotonic() + _JOURNAL_SECONDS
-        self._failure: str | None = None
+        self._delivery = Delivery(
+            connection,
+            stop_requested=lambda: stop.requested,
+            on_poll=self._note_when_due,
+            settings=_SETTINGS,
+        )
 
     @property
     def goes_on(self) -> bool:
-        """Whether more may be sent: no stop was requested, and Kafka works."""
-        return not self._stop.requested and self._failure is None
+        """Whether more may be sent: no stop was requested, and nothing failed."""
+        return self._delivery.goes_on
 
     def paced(self, letters: Iterator[Letter], schedule: Schedule) -> Iterator[Letter]:
-        """Gives each letter when it is due, as long as sending may go on."""
+        """Yield each letter when it is due, as long as more may be sent."""
         started = time.monotonic()
         for index, letter in enumerate(letters):
             while self.goes_on:
                 wait = schedule.due(index) - (time.monotonic() - started)
                 if wait <= 0:
                     break
-                self._serve(min(wait, _NAP_SECONDS))
+                self._delivery.nap(wait)
             if not self.goes_on:
                 return
             yield letter
 
     def send(self, letter: Letter, topic: str) -> None:
-        """Hands a letter over, byte for byte; waits while the client's queue is full."""
+        """Queue a letter's record, byte for byte; wait while the client's queue is full."""
         headers = replay_headers(letter)
         if any("\0" in name for name, _ in headers):
             # librdkafka takes names as C strings, and would send what stands before the NUL.
@@ -88,50 +95,30 @@ class ReplaySender:
         own_partition = topic == letter.topic and letter.partition < self._partitions[topic]
         timestamp_ms = replay_timestamp_ms(letter)
         self._journals[topic].state.sent.add(letter.dlq_id)
-        while self.goes_on:
-            try:
-                self._producer.produce(
-                    topic,
-                    letter.value,
-                    letter.key,
-                    partition=letter.partition if own_partition else -1,
-                    headers=list(headers),
-                    timestamp=timestamp_ms or 0,
-                    on_delivery=self._on_delivery(letter.dlq_id, topic),
-                )
-            except BufferError:
-                self._serve(_NAP_SECONDS)
-            except KafkaException as error:
-                self._note_error(letter.dlq_id, error.args[0])
-                break
-            else:
-                break
-        self._serve(0)
+        self._delivery.send(
+            topic,
+            letter.value,
+            letter.key,
+            partial(self._on_delivery, letter.dlq_id, topic),
+            partition=letter.partition if own_partition else -1,
+            headers=list(headers),
+            timestamp=timestamp_ms or 0,
+        )
 
     def drain(self) -> None:
-        """Waits until each letter that was sent is acknowledged or given up."""
-        while len(self._producer) and self.goes_on:
-            self._serve(_NAP_SECONDS)
+        """Wait until each letter sent is acknowledged or refused."""
+        self._delivery.drain()
 
-    def _on_delivery(self, dlq_id: str, topic: str) -> Callable[[KafkaError | None, Message], None]:
-        def told(error: KafkaError | None, message: Message) -> None:
-            if error is None:
-                self.acknowledged += 1
-                self._unnoted[topic].append(dlq_id)
-            else:
-                self._note_error(dlq_id, error)
-
-        return told
-
-    def _note_error(self, dlq_id: str, error: KafkaError) -> None:
-        if error.code() in _REFUSALS:
+    def _on_delivery(self, dlq_id: str, topic: str, error: KafkaError | None) -> None:
+        if error is None:
+            self.acknowledged += 1
+            self._unnoted[topic].append(dlq_id)
+        elif error.code() in _REFUSALS:
             self.refused[dlq_id] = error.str()
         else:
-            self._failure = self._failure or error.str()
+            self._delivery.fail(error.str())
 
-    def _serve(self, seconds: float) -> None:
-        """Takes in acknowledgements for up to `seconds`; notes them when it is time."""
-        self._producer.poll(seconds)
+    def _note_when_due(self) -> None:
         pending = sum(len(ids) for ids in self._unnoted.values())
         if pending >= _JOURNAL_LETTERS or time.monotonic() >= self._next_note:
             self._note_acknowledged()
@@ -151,39 +138,10 @@ class ReplaySender:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        give_up: float | None = None
-        while len(self._producer):
-            if give_up is None and not (self.goes_on and error is None):
-                give_up = time.monotonic() + _GRACE_SECONDS
-            if give_up is not None and time.monotonic() > give_up:
-                self._failure = self._failure or f"no answer for {_GRACE_SECONDS:g} s"
-                break
-            self._serve(_NAP_SECONDS)
+        self._delivery.finish(hurry=error is not None)
         self._note_acknowledged()
-        if error is None and self._failure is not None:
+        if error is None and self._delivery.failure is not None:
             raise EnvironmentFailure(
-                f"Kafka: {self.acknowledged:,} letters were sent, then: {self._failure}; "
+                f"Kafka: {self.acknowledged:,} letters were sent, then: {self._delivery.failure}; "
                 "run it again to go on from there"
             )
-
-
-def _settings(connection: KafkaConnection) -> dict[str, str | int | float | bool]:
-    return {
-        **connection.for_librdkafka(),
-        "enable.idempotence": True,
-        "acks": "all",
-        "linger.ms": 5,
-        # As in Kafka's Java clients: a key keeps its partition.
-        "partitioner": "murmur2_random",
-        "queue.buffering.max.messages": 2_000,
-        # The topic's own limit decides, not the client's default of 1 MB.
-        "message.max.bytes": 1_000_000_000,
-    }
-
-
-def _quiet_logger() -> logging.Logger:
-    """librdkafka would write to the terminal; what matters comes back with the deliveries."""
-    logger = logging.getLogger("beam_pipeline.librdkafka")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    return logger

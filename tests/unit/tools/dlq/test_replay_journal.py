@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.tools.dlq import replay_journal
 from beam_pipeline.tools.dlq.replay_journal import JournalState, ReplayJournal, read_journal
 
 NOW = datetime(2026, 11, 24, 13, 33, 50, tzinfo=timezone.utc)
@@ -56,6 +58,34 @@ def test_a_torn_line_at_any_byte_is_as_if_it_was_not_written(tmp_path: Path) -> 
         with ReplayJournal(tmp_path, "orders") as journal:
             journal.note_sent(["b"])
         assert read_journal(tmp_path, "orders") == JournalState({"b"}, {0: 5})
+
+
+def test_a_torn_line_is_cut_without_reading_the_lines_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "orders.jsonl"
+    lines = b'{"sent":"a"}\n' * 100_000
+    torn = b'{"sent":"' + b"b" * 10_000
+    path.write_bytes(lines + torn)
+    read: list[int] = []
+    pread = os.pread
+
+    def counting(descriptor: int, length: int, offset: int) -> bytes:
+        read.append(length)
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", counting)
+    replay_journal._cut_torn_line(path)
+    assert path.read_bytes() == lines
+    assert sum(read) < 2 * len(torn)
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", b"torn" * 5_000])
+def test_a_journal_of_a_torn_line_alone_is_emptied(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "orders.jsonl"
+    path.write_bytes(content)
+    replay_journal._cut_torn_line(path)
+    assert path.read_bytes() == b""
 
 
 def test_topics_have_journals_of_their_own(tmp_path: Path) -> None:
