@@ -264,8 +264,8 @@ def _outcome_text(outcome: ReplayOutcome, choice: ReplayChoice) -> str:
 def _left_out(plan: ReplayPlan, choice: ReplayChoice) -> Iterator[str]:
     if plan.already_sent:
         yield f"{plan.already_sent:,} skipped: an earlier replay sent them"
-    if plan.worn_out:
+    if plan.max_attempts_reached:
         yield (
-            f"{plan.worn_out:,} skipped: their records were tried "
+            f"{plan.max_attempts_reached:,} skipped: their records were tried "
             f"--max_attempts={choice.max_attempts} times"
         )

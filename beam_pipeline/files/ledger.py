@@ -104,7 +104,7 @@ class Ledger:
             return False
         return True
 
-    def add_holes(self, topic: str, partition: int, offsets: BitMap64) -> None:
+    def add_offset_gaps(self, topic: str, partition: int, offsets: BitMap64) -> None:
         """Count offsets where there will never be a record as covered."""
         self._settled.add(topic, partition, offsets)
         self.covered.add(topic, partition, offsets)

@@ -89,7 +89,7 @@ def cover_holes(
     holes = 0
     for key, gaps in uncovered.items():
         without_record = gaps - records[key]
-        ledger.add_holes(key.topic, key.partition, without_record)
+        ledger.add_offset_gaps(key.topic, key.partition, without_record)
         holes += len(without_record)
     return holes
 

@@ -115,7 +115,7 @@ def test_transaction_markers_are_no_loss(
     [found] = reconcile(
         kafka, [topic], tree.output_dir, tree.dead_letter_dir
     ).reconciliation.partitions
-    assert (list(found.missing), list(found.holes), found.records) == (aborted, markers, 15)
+    assert (list(found.missing), list(found.offset_gaps), found.records) == (aborted, markers, 15)
 
     # A reader of committed records is not given those of the aborted transaction.
     committed = reconcile(
@@ -123,7 +123,7 @@ def test_transaction_markers_are_no_loss(
     )
     [found] = committed.reconciliation.partitions
     assert committed.is_clean
-    assert (list(found.holes), found.records) == (sorted(markers + aborted), 10)
+    assert (list(found.offset_gaps), found.records) == (sorted(markers + aborted), 10)
 
     tree.parquet(sources(topic, 0, aborted))
     assert reconcile(kafka, [topic], tree.output_dir, tree.dead_letter_dir).is_clean
@@ -155,9 +155,9 @@ def test_compacted_records_are_no_loss(
             kafka, [topic], tree.output_dir, tree.dead_letter_dir
         ).reconciliation.partitions
         # What is read while the cleaner is at work may lack its later part alone.
-        if set(range(1, 36)) <= set(found.holes):
+        if set(range(1, 36)) <= set(found.offset_gaps):
             break
-        assert time.monotonic() < deadline, f"the broker compacted {found.holes}"
+        assert time.monotonic() < deadline, f"the broker compacted {found.offset_gaps}"
     assert found.covered == 2
     assert {36, 37, 38} <= set(found.missing)
     assert found.high > 40

@@ -1,7 +1,6 @@
-"""Dead letters as the pipeline's files hold them: the reading side of the contract.
+"""Reads dead letters from the pipeline's files, by `schema/dead_letter.schema.json`.
 
-The contract is `schema/dead_letter.schema.json`. The files are read, not the dead-letter topic:
-they have each letter exactly once, the topic at least once.
+The files have each letter exactly once; the dead-letter topic has it at least once.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class Letter:
     """One dead letter.
 
     Attributes:
-        violations: (keyword, JSON pointer into the event) of each broken rule of the schema.
-        failed_at: aware, UTC.
+        violations: (keyword, JSON pointer into the event) of each violation of the schema.
+        failed_at: the time of the failure; aware, UTC.
         attempt: 1 for a record's first failure, one more for each replay.
-        document: the whole line, as parsed.
+        document: the whole line, parsed.
     """
 
     dlq_id: str
@@ -55,15 +54,15 @@ class Letter:
 
     @property
     def headers(self) -> list[Header]:
-        """The record's headers, in order; a name may occur more than once."""
+        """The record's headers, in order; names may repeat."""
         return [(header["key"], _bytes(header["value_b64"])) for header in self.document["headers"]]
 
     @staticmethod
     def from_document(document: dict[str, Any]) -> Letter:
-        """Reads a parsed line.
+        """Return the letter of a parsed line.
 
         Raises:
-            KeyError, TypeError, ValueError: it does not keep the contract.
+            KeyError, TypeError, ValueError: the line does not follow the schema.
         """
         error, source = document["error"], document["source"]
         return Letter(
@@ -84,19 +83,19 @@ class Letter:
 
 
 def letter_files(dead_letter_dir: Path) -> list[Path]:
-    """The files of dead letters, in the order of their windows.
+    """Return the dead-letter files, in the order of their windows.
 
     Raises:
-        UsageError: the directory is not there.
+        UsageError: the directory does not exist.
     """
     return visible_files(dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
 
 
 def read_letters(paths: Iterable[Path]) -> Iterator[Letter]:
-    """Reads the letters of some files, one at a time.
+    """Yield the letters of some files, one at a time.
 
     Raises:
-        EnvironmentFailure: a file can't be read, or a line does not keep the contract.
+        EnvironmentFailure: a file can't be read, or a line does not follow the schema.
     """
     for path in paths:
         try:

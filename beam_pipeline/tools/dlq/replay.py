@@ -1,12 +1,12 @@
-"""Sends dead letters back to Kafka: each byte for byte, each once however often it is run.
+"""Sends dead letters back to Kafka: byte for byte, and each once, however often it is run.
 
-What keeps a letter from going twice is the journal (`replay_journal`) and, after
-a run that was cut off, a look into the topic itself: each replayed record carries the id of its
-letter in the header `dlq.redrive.of`. Transactions would not do: their aborted records are given
-to every reader of uncommitted records, this pipeline's among them.
+The journal (`replay_journal`) keeps a letter from being sent twice. After a run that was killed,
+the topic itself is searched too: each replayed record carries the id of its letter in the header
+`dlq.redrive.of`. Transactions are no alternative: consumers of uncommitted records, such as this
+pipeline, also get aborted records.
 
-One thing is taken on trust: what a killed process had handed to the network is in the topic by the
-time that the next one has started and looks there.
+Assumption: records that a killed process had sent to the network have arrived in the topic by the
+time the next run searches it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from beam_pipeline.tools.dlq.replay_sender import ReplaySender
 
 @dataclass(frozen=True, slots=True)
 class ReplayOutcome:
-    """What a replay did.
+    """The result of a replay.
 
     Attributes:
-        plan: what there was to do.
-        sent: how many letters were sent and acknowledged.
-        refused: the ids of those that the broker would not take, with its reason.
-        stopped: whether a signal ended it before all were sent.
+        plan: the letters that were to be sent.
+        sent: how many letters were acknowledged.
+        refused: the ids of the letters that the broker refused, with its reason.
+        stopped: whether a signal ended the replay early.
     """
 
     plan: ReplayPlan
@@ -63,22 +63,22 @@ def replay(
     events_per_second: float = 0.0,
     stop: StopRequest | None = None,
 ) -> ReplayOutcome:
-    """Sends the chosen letters that were not sent before.
+    """Send the chosen letters that were not sent before.
 
-    A record goes to its own partition of its own topic; in another topic, or where that partition
-    is gone, its key decides as it does in Kafka's own clients.
+    A record goes to its own partition of its own topic. In another topic, or if that partition does
+    not exist, its key decides the partition as in Kafka's Java clients.
 
     Args:
         connection: the cluster.
-        dead_letter_dir: the root of the letters; those that are there at the call.
-        choice: which letters, and where to.
-        events_per_second: the rate; 0 means as fast as it goes.
-        stop: a request to end; what was handed over is still delivered.
+        dead_letter_dir: the root of the letters. Letters written after the call are left out.
+        choice: the letters and their target.
+        events_per_second: the rate; 0 means without a limit.
+        stop: a request to end; records that are queued by then are still delivered.
 
     Raises:
-        UsageError: the directory is not there.
+        UsageError: the directory does not exist.
         EnvironmentFailure: a topic is missing, a letter was not acknowledged, another replay is
-            running, or a file can't be read. Calling again is safe, and goes on where it ended.
+            running, or a file can't be read. A second call goes on where the first one ended.
     """
     stop = stop or StopRequest()
     paths = letter_files(dead_letter_dir)
@@ -111,8 +111,10 @@ def replay(
 
 
 def _resend_alone(sender: ReplaySender, paths: list[Path], choice: ReplayChoice) -> None:
-    """Sends refused letters once more, one at a time: a broker refuses a whole batch of records for
-    one that is too large."""
+    """Send refused letters again, one at a time.
+
+    A broker refuses a whole batch of records because of one that is too large.
+    """
     sender.drain()
     refused = set(sender.refused)
     sender.refused.clear()
@@ -125,12 +127,12 @@ def _resend_alone(sender: ReplaySender, paths: list[Path], choice: ReplayChoice)
 
 
 def plan_only(dead_letter_dir: Path, choice: ReplayChoice) -> ReplayPlan:
-    """What `replay` would do, as far as letters and journals tell; nothing is sent or written.
+    """Return what `replay` would do, by the letters and journals; send and write nothing.
 
-    Where the last replay was cut off, letters that it sent without noting it count as to send.
+    If the last replay was killed, letters that it sent but did not note count as to send.
 
     Raises:
-        UsageError: the directory is not there.
+        UsageError: the directory does not exist.
         EnvironmentFailure: a file can't be read.
     """
     paths = letter_files(dead_letter_dir)
@@ -145,13 +147,14 @@ def _begin(
     journal: ReplayJournal,
     bounds: Mapping[int, tuple[int, int]],
 ) -> None:
-    """Finds what a run that was cut off has sent, and begins a new one."""
+    """Find and note what a killed run has sent, then begin a new run."""
     unfinished = journal.state.unfinished
     if unfinished is not None:
-        found = set(find_redriven(connection, topic, unfinished, bounds)) - journal.state.sent
-        journal.note_sent(sorted(found))
+        in_topic = set(find_redriven(connection, topic, unfinished, bounds))
+        unnoted = in_topic - journal.state.sent
+        journal.note_sent(sorted(unnoted))
         journal.end(_now())
-        journal.state.sent |= found
+        journal.state.sent |= unnoted
     journal.begin({number: high for number, (_, high) in bounds.items()}, _now())
 
 
@@ -161,12 +164,12 @@ def find_redriven(
     starts: Mapping[int, int],
     bounds: Mapping[int, tuple[int, int]],
 ) -> Iterator[str]:
-    """Reads a topic for replayed records, and gives the ids of the letters they came from.
+    """Search a topic for replayed records, and yield the ids of their letters.
 
     Args:
         connection: the cluster.
         topic: the topic.
-        starts: the offset to begin at, by partition; others are read from their first one on.
+        starts: the first offset to read, by partition; other partitions are read from the start.
         bounds: the low and high watermark of each partition.
 
     Raises:
@@ -175,11 +178,11 @@ def find_redriven(
     length = sum(high - low for low, high in bounds.values())
     with (
         LogReader(connection) as reader,
-        progress_bar(f"Looking for replayed records in {topic}", length) as progress,
+        progress_bar(f"Searching for replayed records in {topic}", length) as progress,
     ):
         for number, (low, high) in bounds.items():
             start = starts.get(number, low)
-            # A topic that was made anew ends before the old one did.
+            # A recreated topic may end before the noted offset.
             first = start if low <= start <= high else low
             progress(first - low)
             for messages in reader.read(TopicPartition(topic, number), first, high):

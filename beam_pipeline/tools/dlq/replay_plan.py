@@ -1,4 +1,4 @@
-"""Which dead letters a replay sends, where, and with which headers. Pure, no I/O."""
+"""Decides which dead letters a replay sends, where, and with which headers. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from beam_pipeline.times import parse_rfc3339
 from beam_pipeline.tools.dlq.letters import Header, Letter
 from beam_pipeline.tools.dlq.where import Condition
 
-# What Kafka Connect's and this pipeline's dead letters carry beside the record's own headers.
+# Headers that Kafka Connect and this pipeline add to the record's own in a dead-letter topic.
 _STRIPPED_PREFIXES = ("__connect.errors.", "dlq.")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayChoice:
-    """Which letters go where.
+    """The letters to send and their target.
 
     Attributes:
-        condition: what `--where` says.
-        to: the topic for all letters; None for the one that each record came from.
-        max_attempts: a record is tried this often at most, its first time included.
+        condition: the one that `--where` gives.
+        to: the topic for all letters; None means the topic that each record came from.
+        max_attempts: how often a record is tried at most, including the first time.
     """
 
     condition: Condition
@@ -31,64 +31,67 @@ class ReplayChoice:
     max_attempts: int
 
     def topic_of(self, letter: Letter) -> str:
-        """The topic that a letter goes to."""
+        """Return the topic that a letter goes to."""
         return self.to or letter.topic
 
 
 class Fate(enum.Enum):
-    """What a replay does with a letter."""
+    """What a replay does with a letter, and why."""
 
     TO_SEND = "to send"
-    NOT_MEANT = "the condition is not true of it"
+    NOT_CHOSEN = "the condition does not match"
     ALREADY_SENT = "an earlier replay sent it to the same topic"
-    WORN_OUT = "its record was tried as often as is allowed"
+    MAX_ATTEMPTS_REACHED = "its record was tried --max_attempts times"
 
 
 @dataclass(slots=True)
 class ReplayPlan:
-    """What a replay would do with the letters that its condition is true of.
+    """Counts of the letters that a replay's condition matches.
 
-    `to_send` counts the letters to send by topic, `codes` the same ones by code; the others are
-    counts of letters with that fate.
+    Attributes:
+        to_send: the letters to send, by topic.
+        codes: the letters to send, by error code.
+        already_sent: letters that an earlier replay sent to the same topic.
+        max_attempts_reached: letters whose record was tried too often.
     """
 
     to_send: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     already_sent: int = 0
-    worn_out: int = 0
+    max_attempts_reached: int = 0
 
 
 def target_topics(letters: Iterable[Letter], choice: ReplayChoice) -> set[str]:
-    """The topics that the chosen letters go to."""
+    """Return the topics that the chosen letters go to."""
     return {choice.topic_of(letter) for letter in letters if choice.condition(letter)}
 
 
 def fate_of(letter: Letter, choice: ReplayChoice, sent: Mapping[str, set[str]]) -> Fate:
-    """What a replay does with one letter.
+    """Return what a replay does with one letter.
 
     Args:
         letter: the letter.
-        choice: which letters are meant.
-        sent: ids of the letters sent already, by topic.
+        choice: the letters to send.
+        sent: the ids of the letters that earlier replays sent, by topic.
     """
     if not choice.condition(letter):
-        return Fate.NOT_MEANT
+        return Fate.NOT_CHOSEN
     if letter.dlq_id in sent.get(choice.topic_of(letter), ()):
         return Fate.ALREADY_SENT
     if letter.attempt >= choice.max_attempts:
-        return Fate.WORN_OUT
+        return Fate.MAX_ATTEMPTS_REACHED
     return Fate.TO_SEND
 
 
 def plan_replay(
     letters: Iterable[Letter], choice: ReplayChoice, sent: Mapping[str, set[str]]
 ) -> ReplayPlan:
-    """Counts what there is to do; the arguments are those of `fate_of`."""
+    """Count the letters by fate; the arguments are those of `fate_of`."""
     plan = ReplayPlan()
     for letter in letters:
         fate = fate_of(letter, choice, sent)
         plan.already_sent += fate is Fate.ALREADY_SENT
-        plan.worn_out += fate is Fate.WORN_OUT
+        plan.max_attempts_reached += fate is Fate.MAX_ATTEMPTS_REACHED
         if fate is Fate.TO_SEND:
             plan.to_send[choice.topic_of(letter)] += 1
             plan.codes[letter.code] += 1
@@ -96,7 +99,7 @@ def plan_replay(
 
 
 def replay_headers(letter: Letter) -> list[Header]:
-    """The record's own headers, unchanged and in order, then which attempt it is and of what."""
+    """Return the record's own headers, in order, then the attempt's number and the letter's id."""
     own = [
         (name, value) for name, value in letter.headers if not name.startswith(_STRIPPED_PREFIXES)
     ]
@@ -108,7 +111,7 @@ def replay_headers(letter: Letter) -> list[Header]:
 
 
 def replay_timestamp_ms(letter: Letter) -> int | None:
-    """The record's timestamp, for topics that keep what a producer says; None if it had none."""
+    """Return the record's timestamp, which topics with CreateTime keep; None if it had none."""
     text = letter.document["source"]["timestamp"]
     if text is None:
         return None

@@ -1,15 +1,14 @@
-"""The language of `--where`: which dead letters are meant.
+"""The conditions of `--where`, which select dead letters.
 
-A condition is `NAME=VALUE`, or `NAME=VALUE,VALUE…` where any of the values will do; several
-conditions must all hold.
+A condition is `NAME=VALUE`, or `NAME=VALUE,VALUE…` to match any of the values. A letter must match
+all conditions.
 
-- `code`, `keyword`, `stage`, `topic`, `partition`, `id`: what the letter says. `keyword` is a JSON
+- `code`, `keyword`, `stage`, `topic`, `partition`, `id`: fields of the letter. `keyword` is a JSON
   Schema keyword among its violations.
-- `field`: where in the event a violation is, as a JSON pointer, such as `/customer/email`. `*`
-  stands for any text: `/items/*/price`.
-- `since`, `until`: when it failed; `until` itself is not included. A date (`2026-11-23`), a time
-  (`2026-11-23T20:28:30Z`; UTC unless it says otherwise), or how long ago (`90s`, `30m`, `2h`,
-  `7d`).
+- `field`: the place of a violation in the event, as a JSON pointer such as `/customer/email`. `*`
+  matches any text: `/items/*/price`.
+- `since` (inclusive), `until` (exclusive): the time of the failure. A date (`2026-11-23`), a time
+  (`2026-11-23T20:28:30Z`; UTC unless it has an offset), or an age (`90s`, `30m`, `2h`, `7d`).
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ NAMES = (*_TEXTS, "since", "until")
 
 
 def parse_conditions(texts: Sequence[str], now: datetime) -> Condition:
-    """Reads the values of all `--where` flags; a letter must fulfil each of them.
+    """Return the condition that all `--where` flags make together.
 
     Args:
-        texts: such as `["code=TOO_OLD,IN_THE_FUTURE", "since=2h"]`; none means every letter.
-        now: what `2h` is measured from; aware.
+        texts: such as `["code=TOO_OLD,IN_THE_FUTURE", "since=2h"]`; an empty list matches all.
+        now: the time that an age such as `2h` is subtracted from; aware.
 
     Raises:
-        UsageError: one can't be read.
+        UsageError: a condition can't be parsed.
     """
     conditions = [_parse(text, now) for text in texts]
     return lambda letter: all(condition(letter) for condition in conditions)
@@ -67,13 +66,11 @@ def _parse(text: str, now: datetime) -> Condition:
         return lambda letter: letter.failed_at < until
     texts_of, matches = _TEXTS[name], _field_matches if name == "field" else operator.eq
     values = value.split(",")
-    return lambda letter: any(
-        matches(found, value) for found in texts_of(letter) for value in values
-    )
+    return lambda letter: any(matches(text, value) for text in texts_of(letter) for value in values)
 
 
 def _field_matches(pointer: str, pattern: str) -> bool:
-    # Brackets are sets of characters to fnmatch, and ordinary in the names of fields.
+    # fnmatch reads brackets as sets of characters; in names of fields they are ordinary.
     return fnmatchcase(pointer, pattern.replace("[", "[[]"))
 
 

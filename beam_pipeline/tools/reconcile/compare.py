@@ -1,4 +1,4 @@
-"""The comparison itself: a log's offsets against those of the files. Pure, no I/O."""
+"""Compares the offsets of a topic's log with those in the files. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ LogBounds = Mapping[TopicPartition, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class PartitionReconciliation:
-    """One partition's log against the files.
+    """The log of one partition compared with the files.
 
-    The promise holds for the partition if `missing`, `doubled_in_parquet`, `doubled_in_dead`,
-    `in_both` and `beyond_end` are empty.
+    The partition is clean if `missing`, `doubled_in_parquet`, `doubled_in_dead`, `in_both` and
+    `beyond_end` are empty.
 
     Attributes:
-        low, high: the log's bounds; offsets from `low` up to, not including, `high`.
-        holes: offsets in the log's bounds that no reader is given (compacted away, transaction
-            markers, aborted for a reader of committed records) and no file holds.
-        covered: how many offsets in the log's bounds the files hold.
-        parquet_rows, dead_letters: how many rows and lines there are, repeats included, those
-            whose records have left the log too.
-        missing: offsets of records that no file holds.
-        doubled_in_parquet, doubled_in_dead: offsets with more than one row, or letter.
-        in_both: offsets with a row and a letter.
-        beyond_end: offsets in files that the log has not reached: the topic was made anew, or the
-            files are another cluster's.
-        expired: how many offsets below `low` the files hold. That is retention, and in order.
-        expired_unseen: offsets below `low`, but above the lowest one in a file, that no file holds:
-            holes, or records that left the log unread. It can no longer be told which.
+        low, high: the log's bounds; `low` is inclusive, `high` exclusive.
+        offset_gaps: offsets within the bounds that have no record for a consumer and are in no
+            file: compacted records, transaction markers and, for a `read_committed` consumer,
+            aborted records.
+        covered: how many offsets within the bounds the files hold.
+        parquet_rows, dead_letters: how many rows and lines there are, including repeats and
+            records that have expired from the log.
+        missing: offsets of records that are in no file.
+        doubled_in_parquet, doubled_in_dead: offsets with more than one row, or dead letter.
+        in_both: offsets with a row and a dead letter.
+        beyond_end: offsets in files that the log has not reached: the topic was recreated, or the
+            files come from another cluster.
+        expired: how many offsets below `low` the files hold. This is normal: retention.
+        expired_unseen: offsets between the lowest one in a file and `low` that are in no file.
+            They may be gaps or records that expired unread; the log can no longer show which.
     """
 
     partition: TopicPartition
@@ -45,7 +46,7 @@ class PartitionReconciliation:
     parquet_rows: int
     dead_letters: int
     expired: int
-    holes: BitMap64
+    offset_gaps: BitMap64
     missing: BitMap64
     doubled_in_parquet: BitMap64
     doubled_in_dead: BitMap64
@@ -55,12 +56,12 @@ class PartitionReconciliation:
 
     @property
     def records(self) -> int:
-        """How many records the log holds: its offsets without the holes."""
-        return self.high - self.low - len(self.holes)
+        """How many records the log holds: its offsets without the gaps."""
+        return self.high - self.low - len(self.offset_gaps)
 
     @property
     def doubled(self) -> BitMap64:
-        """Offsets that are in the files more than once, wherever."""
+        """Offsets that are in the files more than once, as rows, dead letters or both."""
         return self.doubled_in_parquet | self.doubled_in_dead | self.in_both
 
     @property
@@ -113,10 +114,14 @@ class Reconciliation:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
-    """The comparison, and what is worth knowing of the files.
+    """The comparison and the files at fault.
 
-    `overlaps` tells which files hold the offsets that are doubled, in both or beyond the log's end;
-    `problems` are files that can't be counted on.
+    Attributes:
+        reconciliation: the comparison, partition by partition.
+        overlaps: the files that hold doubled offsets, or offsets beyond the log's end.
+        problems: the files that can't be read, or that contradict their own footer.
+        parquet_files, dead_letter_files: how many files were read.
+        isolation_level: the one that the log was read with.
     """
 
     reconciliation: Reconciliation
@@ -133,33 +138,33 @@ class ReconcileReport:
 
 
 def uncovered(log: LogBounds, parquet: Coverage, dead: Coverage) -> dict[TopicPartition, BitMap64]:
-    """The offsets in the log's bounds that no file holds; partitions without any are left out."""
-    found = {
+    """Return the offsets within the log's bounds that are in no file, for partitions with any."""
+    not_in_files = {
         partition: interval(low, high)
         - parquet.offsets.get(partition, BitMap64())
         - dead.offsets.get(partition, BitMap64())
         for partition, (low, high) in log.items()
     }
-    return {partition: offsets for partition, offsets in found.items() if offsets}
+    return {partition: offsets for partition, offsets in not_in_files.items() if offsets}
 
 
 def compare(
     log: LogBounds,
     parquet: Coverage,
     dead: Coverage,
-    holes: OffsetSets | None = None,
+    offset_gaps: OffsetSets | None = None,
     ends: Mapping[TopicPartition, int] | None = None,
 ) -> Reconciliation:
-    """Compares the log's offsets with those of the rows and of the dead letters.
+    """Compare the log's offsets with those of the rows and of the dead letters.
 
     Args:
-        log: each partition's bounds. A partition that only the files know counts as empty.
-        parquet: what the Parquet files hold.
-        dead: what the dead-letter files hold.
-        holes: offsets in the bounds where the log holds no record for its readers. None: the log
-            is whole, each uncovered offset is missing.
-        ends: high watermarks taken after the files were read, to tell records that came meanwhile
-            from those that the log never held. None: those of `log`.
+        log: each partition's bounds. A partition that only files know counts as empty.
+        parquet: the offsets in the Parquet files.
+        dead: the offsets in the dead-letter files.
+        offset_gaps: offsets within the bounds where the log has no record for a consumer. None
+            means that there are none: each uncovered offset is missing.
+        ends: high watermarks fetched after the files were read. Offsets in files below these, but
+            beyond the bounds, are new records and no fault. None means those of `log`.
     """
     partitions = sorted({*log, *parquet.offsets, *dead.offsets})
     return Reconciliation(
@@ -169,7 +174,7 @@ def compare(
                 log.get(partition, (0, 0)),
                 parquet,
                 dead,
-                (holes or {}).get(partition, BitMap64()),
+                (offset_gaps or {}).get(partition, BitMap64()),
                 (ends or {}).get(partition, 0),
             )
             for partition in partitions
@@ -182,7 +187,7 @@ def _compare_partition(
     bounds: tuple[int, int],
     parquet: Coverage,
     dead: Coverage,
-    holes: BitMap64,
+    offset_gaps: BitMap64,
     latest_end: int,
 ) -> PartitionReconciliation:
     low, high = bounds
@@ -190,7 +195,7 @@ def _compare_partition(
     letters = dead.offsets.get(partition, BitMap64())
     covered = rows | letters
     log = interval(low, high)
-    real_holes = (log & holes) - covered
+    uncovered_gaps = (log & offset_gaps) - covered
     lowest = covered.min() if covered else low
     return PartitionReconciliation(
         partition=partition,
@@ -200,8 +205,8 @@ def _compare_partition(
         parquet_rows=parquet.records[partition],
         dead_letters=dead.records[partition],
         expired=covered.range_cardinality(0, low),
-        holes=real_holes,
-        missing=log - covered - real_holes,
+        offset_gaps=uncovered_gaps,
+        missing=log - covered - uncovered_gaps,
         doubled_in_parquet=parquet.doubled.get(partition, BitMap64()),
         doubled_in_dead=dead.doubled.get(partition, BitMap64()),
         in_both=rows & letters,

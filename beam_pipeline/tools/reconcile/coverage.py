@@ -1,6 +1,6 @@
-"""Which offsets a tree of files holds, counted from rows and lines, not from what files claim.
+"""The offsets that a tree of files holds, read from rows and lines, not from footers.
 
-Offsets are kept as bitmaps and files are read piece by piece, so memory hardly grows with rows.
+Offsets are bitmaps and files are read piece by piece, so memory hardly grows with the rows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from beam_pipeline.offset_sets import (
 )
 
 Progress = Callable[[int], object]
-"""Is told how many more files were read."""
+"""Called with how many more files were read."""
 
 
 @dataclass(slots=True)
 class Coverage:
     """The offsets that some files hold, by partition.
 
-    `offsets` has each offset once, `doubled` those that occur more than once, `records` the count
-    of rows or lines, repeats included.
+    Attributes:
+        offsets: each offset once.
+        doubled: the offsets that occur more than once.
+        records: how many rows or lines there are, including repeats.
     """
 
     offsets: dict[TopicPartition, BitMap64] = field(default_factory=dict)
@@ -40,13 +42,13 @@ class Coverage:
     records: Counter[TopicPartition] = field(default_factory=Counter)
 
     def add(self, partition: TopicPartition, offsets: OffsetArray) -> None:
-        """Adds offsets as they stand in a file: in any order, repeats included."""
+        """Add the offsets of a file, in any order and with repeats."""
         distinct = offset_set(offsets)
         twice = offset_set(repeated(offsets)) if len(distinct) < offsets.size else BitMap64()
         self._unite(partition, distinct, twice, offsets.size)
 
     def merge(self, other: Coverage) -> None:
-        """Adds what other files hold."""
+        """Add the offsets of other files."""
         for partition, offsets in other.offsets.items():
             twice = other.doubled.get(partition, BitMap64())
             self._unite(partition, offsets, twice, other.records[partition])
@@ -64,7 +66,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class FileProblem:
-    """A file that can't be counted, or that says of itself what is not so."""
+    """A file that can't be read, or that contradicts its own footer or name."""
 
     path: Path
     reason: str

@@ -1,4 +1,4 @@
-"""Proves from log and files that each record of a topic is in exactly one place."""
+"""Checks from the log and the files that each record of a topic is in exactly one place."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def reconcile(
     dead_letter_dir: Path,
     isolation_level: str | None = None,
 ) -> ReconcileReport:
-    """Compares the topics' logs with the files.
+    """Compare the topics' logs with the files.
 
-    The log's end is that of the moment of the call: records that come later are left out.
+    The log's end is fetched at the call; records that arrive later are left out.
 
     Args:
         connection: the cluster.
         topics: the input topics to compare.
         output_dir: the root of the Parquet files.
         dead_letter_dir: the root of the dead-letter files.
-        isolation_level: that of the pipeline's reader, `read_uncommitted` or `read_committed`.
-            None takes the connection's `isolation.level`, or else Kafka's default, the former.
+        isolation_level: that of the pipeline's consumer, `read_uncommitted` or `read_committed`.
+            None means the connection's `isolation.level`, or else Kafka's default, the former.
 
     Raises:
         UsageError: a directory is missing.
-        EnvironmentFailure: a topic is missing, or the cluster fails.
+        EnvironmentFailure: a topic is missing, or the cluster can't be read.
     """
     isolation_level = isolation_level or connection.properties.get(
         "isolation.level", READ_UNCOMMITTED
@@ -56,12 +56,12 @@ def reconcile(
     parquet, parquet_problems = _read("Reading Parquet files", parquet_paths, topics)
     dead, dead_problems = _read("Reading dead letters", dead_paths, topics)
 
-    holes = _holes(connection, uncovered(log, parquet, dead), isolation_level)
-    reconciliation = compare(log, parquet, dead, holes)
+    offset_gaps = _offset_gaps(connection, uncovered(log, parquet, dead), isolation_level)
+    reconciliation = compare(log, parquet, dead, offset_gaps)
     if reconciliation.beyond_end:
-        # A pipeline at work may have written records that came after the first look at the log.
+        # A running pipeline may have written records that arrived after the first look at the log.
         ends = {partition: high for partition, (_, high) in _log_bounds(connection, topics).items()}
-        reconciliation = compare(log, parquet, dead, holes, ends)
+        reconciliation = compare(log, parquet, dead, offset_gaps, ends)
     suspects = {
         partition.partition: partition.doubled | partition.beyond_end
         for partition in reconciliation.partitions
@@ -92,13 +92,13 @@ def _read(
         return read_coverage(paths, topics, progress)
 
 
-def _holes(
-    connection: KafkaConnection, unseen: OffsetSets, isolation_level: str
+def _offset_gaps(
+    connection: KafkaConnection, not_in_files: OffsetSets, isolation_level: str
 ) -> dict[TopicPartition, BitMap64]:
-    total = sum(len(offsets) for offsets in unseen.values())
-    with progress_bar("Reading the log where no file has it", total) as progress:
-        records = find_records(connection, unseen, isolation_level, progress)
-    return {partition: offsets - records[partition] for partition, offsets in unseen.items()}
+    total = sum(len(offsets) for offsets in not_in_files.values())
+    with progress_bar("Reading the log at offsets that no file has", total) as progress:
+        records = find_records(connection, not_in_files, isolation_level, progress)
+    return {partition: offsets - records[partition] for partition, offsets in not_in_files.items()}
 
 
 def _overlaps(paths: Sequence[Path], suspects: OffsetSets) -> list[FileOverlap]:

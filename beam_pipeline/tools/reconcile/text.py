@@ -1,4 +1,4 @@
-"""How a reconciliation is told, to people and to machines."""
+"""The report of a reconciliation as text and as JSON."""
 
 from __future__ import annotations
 
@@ -32,45 +32,46 @@ _FAULTS = {
     "doubled_in_parquet": "in Parquet more than once",
     "doubled_in_dead": "in the dead letters more than once",
     "in_both": "in Parquet and in the dead letters",
-    "beyond_end": "in files, but beyond the log's end (was the topic made anew?)",
+    "beyond_end": "in files, but beyond the log's end (was the topic recreated?)",
 }
 
 
 def report_text(report: ReconcileReport) -> RenderableType:
-    """The report for people: a table of the partitions, then what is wrong, then the verdict."""
+    """Return the report as text: a table of the partitions, then the faults, then the verdict."""
     parts: list[RenderableType] = [reconciliation_table(report.reconciliation)]
     faults = list(_fault_lines(report))
     parts.extend(Text(line, "red") for line in faults[:_LINES_IN_TEXT])
     if len(faults) > _LINES_IN_TEXT:
-        parts.append(Text(f"and {len(faults) - _LINES_IN_TEXT:,} lines more; --json has them"))
+        parts.append(Text(f"and {len(faults) - _LINES_IN_TEXT:,} more lines; --json lists them"))
     parts.extend(Text(line, "yellow") for line in _note_lines(report.reconciliation))
     parts.append(_verdict(report))
     return Group(*parts)
 
 
 def reconciliation_table(reconciliation: Reconciliation) -> Table:
-    """One line a partition; numbers that should be zero are red where they are not."""
+    """Return a table with one line per partition; counts that should be zero are red if not."""
     table = Table(show_footer=len(reconciliation.partitions) > 1)
     table.add_column("partition", footer="total", overflow="fold")
     for name, total in {
         "log": None,
         "records": reconciliation.records,
-        "rows": sum(one.parquet_rows for one in reconciliation.partitions),
-        "dead letters": sum(one.dead_letters for one in reconciliation.partitions),
+        "rows": sum(partition.parquet_rows for partition in reconciliation.partitions),
+        "dead letters": sum(partition.dead_letters for partition in reconciliation.partitions),
         "missing": reconciliation.missing,
         "doubled": reconciliation.doubled,
     }.items():
         footer = "" if total is None else f"{total:,}"
         table.add_column(name, footer=footer, justify="right")
-    for one in reconciliation.partitions:
+    for partition in reconciliation.partitions:
+        low, high = partition.low, partition.high
         table.add_row(
-            Text(printable(str(one.partition))),
-            f"{one.low:,} - {one.high - 1:,}" if one.high > one.low else "empty",
-            f"{one.records:,}",
-            f"{one.parquet_rows:,}",
-            f"{one.dead_letters:,}",
-            _should_be_zero(len(one.missing)),
-            _should_be_zero(len(one.doubled)),
+            Text(printable(str(partition.partition))),
+            f"{low:,} - {high - 1:,}" if high > low else "empty",
+            f"{partition.records:,}",
+            f"{partition.parquet_rows:,}",
+            f"{partition.dead_letters:,}",
+            _should_be_zero(len(partition.missing)),
+            _should_be_zero(len(partition.doubled)),
         )
     return table
 
@@ -83,12 +84,12 @@ def _fault_lines(report: ReconcileReport) -> Iterator[str]:
     held: dict[TopicPartition, list[FileOverlap]] = defaultdict(list)
     for overlap in report.overlaps:
         held[overlap.partition].append(overlap)
-    for one in report.reconciliation.partitions:
+    for partition in report.reconciliation.partitions:
         for fault, meaning in _FAULTS.items():
-            offsets: BitMap64 = getattr(one, fault)
+            offsets: BitMap64 = getattr(partition, fault)
             if offsets:
-                yield f"{printable(str(one.partition))}: {meaning}: {_ranges_text(offsets)}"
-        for overlap in held[one.partition]:
+                yield f"{printable(str(partition.partition))}: {meaning}: {_ranges_text(offsets)}"
+        for overlap in held[partition.partition]:
             yield f"  {printable(str(overlap.path))} holds {_ranges_text(overlap.offsets)}"
     for problem in report.problems:
         yield f"{printable(str(problem.path))}: {printable(problem.reason)}"
@@ -106,57 +107,59 @@ def _ranges_text(offsets: BitMap64) -> str:
 
 
 def _note_lines(reconciliation: Reconciliation) -> Iterator[str]:
-    for one in reconciliation.partitions:
-        name = printable(str(one.partition))
-        if one.missing and one.missing.max() == one.high - 1:
+    for partition in reconciliation.partitions:
+        name = printable(str(partition.partition))
+        if partition.missing and partition.missing.max() == partition.high - 1:
             yield (
-                f"{name}: the last records of the log are missing: "
-                "a pipeline at work writes them when their window closes"
+                f"{name}: the last records of the log are missing; "
+                "a running pipeline writes them when their window closes"
             )
-        if one.expired_unseen:
+        if partition.expired_unseen:
             yield (
-                f"{name}: {len(one.expired_unseen):,} offsets left the log before this check and "
-                "are in no file; whether they were records can't be told any more"
+                f"{name}: {len(partition.expired_unseen):,} offsets expired from the log before "
+                "this check and are in no file; the log can no longer show if they were records"
             )
 
 
 def _verdict(report: ReconcileReport) -> Text:
-    found = report.reconciliation
+    reconciliation = report.reconciliation
     files = (
         f"{report.parquet_files:,} Parquet files and {report.dead_letter_files:,} "
         "files of dead letters"
     )
     if report.is_clean:
-        return Text(f"Clean: {found.records:,} records, each in one place; {files}.", "bold green")
+        return Text(
+            f"Clean: {reconciliation.records:,} records, each in one place; {files}.", "bold green"
+        )
     wrong = {
-        "missing": found.missing,
-        "doubled": found.doubled,
-        "beyond the log's end": found.beyond_end,
+        "missing": reconciliation.missing,
+        "doubled": reconciliation.doubled,
+        "beyond the log's end": reconciliation.beyond_end,
         "file problems": len(report.problems),
     }
-    told = ", ".join(f"{count:,} {name}" for name, count in wrong.items() if count)
-    return Text(f"NOT clean: {told}; {found.records:,} records, {files}.", "bold red")
+    faults = ", ".join(f"{count:,} {name}" for name, count in wrong.items() if count)
+    return Text(f"NOT clean: {faults}; {reconciliation.records:,} records, {files}.", "bold red")
 
 
 def report_json(report: ReconcileReport) -> str:
-    """The report for machines: one JSON object and a line's end.
+    """Return the report as one JSON object and a newline.
 
-    `clean` is the verdict. Of each set of offsets it has the `count` and inclusive `ranges`, the
-    first thousand; `ranges_left_out` counts the rest.
+    `clean` is the verdict. A set of offsets has its `count`, its first thousand inclusive `ranges`,
+    and how many `ranges_left_out`.
     """
-    found = report.reconciliation
+    reconciliation = report.reconciliation
     document = {
         "clean": report.is_clean,
         "isolation_level": report.isolation_level,
         "parquet_files": report.parquet_files,
         "dead_letter_files": report.dead_letter_files,
-        "records": found.records,
-        "covered": found.covered,
-        "missing": found.missing,
-        "doubled": found.doubled,
-        "in_both": found.in_both,
-        "beyond_end": found.beyond_end,
-        "partitions": [_partition_json(one) for one in found.partitions],
+        "records": reconciliation.records,
+        "covered": reconciliation.covered,
+        "missing": reconciliation.missing,
+        "doubled": reconciliation.doubled,
+        "in_both": reconciliation.in_both,
+        "beyond_end": reconciliation.beyond_end,
+        "partitions": [_partition_json(partition) for partition in reconciliation.partitions],
         "files_at_fault": [
             {
                 "path": str(overlap.path),
@@ -174,20 +177,20 @@ def report_json(report: ReconcileReport) -> str:
     return printable_json(orjson.dumps(document, option=options).decode())
 
 
-def _partition_json(one: PartitionReconciliation) -> dict[str, Any]:
+def _partition_json(partition: PartitionReconciliation) -> dict[str, Any]:
     return {
-        "topic": one.partition.topic,
-        "partition": one.partition.partition,
-        "low": one.low,
-        "high": one.high,
-        "records": one.records,
-        "covered": one.covered,
-        "parquet_rows": one.parquet_rows,
-        "dead_letters": one.dead_letters,
-        "expired": one.expired,
-        "expired_unseen": _offsets_json(one.expired_unseen),
-        "holes": _offsets_json(one.holes),
-        **{fault: _offsets_json(getattr(one, fault)) for fault in _FAULTS},
+        "topic": partition.partition.topic,
+        "partition": partition.partition.partition,
+        "low": partition.low,
+        "high": partition.high,
+        "records": partition.records,
+        "covered": partition.covered,
+        "parquet_rows": partition.parquet_rows,
+        "dead_letters": partition.dead_letters,
+        "expired": partition.expired,
+        "expired_unseen": _offsets_json(partition.expired_unseen),
+        "holes": _offsets_json(partition.offset_gaps),
+        **{fault: _offsets_json(getattr(partition, fault)) for fault in _FAULTS},
     }
 
 

@@ -348,10 +348,10 @@ def test_a_file_of_an_epoch_that_is_over_counts_for_good(tree: OutputTree) -> No
     assert offsets(ledger.covered) == set(sources("orders", 0, [0, 1]))
 
 
-def test_holes_outlast_a_superseded_file(tree: OutputTree) -> None:
+def test_offset_gaps_outlast_a_superseded_file(tree: OutputTree) -> None:
     path = tree.parquet(sources("orders", 0, [0]))
     ledger = live(tree, path)
-    ledger.add_holes("orders", 0, BitMap64([1, 2]))
+    ledger.add_offset_gaps("orders", 0, BitMap64([1, 2]))
     path.unlink()
     ledger.refresh()
     assert offsets(ledger.covered) == set(sources("orders", 0, [1, 2]))

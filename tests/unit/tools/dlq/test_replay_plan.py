@@ -37,18 +37,18 @@ def test_the_fate_of_a_letter() -> None:
     one = letter()
     nothing = ReplayChoice(lambda letter: False, to=None, max_attempts=5)
     assert fate_of(one, EVERYTHING, {}) is Fate.TO_SEND
-    assert fate_of(one, nothing, {}) is Fate.NOT_MEANT
+    assert fate_of(one, nothing, {}) is Fate.NOT_CHOSEN
     assert fate_of(one, EVERYTHING, {"orders": {one.dlq_id}}) is Fate.ALREADY_SENT
     assert fate_of(one, EVERYTHING, {"elsewhere": {one.dlq_id}}) is Fate.TO_SEND
     assert fate_of(letter(attempt=4), EVERYTHING, {}) is Fate.TO_SEND
-    assert fate_of(letter(attempt=5), EVERYTHING, {}) is Fate.WORN_OUT
+    assert fate_of(letter(attempt=5), EVERYTHING, {}) is Fate.MAX_ATTEMPTS_REACHED
 
 
 def test_a_plan_counts_every_letter_that_is_meant_once() -> None:
     letters = [letter(0), letter(1), letter(2, attempt=7), letter(3, topic="clicks")]
     plan = plan_replay(letters, EVERYTHING, {"orders": {letters[0].dlq_id}})
     assert plan.to_send == {"orders": 1, "clicks": 1}
-    assert (plan.already_sent, plan.worn_out) == (1, 1)
+    assert (plan.already_sent, plan.max_attempts_reached) == (1, 1)
     elsewhere = ReplayChoice(lambda letter: True, to="retry", max_attempts=9)
     assert plan_replay(letters, elsewhere, {}).to_send == {"retry": 4}
     assert target_topics(letters, EVERYTHING) == {"orders", "clicks"}

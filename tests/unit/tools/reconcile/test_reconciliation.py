@@ -67,7 +67,7 @@ def test_compare_agrees_with_plain_sets(
         assert one.parquet_rows == in_rows.total()
         assert one.dead_letters == in_letters.total()
         assert one.covered == len(in_log & covered)
-        assert set(one.holes) == real_holes
+        assert set(one.offset_gaps) == real_holes
         assert one.records == len(in_log - real_holes)
         assert set(one.missing) == in_log - covered - real_holes
         assert set(one.doubled_in_parquet) == {x for x, n in in_rows.items() if n > 1}
