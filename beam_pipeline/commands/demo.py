@@ -43,8 +43,8 @@ from beam_pipeline.settings.flags import (
 )
 from beam_pipeline.settings.sources import without_configuration
 from beam_pipeline.tools.reconcile.run import reconcile
-from beam_pipeline.tools.summary import summarise
-from beam_pipeline.tools.summary_text import render
+from beam_pipeline.tools.summary.gather import summarise
+from beam_pipeline.tools.summary.text import summary_text
 
 PARTITIONS = 4
 
@@ -271,7 +271,7 @@ def _prove(
     output_dir, dead_letter_dir = Path(settings.output_dir), Path(settings.dead_letter_dir)
     report = reconcile(connection, [topic], output_dir, dead_letter_dir)
     summary = summarise(output_dir, dead_letter_dir, topic)
-    console.print(render(summary, report.reconciliation))
+    console.print(summary_text(summary, report.reconciliation))
     in_topic = report.reconciliation.records
     holds = report.is_clean and produced == in_topic == summary.rows + summary.dead_letters
     console.print(

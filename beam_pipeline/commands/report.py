@@ -93,17 +93,16 @@ def run(args: argparse.Namespace) -> int:
             ),
         ],
     )
-    style = Path(page.__file__).with_name("page.css").read_text(encoding="utf-8")
     try:
         args.report_file.parent.mkdir(parents=True, exist_ok=True)
-        content = page.render_page(given, style)
+        content = page.render_page(given)
         write_atomically(args.report_file, content, durable=True, private=True)
     except OSError as error:
         raise EnvironmentFailure(
             f"--report_file={args.report_file} can't be written: {error.strerror}"
         ) from None
     verdict = verdict_of(landed, completeness)
-    print(f"{printable(str(args.report_file))}: {verdict.title}. {verdict.told}")
+    print(f"{printable(str(args.report_file))}: {verdict.title}. {verdict.reason}")
     return 0 if verdict.holds else 1
 
 

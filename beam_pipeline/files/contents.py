@@ -1,4 +1,4 @@
-"""Which Kafka offsets one file holds, read from its rows or lines."""
+"""Reads the Kafka offsets of one file from its rows or lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from beam_pipeline.files.tree import json_lines
 from beam_pipeline.offset_sets import OffsetArray, TopicPartition
 
 PieceOfFile = tuple[TopicPartition, OffsetArray]
-"""Offsets of one partition as they stand in the file: in its order, repeats included."""
+"""Offsets of one partition, in the order of the file and with repeats."""
 
 _TOPIC = "kafka_topic"
 _PARTITION = "kafka_partition"
@@ -27,16 +27,16 @@ _LINES_AT_A_TIME = 16_384
 
 
 class UnreadableFile(ValueError):
-    """The file can't be read to its end as what the pipeline writes; says why."""
+    """The file can't be read to its end as a file of the pipeline; the message says why."""
 
 
 def file_offsets(path: Path) -> Iterator[PieceOfFile]:
-    """Reads a Parquet file's Kafka columns, or the sources of a file of dead letters.
+    """Yield the offsets in a Parquet file's Kafka columns, or in the lines of dead letters.
 
-    Memory is bounded by a piece: some hundred thousand rows of three columns, or a line.
+    Memory holds one piece: about 262,144 rows of three columns, or 16,384 lines' offsets.
 
     Raises:
-        UnreadableFile: it is damaged, was removed meanwhile, or is not the pipeline's.
+        UnreadableFile: the file is damaged, was removed meanwhile, or is not the pipeline's.
     """
     try:
         if path.suffix == PARQUET_SUFFIX:
@@ -52,10 +52,10 @@ def file_offsets(path: Path) -> Iterator[PieceOfFile]:
 
 
 def claimed_by(path: Path) -> FileFooter:
-    """Reads what a Parquet file says of itself in its footer.
+    """Return the footer of a Parquet file.
 
     Raises:
-        UnreadableFile: there is no footer of this pipeline's, or the file can't be read.
+        UnreadableFile: there is no footer of this pipeline, or the file can't be read.
     """
     try:
         return footer_of(pq.read_metadata(path).metadata or {})
@@ -75,7 +75,7 @@ def _parquet_offsets(path: Path) -> Iterator[PieceOfFile]:
 
 
 def _split(batch: pa.RecordBatch) -> Iterator[PieceOfFile]:
-    """Cuts a batch of the three Kafka columns by topic and partition."""
+    """Yield the offsets of a batch of the three Kafka columns, by topic and partition."""
     for name in batch.schema.names:
         if batch[name].null_count:
             raise UnreadableFile(f"column {name} holds null")
@@ -127,7 +127,7 @@ def _source(letter: dict[str, Any]) -> tuple[TopicPartition, int]:
     except (KeyError, TypeError) as error:
         raise UnreadableFile(f"a line has no source: {error!r}") from error
     if not (isinstance(topic, str) and _is_natural(partition) and _is_natural(offset)):
-        raise UnreadableFile(f"a line's source makes no sense: {source}")
+        raise UnreadableFile(f"a line has an invalid source: {source}")
     return TopicPartition(topic, partition), offset
 
 

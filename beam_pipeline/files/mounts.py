@@ -1,4 +1,4 @@
-"""What kind of file system a directory is on, as the kernel has it in /proc/self/mountinfo."""
+"""The type of the file system that a directory is on, from /proc/self/mountinfo."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
-# Names of the kernel's file systems that keep their files in one machine. Network, cluster and
-# FUSE file systems are not among them, nor 9p and virtiofs, by which a host shares with its guests.
+# The kernel's file systems whose files are on one machine. Network, cluster and FUSE file systems
+# are not among them, nor 9p and virtiofs, which share a host's files with its guests.
 _LOCAL = frozenset(
     {
         *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs"),
@@ -20,12 +20,12 @@ _LOCAL = frozenset(
 
 
 def is_local(kind: str) -> bool:
-    """Whether a file system of that kind is one machine's own."""
+    """Return whether the files of such a file system are on one machine."""
     return kind in _LOCAL
 
 
 def file_system_of(path: Path) -> str | None:
-    """The kind of the file system that `path` is on, or would be; None where it can't be told."""
+    """Return the type of the file system that `path` is on, or would be; None if unknown."""
     try:
         return kind_at(_MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"), path)
     except OSError:
@@ -33,11 +33,11 @@ def file_system_of(path: Path) -> str | None:
 
 
 def kind_at(mountinfo: str, path: Path) -> str | None:
-    """The kind of the mount that `path` is below, the last of those that lie deepest.
+    """Return the type of the deepest mount above `path`; of several there, the last one.
 
     Args:
-        mountinfo: lines as proc(5) describes them: `36 35 98:0 /root /mount opts … - ext4 …`.
-        path: it need not exist.
+        mountinfo: lines as in proc(5): `36 35 98:0 /root /mount opts … - ext4 …`.
+        path: a path, which need not exist.
     """
     resolved = path.resolve()
     best: tuple[int, str] | None = None

@@ -1,9 +1,9 @@
-"""The name of an output file: which topic, window, shard, epoch and pane it holds.
+"""The names of output files: topic, window, shard, epoch and pane.
 
 `dt=2026-11-23/hour=20/orders-20261123T202830Z-20261123T202840Z-s0-e20261124T133350Zx3f9a-p0.parquet`
 
-Parquet files and dead-letter files share this layout, each below a root of its own. Times are UTC
-and whole seconds; `dt` and `hour` are those of the window's start.
+Parquet files and dead-letter files use the same layout, each below its own root. Times are UTC in
+whole seconds; `dt` and `hour` are those of the window's start.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pathlib import PurePath, PurePosixPath
 PARQUET_SUFFIX = ".parquet"
 JSON_LINES_SUFFIX = ".jsonl"
 
-# Readers (pyarrow, Spark, DuckDB's globs, this project's own) pass over names that start so.
+# Readers (pyarrow, Spark, DuckDB's globs, this project's own) ignore names that start with these.
 HIDDEN_PREFIXES = ("_", ".")
-# Set before a topic such as `__audit`, or its files would be hidden; no topic can hold it.
+# Put before a topic such as `__audit`, whose files would be hidden; no topic's name has it.
 _VISIBLE_MARK = "@"
 
 # NAME_MAX of ext4, XFS, APFS and NTFS.
 _MAX_NAME_LENGTH = 255
 
 MAX_TOPIC_LENGTH = 160
-"""The file names of such a topic fit, with room for a shard and a pane of seven digits."""
+"""File names of longer topics may exceed 255 characters (seven digits for shard and pane)."""
 
 # org.apache.kafka.common.internals.Topic: legal characters, at most 249 of them, not "." or "..".
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _EPOCH = re.compile(r"[A-Za-z0-9]+")
 _SUFFIX = re.compile(r"\.[a-z0-9]+")
 
-# A topic may hold dashes, even a whole file name. What is to the right of it has exactly the dashes
-# written here, so the greedy topic can end in one place only.
+# A topic may contain dashes, even a whole file name. The parts to its right have exactly the dashes
+# written here, so the greedy match of the topic ends in one place only.
 _NAME = re.compile(
     r"@?(?P<topic>[A-Za-z0-9._-]+)"
     r"-(?P<start>[0-9]{8}T[0-9]{6}Z)"
@@ -47,19 +47,27 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True, order=True)
 class OutputFile:
-    """What the name of one output file says.
+    """The parsed name of one output file.
+
+    >>> file = OutputFile.parse("orders-20261123T202830Z-20261123T202840Z-s0-ee1-p0.parquet")
+    >>> file.topic, file.pane, file.window_start.isoformat()
+    ('orders', 0, '2026-11-23T20:28:30+00:00')
+    >>> print(file.relative_path())
+    dt=2026-11-23/hour=20/orders-20261123T202830Z-20261123T202840Z-s0-ee1-p0.parquet
+    >>> OutputFile.parse("by-hand.parquet") is None
+    True
 
     Args:
         topic: the input topic, a legal Kafka topic name.
         window_start: start of the event-time window, inclusive; aware, whole seconds.
         window_end: end of the window, exclusive; aware, whole seconds.
         shard: 0 or more.
-        epoch: identity of the job's submission, letters and digits only.
+        epoch: the submission of the job, letters and digits only.
         pane: index of the window's firing, 0 or more.
-        suffix: the file's type with its dot, `.parquet` or `.jsonl`.
+        suffix: `.parquet` or `.jsonl`.
 
     Raises:
-        ValueError: a field can't be part of a file name.
+        ValueError: a field is not valid in a file name.
     """
 
     topic: str
@@ -107,27 +115,27 @@ class OutputFile:
         )
 
     def relative_path(self) -> PurePosixPath:
-        """The file's path below its root, Hive partitions first."""
+        """Return the file's path below its root, with Hive partitions."""
         start = self.window_start
         date = f"{start.year:04d}-{start:%m-%d}"
         return PurePosixPath(f"dt={date}", f"hour={start:%H}", self.name)
 
     @staticmethod
     def parse(path: str | PurePath) -> OutputFile | None:
-        """Reads a name back, whatever directory it is in; None if no pipeline wrote such a name."""
+        """Return the file of a name, in any directory; None if no pipeline writes such a name."""
         name = PurePath(path).name
-        found = _NAME.fullmatch(name)
-        if found is None:
+        match = _NAME.fullmatch(name)
+        if match is None:
             return None
         try:
             parsed = OutputFile(
-                topic=found["topic"],
-                window_start=_instant(found["start"]),
-                window_end=_instant(found["end"]),
-                shard=int(found["shard"]),
-                epoch=found["epoch"],
-                pane=int(found["pane"]),
-                suffix=found["suffix"],
+                topic=match["topic"],
+                window_start=_instant(match["start"]),
+                window_end=_instant(match["end"]),
+                shard=int(match["shard"]),
+                epoch=match["epoch"],
+                pane=int(match["pane"]),
+                suffix=match["suffix"],
             )
         except ValueError:
             return None

@@ -1,9 +1,9 @@
-"""Part files: rows on disk before the shuffle, so that only their names go through it.
+"""Part files: rows are on disk before the shuffle, so only the names of parts are shuffled.
 
-A window never has to fit in memory: each bundle writes what it has for a window as a part below
-``<root>/_tmp/<epoch>/``, the shuffle groups the parts' names, and the window's file is put together
-from the parts when its pane fires. A part that went into a file moves to ``done/``, where a runner
-that was set back to an older checkpoint still finds it, until the sweeper takes it.
+A window need not fit in memory. Each bundle writes its rows of a window as a part below
+`<root>/_tmp/<epoch>/`, the shuffle groups the parts' names, and a pane's file is assembled from the
+parts when the pane fires. A part that is in a file moves to `done/`. There, a runner that restored
+an older checkpoint still finds it until `sweep_parts` removes it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ _DONE_DIR = "done"
 
 
 class PartRef(NamedTuple):
-    """One part: where it is, and what it holds.
+    """One part.
 
-    `offsets` is partition to inclusive ranges; `window` start and end of the (shifted) window, in
-    seconds since the epoch.
+    Attributes:
+        path: where the part was written; see `find_part`.
+        topic, shard: those of the file that it goes into.
+        rows: how many rows it holds.
+        offsets: the inclusive ranges of offsets of each partition.
+        window: start and end of the (shifted) window, in seconds since 1970.
     """
 
     path: str
@@ -40,22 +44,28 @@ class PartRef(NamedTuple):
 
 
 class PartMissingError(RuntimeError):
-    """A part that a checkpoint asks for is gone; the rows in it must be read again."""
+    """A part that a checkpoint refers to does not exist; its rows must be read again."""
 
 
 def new_part_path(root: str, epoch: str, suffix: str, *, private: bool = False) -> str:
-    """A path for a new part; the directories above it exist afterwards, `private` ones with mode
-    0700 where they were missing."""
+    """Return a path for a new part, and make the directories above it.
+
+    Args:
+        root: the output or dead-letter directory.
+        epoch: the epoch that the part belongs to.
+        suffix: the end of the part's name.
+        private: whether missing directories get mode 0700.
+    """
     directory = Path(root, TEMPORARY_DIR, epoch)
     make_directories(Path(root), directory, private=private)
     return str(directory / f"{uuid.uuid4().hex}{suffix}")
 
 
 def find_part(part: PartRef) -> str:
-    """Where a part is now, used or not.
+    """Return where a part is now, whether it is in a file already or not.
 
     Raises:
-      PartMissingError: it is in neither place.
+        PartMissingError: the part does not exist.
     """
     for path in (Path(part.path), _done_path(part.path)):
         if path.exists():
@@ -67,20 +77,20 @@ def find_part(part: PartRef) -> str:
 
 
 def retire_parts(parts: Iterable[PartRef]) -> None:
-    """Moves parts whose file is in place to where the sweeper looks."""
+    """Move parts that are in a committed file to `done/`."""
     for part in parts:
         done = _done_path(part.path)
         try:
             above = done.parent.parent.stat()
             done.parent.mkdir(mode=stat.S_IMODE(above.st_mode), exist_ok=True)
-            os.utime(part.path)  # before it moves: the sweeper takes the time of writing otherwise
+            os.utime(part.path)  # first: sweep_parts goes by the time of this move
             Path(part.path).rename(done)
         except FileNotFoundError:  # retired before, by a pane that a restore fires again
             continue
 
 
 def sweep_parts(root: str | Path, epoch: str, retention_seconds: float) -> int:
-    """Removes parts of `epoch` retired longer ago than the retention; how many they were."""
+    """Remove parts of `epoch` retired longer ago than the retention; return how many."""
     oldest = time.time() - retention_seconds
     swept = 0
     for part in Path(root, TEMPORARY_DIR, epoch, _DONE_DIR).glob("*"):
@@ -91,7 +101,7 @@ def sweep_parts(root: str | Path, epoch: str, retention_seconds: float) -> int:
 
 
 def sweep_dead_epochs(root: str | Path, live_epoch: str) -> list[str]:
-    """Removes what all other epochs left below ``_tmp``; the epochs whose parts went."""
+    """Remove the parts of all other epochs below `_tmp`; return these epochs."""
     directory = Path(root, TEMPORARY_DIR)
     if not directory.is_dir():
         return []

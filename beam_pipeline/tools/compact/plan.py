@@ -1,4 +1,4 @@
-"""Which small files of an output directory become one: the plan, made from footers alone."""
+"""Plans a compaction: which small files of a directory are merged. Reads footers only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from beam_pipeline.offset_sets import TopicPartition, ranges
 
 @dataclass(frozen=True, slots=True)
 class SmallFile:
-    """A Parquet file that may be put together with others."""
+    """A Parquet file that may be merged with others."""
 
     path: Path
     name: OutputFile
@@ -35,18 +35,18 @@ class SmallFile:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Small files of one directory that become the file `target` beside them."""
+    """Small files of one directory, and the file `target` that replaces them."""
 
     sources: tuple[SmallFile, ...]
     target: OutputFile
 
     @property
     def rows(self) -> int:
-        """How many rows the files hold by their footers."""
+        """How many rows the files hold, by their footers."""
         return sum(source.footer.rows for source in self.sources)
 
     def footer(self) -> FileFooter:
-        """What the target's footer says: all that those of the sources say."""
+        """Return the target's footer, which covers what the sources' footers cover."""
         first = self.sources[0].footer
         offsets: dict[str, dict[int, list[tuple[int, int]]]] = {}
         for (topic, partition), covered in sorted(self.offsets().items()):
@@ -65,7 +65,7 @@ class Group:
         )
 
     def offsets(self) -> dict[TopicPartition, BitMap64]:
-        """The offsets that the sources cover together."""
+        """Return the offsets that the sources cover together."""
         together: dict[TopicPartition, BitMap64] = {}
         for source in self.sources:
             for partition, offsets in source.offsets.items():
@@ -75,7 +75,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class LeftAlone:
-    """A file or directory that is not touched, and why."""
+    """A file or directory that is left as it is, and why."""
 
     path: Path
     reason: str
@@ -83,7 +83,7 @@ class LeftAlone:
 
 @dataclass(slots=True)
 class DirectoryPlan:
-    """What becomes of one directory's files: `groups` are merged, all others stay."""
+    """The plan for one directory: `groups` are merged, all other files stay."""
 
     directory: Path
     groups: list[Group] = field(default_factory=list)
@@ -98,21 +98,22 @@ def plan_directory(
     live_epochs: Iterable[str] = (),
     now: datetime,
 ) -> DirectoryPlan:
-    """Plans one directory of Parquet files, all of the same `dt` and `hour`.
+    """Return the plan for one directory of Parquet files, all of the same `dt` and `hour`.
 
-    Files below half of `target_bytes` are packed, in the order of their windows, as long as
-    together they are not above it. Put together are files of one topic, one JSON Schema and the
-    same columns, whose windows have closed. `live_epochs` may still replace their files.
+    Files of one topic, one JSON Schema and the same columns are merged once their windows have
+    closed. Files below half of `target_bytes` are grouped in the order of their windows, up to
+    `target_bytes` for a group. Files of `live_epochs` stay: a runner may still replace them.
 
     Raises:
-      OSError: the directory can't be listed.
+        OSError: the directory can't be listed.
     """
     plan = DirectoryPlan(directory)
     live = frozenset(live_epochs)
     entries = sorted(directory.iterdir())
-    strange = [entry for entry in entries if entry.is_symlink() or not entry.is_file()]
-    if strange:
-        plan.left_alone.append(LeftAlone(directory, f"holds {strange[0].name}, which is no file"))
+    not_files = [entry for entry in entries if entry.is_symlink() or not entry.is_file()]
+    if not_files:
+        reason = f"contains {not_files[0].name}, which is not a file"
+        plan.left_alone.append(LeftAlone(directory, reason))
         return plan
     alike: dict[tuple[object, ...], list[SmallFile]] = defaultdict(list)
     for path in entries:
@@ -124,16 +125,16 @@ def plan_directory(
             continue
         if name.epoch in live:
             plan.left_alone.append(
-                LeftAlone(path, "its run may come back to it; start the pipeline once")
+                LeftAlone(path, "its run may still replace it; start the pipeline once")
             )
             continue
-        found = _read(path, name, size_bytes)
-        if isinstance(found, LeftAlone):
-            plan.left_alone.append(found)
+        file = _read(path, name, size_bytes)
+        if isinstance(file, LeftAlone):
+            plan.left_alone.append(file)
         else:
-            columns = found.schema.serialize().to_pybytes()
-            key = (name.topic, found.footer.schema_id, found.footer.schema_sha256, columns)
-            alike[key].append(found)
+            columns = file.schema.serialize().to_pybytes()
+            key = (name.topic, file.footer.schema_id, file.footer.schema_sha256, columns)
+            alike[key].append(file)
     for files in alike.values():
         for packed in _pack(files, target_bytes):
             repeated = _repeated(packed)
@@ -178,7 +179,7 @@ def _pack(files: Sequence[SmallFile], target_bytes: int) -> Iterator[list[SmallF
 
 
 def _repeated(files: Sequence[SmallFile]) -> LeftAlone | None:
-    """The first file that holds an offset which one before it holds too."""
+    """Return the first file that holds an offset of a file before it."""
     seen: dict[TopicPartition, BitMap64] = {}
     for file in files:
         for partition, offsets in file.offsets.items():
@@ -186,7 +187,7 @@ def _repeated(files: Sequence[SmallFile]) -> LeftAlone | None:
             if known & offsets:
                 return LeftAlone(
                     file.path,
-                    f"holds offsets of {partition} that another file holds too; see reconcile",
+                    f"holds offsets of {partition} that another file also holds; see reconcile",
                 )
             known.update(offsets)
     return None

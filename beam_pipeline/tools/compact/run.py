@@ -1,10 +1,10 @@
-"""Carries out a compaction: a directory with its small files and one with large ones change places.
+"""Carries out a compaction: a directory of small files is exchanged with one of merged files.
 
-A file system has no step that puts one file in the place of several, so files merged side by side
-would be lost or doubled for whoever looks, or kills, in between. Directories can change places in
-one step (renameat2 with RENAME_EXCHANGE; ext4, XFS, Btrfs, tmpfs). So the new state of a directory
-is made below `_tmp`, where no reader looks: links to the files that stay, and the merged ones. What
-the exchange leaves below `_tmp` goes; after a kill the next compaction or run removes it.
+No file system replaces several files by one in a single step. Merging files in place would show a
+reader lost or doubled rows, and so would a kill. But two directories can be exchanged in one step
+(renameat2 with RENAME_EXCHANGE; ext4, XFS, Btrfs, tmpfs). So the new state of a directory is made
+below `_tmp`, where no reader looks: hard links to the files that stay, and the merged files. After
+the exchange the old state below `_tmp` is removed, after a kill by the next compaction or run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ COMPACTION_EPOCH = re.compile(r"[0-9]{8}T[0-9]{6}Zc[0-9a-f]{4}")
 
 @dataclass(slots=True)
 class CompactionReport:
-    """What was done, or with `dry_run` would be; sizes in bytes."""
+    """What a compaction did, or with `dry_run` would do; sizes in bytes."""
 
     directories: int = 0
     files_before: int = 0
@@ -64,17 +64,24 @@ def compact(
     live_epochs: Collection[str] = (),
     now: datetime | None = None,
 ) -> CompactionReport:
-    """Merges the small files of closed windows below `output_dir`, one directory at a time.
+    """Merge the small files of closed windows below `output_dir`, one directory at a time.
 
-    The caller holds the lease on `output_dir`: nothing else may write there. Files of the epochs
-    `live_epochs`, and of those that have parts below `_tmp`, are left alone: a runner may come
-    back to them. The offsets that the files cover are the same before and after each step, in
-    their rows and in their footers.
+    The caller must hold the lease on `output_dir`, so that nothing else writes there. Files of
+    `live_epochs`, and of epochs with parts below `_tmp`, stay: a runner may still replace them. The
+    files cover the same offsets before and after each step, by their rows and by their footers.
+
+    Args:
+        output_dir: the root of the Parquet files.
+        target_bytes: the size of a merged file at most.
+        codec: the compression of merged files.
+        dry_run: plan only.
+        live_epochs: epochs whose files stay.
+        now: the time by which windows have closed; None means the current time.
 
     Raises:
-      UsageError: the directory is not there.
-      EnvironmentFailure: a file can't be read or written, or the file system can't exchange
-        directories; the files are as they were before the step.
+        UsageError: the directory does not exist.
+        EnvironmentFailure: a file can't be read or written, or the file system can't exchange
+            directories. The directory at fault is as it was before.
     """
     if not dry_run:
         remove_leftovers(output_dir)
@@ -109,7 +116,7 @@ def compact(
 
 
 def remove_leftovers(output_dir: Path) -> None:
-    """Removes what a compaction that was killed left below `_tmp`: none of it is in place."""
+    """Remove what a killed compaction left below `_tmp`; readers never saw it."""
     for name in _temporary(output_dir):
         if COMPACTION_EPOCH.fullmatch(name):
             shutil.rmtree(output_dir / TEMPORARY_DIR / name)
@@ -135,7 +142,7 @@ def _add(report: CompactionReport, plan: DirectoryPlan) -> None:
 
 
 def _carry_out(plan: DirectoryPlan, scratch: Path, codec: str) -> int:
-    """Puts the merged files in place; how many bytes they have."""
+    """Put the merged files in place; return their size in bytes."""
     old, new = plan.directory, scratch / plan.directory.name
     new.mkdir(parents=True)
     _make_alike(new, old)
@@ -157,26 +164,26 @@ def _carry_out(plan: DirectoryPlan, scratch: Path, codec: str) -> int:
     for entry in list(new.iterdir()):
         if entry.name in known:
             entry.unlink()
-        else:  # from someone who does not know of the lease
+        else:  # written by a process that ignores the lease
             entry.rename(old / entry.name)
     new.rmdir()
     return written
 
 
-def _make_alike(path: Path, other: Path) -> None:
-    """Gives `path` the mode and the owner of `other`."""
-    shutil.copymode(other, path)
-    wanted, found = other.stat(), path.stat()
-    if (wanted.st_uid, wanted.st_gid) != (found.st_uid, found.st_gid):
+def _make_alike(path: Path, model: Path) -> None:
+    """Give `path` the mode and the owner of `model`."""
+    shutil.copymode(model, path)
+    wanted, current = model.stat(), path.stat()
+    if (wanted.st_uid, wanted.st_gid) != (current.st_uid, current.st_gid):
         os.chown(path, wanted.st_uid, wanted.st_gid)
 
 
 def merge(group: Group, path: Path, codec: str = "zstd") -> None:
-    """Writes the group's rows to `path`, and holds what was written to the group's footer.
+    """Write the group's rows to `path`, then check the written rows against the footer.
 
     Raises:
-      pa.ArrowException, OSError: a source can't be read, or `path` not be written.
-      EnvironmentFailure: the file does not hold what its footer says.
+        pa.ArrowException, OSError: a source can't be read, or `path` can't be written.
+        EnvironmentFailure: the rows differ from the footer.
     """
     schema = group.sources[0].schema
     with pq.ParquetWriter(path, schema, compression=codec) as writer:

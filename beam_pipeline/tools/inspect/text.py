@@ -1,4 +1,4 @@
-"""How an inspection is shown, to people and to machines."""
+"""The report of an inspection as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from rich.text import Text
 from beam_pipeline.offset_sets import TopicPartition, range_count, ranges
 from beam_pipeline.terminal import printable, printable_json
 from beam_pipeline.times import rfc3339
-from beam_pipeline.tools.inspect.inspection import ColumnStatistics, FileInspection, TreeInspection
+from beam_pipeline.tools.inspect.inspection import FileInspection, TreeInspection
+from beam_pipeline.tools.inspect.statistics import ColumnStatistics
 
 _RANGES_IN_TEXT = 3
 _RANGES_IN_JSON = 1_000
@@ -26,12 +27,12 @@ _DAMAGED_SHOWN = 10
 
 
 def file_text(file: FileInspection) -> RenderableType:
-    """One file for people: what it is, its offsets, its columns."""
+    """Return a file's facts, offsets and columns as text."""
     return _text(file_facts(file), file.offsets, file.columns)
 
 
 def tree_text(tree: TreeInspection) -> RenderableType:
-    """A tree for people: the same, added up."""
+    """Return the facts, offsets and columns of a tree as text, summed over its files."""
     parts: list[RenderableType] = [_text(tree_facts(tree), tree.offsets, tree.columns)]
     for path, reason in tree.damaged[:_DAMAGED_SHOWN]:
         parts.append(Text(f"can't be read: {printable(str(path))}: {printable(reason)}", "red"))
@@ -41,7 +42,7 @@ def tree_text(tree: TreeInspection) -> RenderableType:
 
 
 def file_facts(file: FileInspection) -> dict[str, str]:
-    """Name and value of each fact about a file."""
+    """Return the facts about a file, by name."""
     facts = {"file": str(file.path)}
     name, footer = file.name, file.footer
     if name is not None:
@@ -65,7 +66,7 @@ def file_facts(file: FileInspection) -> dict[str, str]:
 
 
 def tree_facts(tree: TreeInspection) -> dict[str, str]:
-    """Name and value of each fact about a tree."""
+    """Return the facts about a tree, by name."""
     facts = {
         "directory": str(tree.root),
         "files": f"{tree.files:,}, {tree.size_bytes:,} bytes"
@@ -142,7 +143,7 @@ def _columns_table(columns: Mapping[str, ColumnStatistics]) -> Table:
 
 
 def null_share(column: ColumnStatistics) -> str:
-    """The share of nulls, such as `12.5%`; `?` where the file does not say."""
+    """Return the share of nulls, such as `12.5%`; `?` if the file does not say."""
     if column.nulls is None:
         return "?"
     if column.nulls in (0, column.values):
@@ -155,7 +156,7 @@ def _shown(value: Any) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """A value of a column as text; not yet harmless."""
+    """Return a value of a column as text, not yet escaped for a terminal."""
     if isinstance(value, datetime):
         return rfc3339(value)
     if isinstance(value, date):

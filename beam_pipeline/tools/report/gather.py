@@ -22,7 +22,8 @@ from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.times import parse_rfc3339
 from beam_pipeline.tools.compact.run import COMPACTION_EPOCH
 from beam_pipeline.tools.dlq.letters import Letter, read_letters
-from beam_pipeline.tools.inspect.inspection import ColumnStatistics, FileInspection, inspect_file
+from beam_pipeline.tools.inspect.inspection import FileInspection, inspect_file
+from beam_pipeline.tools.inspect.statistics import ColumnStatistics
 from beam_pipeline.tools.reconcile.coverage import Coverage, FileProblem
 from beam_pipeline.tools.report.time_bins import OTHERS, TimeCounts
 

@@ -1,4 +1,4 @@
-"""The page: the verdict, the key figures, then one section for each question. Pure, no I/O."""
+"""The report as a page: the verdict, the key figures, then one section per question."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pyroaring import BitMap64
-
-from beam_pipeline.offset_sets import range_count, ranges
-from beam_pipeline.tools.inspect.inspection import ColumnStatistics
+from beam_pipeline.tools.inspect.statistics import ColumnStatistics
 from beam_pipeline.tools.inspect.text import null_share, plain_text
 from beam_pipeline.tools.reconcile.compare import PartitionReconciliation, ReconcileReport
-from beam_pipeline.tools.report.charts import bar, columns_chart
+from beam_pipeline.tools.report.charts import columns_chart
 from beam_pipeline.tools.report.distribution import (
     DELAY_EDGES,
     SIZE_EDGES,
-    SizeClass,
     classes,
     percentiles,
 )
 from beam_pipeline.tools.report.gather import PROBLEMS_KEPT, Landed
+from beam_pipeline.tools.report.layout import (
+    classes_table,
+    numeric,
+    ranges_text,
+    section,
+    table,
+    with_bar,
+)
 from beam_pipeline.tools.report.markup import Element, document, foreign, prose, tag
 from beam_pipeline.tools.report.time_bins import bars_of
 from beam_pipeline.tools.report.units import (
@@ -44,7 +49,6 @@ _TOPICS_SHOWN = 8
 _RULES_SHOWN = 10
 _PARTITIONS_SHOWN = 200
 _PROBLEMS_SHOWN = 20
-_RANGES_SHOWN = 3
 _SMALL_FILE_BYTES = 1 << 20
 _MANY_FILES = 100
 _VALUE_WIDTH = 48
@@ -60,14 +64,14 @@ _ICONS = {
 
 @dataclass(frozen=True, slots=True)
 class ReportInput:
-    """All that a page is made of.
+    """The content of a report.
 
     Attributes:
-      landed: what the files hold.
-      completeness: the comparison with the log; None without a broker.
-      made_at: aware.
-      topics: the topics told of.
-      sources: name and value of where it is from, such as the directories.
+        landed: the sums over the files.
+        completeness: the comparison with the log; None without a broker.
+        made_at: the time of the report; aware.
+        topics: the topics that the report covers.
+        sources: name and value of each source, such as the directories.
     """
 
     landed: Landed
@@ -77,8 +81,8 @@ class ReportInput:
     sources: Sequence[tuple[str, str]] = field(default=())
 
 
-def render_page(given: ReportInput, style: str) -> bytes:
-    """The file, UTF-8."""
+def render_page(given: ReportInput) -> bytes:
+    """Return the report as one HTML file, UTF-8, with its style sheet in it."""
     verdict = verdict_of(given.landed, given.completeness)
     main = tag(
         "main",
@@ -93,7 +97,12 @@ def render_page(given: ReportInput, style: str) -> bytes:
     )
     body = tag("body", _header(given), main, _footer(given))
     topics = ", ".join(given.topics[:3]) or "no topic"
-    return document(f"{verdict.title}: {topics}"[:120], style, body)
+    return document(f"{verdict.title}: {topics}"[:120], style_sheet(), body)
+
+
+def style_sheet() -> str:
+    """Return the style sheet that goes into the page."""
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def _header(given: ReportInput) -> Element:
@@ -123,7 +132,7 @@ def _verdict(verdict: Verdict) -> Element:
     return tag(
         "section",
         icon,
-        tag("div", tag("h2", verdict.title, id="verdict"), tag("p", *prose(verdict.told))),
+        tag("div", tag("h2", verdict.title, id="verdict"), tag("p", *prose(verdict.reason))),
         class_=f"verdict {verdict.tone.value}",
         aria_labelledby="verdict",
     )
@@ -168,22 +177,23 @@ def _figures(given: ReportInput) -> Element:
 
 
 def _problems(given: ReportInput, verdict: Verdict) -> Element | None:
-    """What is wrong, by file and by offset; nothing where nothing is."""
+    """Return what is wrong, by file and by offset; None if nothing is."""
     lines: list[Element] = []
     known = {problem.path for problem in given.landed.problems}
     problems = list(given.landed.problems)
     if given.completeness:
-        problems += [one for one in given.completeness.problems if one.path not in known]
-        for one in given.completeness.reconciliation.partitions:
+        problems += [
+            problem for problem in given.completeness.problems if problem.path not in known
+        ]
+        for partition in given.completeness.reconciliation.partitions:
             for what, offsets in (
-                ("in no file", one.missing),
-                ("in more than one place", one.doubled),
-                ("in files, but beyond the log's end", one.beyond_end),
+                ("in no file", partition.missing),
+                ("in more than one place", partition.doubled),
+                ("in files, but beyond the log's end", partition.beyond_end),
             ):
                 if offsets:
-                    lines.append(
-                        tag("li", foreign(str(one.partition), 260), f": {what}: {_ranges(offsets)}")
-                    )
+                    name = foreign(str(partition.partition), 260)
+                    lines.append(tag("li", name, f": {what}: {ranges_text(offsets)}"))
     for problem in problems:
         lines.append(tag("li", foreign(str(problem.path), 300), ": ", foreign(problem.reason, 300)))
     if not lines:
@@ -191,20 +201,9 @@ def _problems(given: ReportInput, verdict: Verdict) -> Element | None:
     more = len(lines) - _PROBLEMS_SHOWN + max(0, given.landed.unreadable - PROBLEMS_KEPT)
     shown = lines[:_PROBLEMS_SHOWN]
     if more > 0:
-        shown.append(tag("li", f"and {more:,} more; beam-pipeline reconcile tells all"))
+        shown.append(tag("li", f"and {more:,} more; beam-pipeline reconcile lists all"))
     title = "In no file yet" if verdict.tone is Tone.WAITING else "What is wrong"
-    return _section("problems", title, None, tag("ul", *shown, class_="problems"))
-
-
-def _ranges(offsets: BitMap64) -> str:
-    shown = [
-        f"{first:,}" if first == last else between(f"{first:,}", f"{last:,}")
-        for first, last in islice(ranges(offsets), _RANGES_SHOWN)
-    ]
-    more = range_count(offsets) - len(shown)
-    if more > 0:
-        shown.append(f"and {more:,} ranges more")
-    return f"{plural(len(offsets), 'offset')}: {', '.join(shown)}"
+    return section("problems", title, None, tag("ul", *shown, class_="problems"))
 
 
 def _rows(landed: Landed) -> Element:
@@ -219,7 +218,7 @@ def _rows(landed: Landed) -> Element:
     )
     topics = None
     if len(landed.topics) > 1:
-        topics = _table(
+        topics = table(
             "Topics",
             ("topic", "rows", "dead letters", "files"),
             [
@@ -233,25 +232,25 @@ def _rows(landed: Landed) -> Element:
                     landed.topics.items(), key=lambda item: (-item[1]["rows"], item[0])
                 )[:_PARTITIONS_SHOWN]
             ],
-            _numeric(1, 2, 3),
+            numeric(1, 2, 3),
         )
-    return _section("rows", "Rows per window", lead, chart, topics)
+    return section("rows", "Rows per window", lead, chart, topics)
 
 
 def _letters(landed: Landed) -> Element:
     bars = bars_of(landed.letters, landed.window_seconds)
     if bars is None:
-        return _section("dead", "Dead letters", "None: every record was valid.")
+        return section("dead", "Dead letters", "None: every record was valid.")
     ordered = sorted(landed.reasons.items(), key=lambda item: (-item[1].letters, item[0]))
     most = ordered[0][1].letters
-    reasons = _table(
+    reasons = table(
         "Reasons",
         ("reason", "letters", "share", "example"),
         [
             (
                 foreign(code, 60),
                 f"{reason.letters:,}",
-                _with_bar(share(reason.letters, landed.letter_count), reason.letters, most),
+                with_bar(share(reason.letters, landed.letter_count), reason.letters, most),
                 foreign(reason.message, 200),
             )
             for code, reason in ordered[:_PARTITIONS_SHOWN]
@@ -261,8 +260,8 @@ def _letters(landed: Landed) -> Element:
     rules = landed.fields.most_common(_RULES_SHOWN)
     broken = None
     if rules:
-        broken = _table(
-            "Rules of the schema that were broken most",
+        broken = table(
+            "Rules of the schema that were violated most",
             ("rule", "field", "letters"),
             [
                 (
@@ -272,14 +271,14 @@ def _letters(landed: Landed) -> Element:
                 )
                 for (rule, place), count in rules
             ],
-            _numeric(2),
+            numeric(2),
         )
     lead = (
         f"{share(landed.letter_count, landed.row_count + landed.letter_count)} of all records, by "
-        "the time Kafka got them. beam-pipeline dlq show has them in full."
+        "the time of their arrival in Kafka. beam-pipeline dlq show prints them in full."
     )
     description = f"{plural(landed.letter_count, 'dead letter')} by reason over time"
-    return _section(
+    return section(
         "dead",
         "Dead letters",
         lead,
@@ -295,10 +294,15 @@ def _delay(given: ReportInput) -> Element:
     measured = [
         (name, note, percentiles(values, rows, shares))
         for name, note, values, rows in (
-            ("its window's end", "the least an event waits", landed.end_delays, landed.delay_rows),
+            (
+                "its window's end",
+                "the shortest wait of an event",
+                landed.end_delays,
+                landed.delay_rows,
+            ),
             (
                 "its window's start",
-                "the most an event waits",
+                "the longest wait of an event",
                 landed.start_delays,
                 landed.delay_rows,
             ),
@@ -311,21 +315,21 @@ def _delay(given: ReportInput) -> Element:
         )
     ]
     if not measured[0][2]:
-        return _section("delay", "Delay from event to file", "No files to measure it by.")
-    table = _table(
+        return section("delay", "Delay from event to file", "No files to measure it by.")
+    rows = table(
         "Time by which a share of the rows was in files",
         ("after", "50%", "95%", "99%", "100%"),
         [
             (
                 tag("span", name, tag("small", note)),
-                *(f"{duration(value)}" for value in found),
+                *(f"{duration(value)}" for value in values),
             )
-            for name, note, found in measured
-            if found
+            for name, note, values in measured
+            if values
         ],
-        _numeric(1, 2, 3, 4),
+        numeric(1, 2, 3, 4),
     )
-    found = classes(landed.end_delays, landed.delay_rows, DELAY_EDGES)
+    by_delay = classes(landed.end_delays, landed.delay_rows, DELAY_EDGES)
     lead = (
         "From the end of an event's window to its file, by the file's modification time. Late "
         "events have files of their own."
@@ -338,59 +342,59 @@ def _delay(given: ReportInput) -> Element:
         )
     if landed.compacted_files:
         lead += f" {plural(landed.compacted_files, 'compacted file')} left out."
-    return _section(
+    return section(
         "delay",
         "Delay from event to file",
         lead,
-        _classes_table("Rows by delay after the window's end", "delay", "rows", found, duration),
-        table,
+        classes_table("Rows by delay after the window's end", "delay", "rows", by_delay, duration),
+        rows,
     )
 
 
 def _partitions(given: ReportInput) -> Element:
     report = given.completeness
     if report is None:
-        return _section(
+        return section(
             "partitions",
             "Completeness and lag",
-            "What Kafka holds was not asked, so there is neither here: give "
-            "--kafka_bootstrap_servers. What the files name:",
+            "Not compared with Kafka; give --kafka_bootstrap_servers for that. Offsets in the "
+            "files:",
             _named_offsets(given.landed),
         )
-    found = report.reconciliation
-    most = max((len(one.missing) for one in found.partitions), default=0)
-    shown = found.partitions[:_PARTITIONS_SHOWN]
-    table = _table(
+    comparison = report.reconciliation
+    most = max((len(partition.missing) for partition in comparison.partitions), default=0)
+    shown = comparison.partitions[:_PARTITIONS_SHOWN]
+    rows = table(
         "Partitions",
         ("partition", "log", "records", "rows", "dead letters", "doubled", "lag"),
-        [_partition_cells(one, most) for one in shown],
-        {**_numeric(1, 2, 3, 4, 5), 6: "narrow" if most else "num"},
+        [_partition_cells(partition, most) for partition in shown],
+        {**numeric(1, 2, 3, 4, 5), 6: "narrow" if most else "num"},
     )
     lead = (
-        f"{plural(found.records, 'record')} in Kafka, {found.covered:,} of them in files, counted "
-        "from rows and lines. The lag is what is in Kafka and in no file: a window "
-        "that is still open, or a pipeline that stands."
+        f"{plural(comparison.records, 'record')} in Kafka, {comparison.covered:,} of them in "
+        "files, counted from rows and lines. The lag counts records that are in no file: their "
+        "window is still open, or the pipeline is not running."
     )
-    if len(found.partitions) > len(shown):
-        lead += f" The first {len(shown):,} of {len(found.partitions):,} partitions."
-    return _section("partitions", "Completeness and lag", lead, table)
+    if len(comparison.partitions) > len(shown):
+        lead += f" The first {len(shown):,} of {len(comparison.partitions):,} partitions."
+    return section("partitions", "Completeness and lag", lead, rows)
 
 
-def _partition_cells(one: PartitionReconciliation, most: int) -> tuple[Element | str, ...]:
-    doubled = len(one.doubled)
+def _partition_cells(partition: PartitionReconciliation, most: int) -> tuple[Element | str, ...]:
+    low, high, doubled = partition.low, partition.high, len(partition.doubled)
     return (
-        foreign(str(one.partition), 260),
-        between(f"{one.low:,}", f"{one.high - 1:,}") if one.high > one.low else "empty",
-        f"{one.records:,}",
-        f"{one.parquet_rows:,}",
-        f"{one.dead_letters:,}",
+        foreign(str(partition.partition), 260),
+        between(f"{low:,}", f"{high - 1:,}") if high > low else "empty",
+        f"{partition.records:,}",
+        f"{partition.parquet_rows:,}",
+        f"{partition.dead_letters:,}",
         tag("b", f"{doubled:,}", class_="bad") if doubled else "0",
-        _with_bar(f"{len(one.missing):,}", len(one.missing), most, "s1"),
+        with_bar(f"{len(partition.missing):,}", len(partition.missing), most, "s1"),
     )
 
 
 def _named_offsets(landed: Landed) -> Element:
-    return _table(
+    return table(
         "Partitions",
         ("partition", "first offset", "last offset", "records"),
         [
@@ -405,15 +409,15 @@ def _named_offsets(landed: Landed) -> Element:
             )
             if offsets
         ],
-        _numeric(1, 2, 3),
+        numeric(1, 2, 3),
     )
 
 
 def _files(landed: Landed) -> Element:
     sizes = landed.file_sizes
     if not sizes:
-        return _section("files", "File sizes", "No Parquet files.")
-    facts = _table(
+        return section("files", "File sizes", "No Parquet files.")
+    facts = table(
         "All files",
         ("", "of Parquet", "of dead letters"),
         [
@@ -424,42 +428,42 @@ def _files(landed: Landed) -> Element:
             ("largest", size(max(sizes)), ""),
             ("compacted", f"{landed.compacted_files:,}", ""),
         ],
-        _numeric(1, 2),
+        numeric(1, 2),
     )
     lead = f"Written by {plural(len(landed.epochs), 'submission')} of the job."
-    small = sum(one < _SMALL_FILE_BYTES for one in sizes)
+    small = sum(size_bytes < _SMALL_FILE_BYTES for size_bytes in sizes)
     if small >= _MANY_FILES and 2 * small > len(sizes):
-        lead += f" {small:,} are smaller than 1 MiB; beam-pipeline compact puts them together."
-    found = classes(sizes, [1] * len(sizes), SIZE_EDGES)
-    return _section(
+        lead += f" {small:,} are smaller than 1 MiB; beam-pipeline compact merges them."
+    by_size = classes(sizes, [1] * len(sizes), SIZE_EDGES)
+    return section(
         "files",
         "File sizes",
         lead,
-        _classes_table("Files by size", "size", "files", found, binary_size),
+        classes_table("Files by size", "size", "files", by_size, binary_size),
         facts,
     )
 
 
 def _columns(landed: Landed) -> Element:
     if not landed.columns:
-        return _section("columns", "Columns", "No Parquet files, so no columns.")
+        return section("columns", "Columns", "No Parquet files, so no columns.")
     shown = list(islice(landed.columns.items(), COLUMNS_SHOWN))
     partial = any(column.is_range_partial and column.smallest is not None for _, column in shown)
     lead = (
         f"{plural(len(landed.columns), 'column')}, from the statistics in the files' footers. Null "
-        "rates are of the files that have the column; of what is inside a list they say none."
+        "rates count the files that have the column; there are none for values inside lists."
     )
     if partial:
-        lead += " ≈ marks a range that not every file states, such as of texts beyond 4 kB."
+        lead += " ≈ marks a range that some files do not have, such as that of texts beyond 4 kB."
     if len(landed.columns) > len(shown):
         lead += f" The first {len(shown):,}; beam-pipeline inspect has all."
-    table = _table(
+    rows = table(
         "Columns",
         ("column", "type", "null", "smallest", "largest", "stored"),
         [_column_cells(path, column) for path, column in shown],
         {1: "type", 2: "narrow", 3: "value", 4: "value", 5: "num spare"},
     )
-    return _section("columns", "Columns", lead, table)
+    return section("columns", "Columns", lead, rows)
 
 
 def _column_cells(path: str, column: ColumnStatistics) -> tuple[Element | str, ...]:
@@ -468,7 +472,7 @@ def _column_cells(path: str, column: ColumnStatistics) -> tuple[Element | str, .
     return (
         foreign(path, 200),
         foreign(column.type, 80),
-        "\N{EN DASH}" if column.nulls is None else _with_bar(nulls, column.nulls, column.values),
+        "\N{EN DASH}" if column.nulls is None else with_bar(nulls, column.nulls, column.values),
         *(
             tag("span", mark, foreign(_value_text(value), _VALUE_WIDTH))
             if value is not None
@@ -502,95 +506,7 @@ def _footer(given: ReportInput) -> Element:
         ),
         tag(
             "p",
-            "Times are UTC. This file holds what events said (messages, smallest and largest "
-            "values): treat it as you treat the data.",
+            "Times are UTC. This file contains values from events (messages, smallest and largest "
+            "values): protect it as you protect the data.",
         ),
     )
-
-
-def _section(identity: str, title: str, lead: str | None, *children: Element | None) -> Element:
-    return tag(
-        "section",
-        tag("h2", title, id=identity),
-        tag("p", *prose(lead), class_="lead") if lead else None,
-        *children,
-        aria_labelledby=identity,
-    )
-
-
-def _classes_table(
-    caption: str, what: str, noun: str, found: list[SizeClass], shown: object
-) -> Element:
-    total = sum(one.count for one in found)
-    most = max((one.count for one in found), default=0)
-    return _table(
-        caption,
-        (what, noun, "share"),
-        [
-            (
-                _class_name(one, shown),
-                f"{one.count:,}",
-                _with_bar(share(one.count, total), one.count, most),
-            )
-            for one in found
-        ],
-        {0: "class", 1: "num", 2: "wide"},
-    )
-
-
-def _class_name(one: SizeClass, shown: object) -> str:
-    assert callable(shown)
-    if one.low is None:
-        return f"below {shown(one.high)}"
-    if one.high is None:
-        return f"{shown(one.low)} or more"
-    return between(shown(one.low), shown(one.high))
-
-
-def _with_bar(text: str, part: float, whole: float, tone: str = "s0") -> Element:
-    drawn = bar(part, whole, tone) if whole > 0 else None
-    return tag("span", drawn, tag("span", text), class_="measure")
-
-
-def _numeric(*places: int) -> dict[int, str]:
-    return dict.fromkeys(places, "num")
-
-
-def _table(
-    caption: str,
-    heads: Sequence[str],
-    rows: Sequence[Sequence[Element | str]],
-    kinds: dict[int, str],
-) -> Element:
-    """A table. One of more than three columns has its rows become blocks where there is no room
-    for columns; the roles keep it a table for screen readers, which go by how it is laid out."""
-    layout = "stack" if len(heads) > 3 else "compact"
-    body = tag("tbody", role="rowgroup")
-    for row in rows:
-        line = tag("tr", role="row")
-        for place, cell in enumerate(row):
-            name = "th" if place == 0 else "td"
-            line.append(
-                tag(
-                    name,
-                    cell,
-                    scope="row" if place == 0 else None,
-                    role="rowheader" if place == 0 else "cell",
-                    class_=kinds.get(place),
-                    data_label=heads[place] if place else None,
-                )
-            )
-        body.append(line)
-    head = tag(
-        "thead",
-        tag(
-            "tr",
-            *(
-                tag("th", name, scope="col", role="columnheader", class_=kinds.get(place))
-                for place, name in enumerate(heads)
-            ),
-            role="row",
-        ),
-        role="rowgroup",
-    )
-    return tag("table", tag("caption", caption), head, body, role="table", class_=layout)

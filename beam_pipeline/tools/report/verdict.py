@@ -1,4 +1,4 @@
-"""The first thing a report says: whether every record is in exactly one place. Pure, no I/O."""
+"""The verdict of a report: whether every record is in exactly one place. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from beam_pipeline.tools.report.units import plural
 
 
 class Tone(Enum):
-    """How good the news is; the value is the style's class."""
+    """The kind of verdict; the value is its style class."""
 
     GOOD = "good"
     WAITING = "waiting"
@@ -21,11 +21,11 @@ class Tone(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A word or two, then what it rests on."""
+    """A verdict: a title, and a sentence with the reasons."""
 
     tone: Tone
     title: str
-    told: str
+    reason: str
 
     @property
     def holds(self) -> bool:
@@ -34,34 +34,36 @@ class Verdict:
 
 
 def verdict_of(landed: Landed, report: ReconcileReport | None) -> Verdict:
-    """What the files and, where it was asked, the log say."""
+    """Return the verdict from the files and, if there is one, the comparison with the log."""
     if report is None:
         return _without_broker(landed)
-    found = report.reconciliation
+    comparison = report.reconciliation
     unreadable = max(landed.unreadable, len(report.problems))
     if report.is_clean and not unreadable:
         return Verdict(
             Tone.GOOD,
             "Complete",
-            f"{plural(found.records, 'record')} in Kafka, each in exactly one place: a row or a "
-            "dead letter. Counted from the rows and lines themselves.",
+            f"{plural(comparison.records, 'record')} in Kafka, each in exactly one place: a row or "
+            "a dead letter. Counted from the rows and lines themselves.",
         )
     wrong = {
-        "in no file": found.missing,
-        "in more than one place": found.doubled,
-        "in files but beyond the log's end": found.beyond_end,
+        "in no file": comparison.missing,
+        "in more than one place": comparison.doubled,
+        "in files but beyond the log's end": comparison.beyond_end,
     }
-    told = [f"{count:,} {where}" for where, count in wrong.items() if count]
-    sentence = f"Of {plural(found.records, 'record')} in Kafka: {', '.join(told)}." if told else ""
+    faults = ", ".join(f"{count:,} {where}" for where, count in wrong.items() if count)
+    sentence = f"Of {plural(comparison.records, 'record')} in Kafka: {faults}." if faults else ""
     if unreadable:
-        sentence += f" {plural(unreadable, 'file')} can't be counted on."
-    if not (found.doubled or found.beyond_end or unreadable) and all(
-        one.missing.max() == one.high - 1 for one in found.partitions if one.missing
+        sentence += f" {plural(unreadable, 'file')} unreadable, or different from the footer."
+    if not (comparison.doubled or comparison.beyond_end or unreadable) and all(
+        partition.missing.max() == partition.high - 1
+        for partition in comparison.partitions
+        if partition.missing
     ):
         return Verdict(
             Tone.WAITING,
             "Not complete yet",
-            f"{sentence} The newest records are among them: a pipeline at work writes a record "
+            f"{sentence} The newest records are among them: a running pipeline writes a record "
             "when its window closes.",
         )
     return Verdict(Tone.BAD, "Not complete", sentence.strip())
@@ -70,15 +72,15 @@ def verdict_of(landed: Landed, report: ReconcileReport | None) -> Verdict:
 def _without_broker(landed: Landed) -> Verdict:
     records = landed.row_count + landed.letter_count
     if landed.unreadable or landed.doubled:
-        told = []
+        faults = []
         if landed.doubled:
-            told.append(f"{plural(landed.doubled, 'offset')} in more than one place.")
+            faults.append(f"{plural(landed.doubled, 'offset')} in more than one place.")
         if landed.unreadable:
-            told.append(f"{plural(landed.unreadable, 'file')} can't be read.")
-        return Verdict(Tone.BAD, "Something is wrong in the files", " ".join(told))
+            faults.append(f"{plural(landed.unreadable, 'file')} can't be read.")
+        return Verdict(Tone.BAD, "Something is wrong in the files", " ".join(faults))
     return Verdict(
         Tone.OPEN,
         "Not checked against Kafka",
-        f"{plural(records, 'record')} in the files, by their footers none twice. Whether any is "
-        "missing only the topic can tell: give --kafka_bootstrap_servers.",
+        f"{plural(records, 'record')} in the files, none twice by their footers. To check for "
+        "missing records, give --kafka_bootstrap_servers.",
     )

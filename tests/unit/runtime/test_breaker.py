@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from beam_pipeline.config import BreakerLimits
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.breaker import MIN_RECORDS, BreakerLimits, CircuitBreaker
+from beam_pipeline.runtime.breaker import MIN_RECORDS, CircuitBreaker
 
 LIMITS = BreakerLimits(max_dead_ratio=0.5, window_seconds=60)
 

@@ -15,8 +15,8 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.tools.reconcile.compare import compare
 from beam_pipeline.tools.reconcile.coverage import Coverage
-from beam_pipeline.tools.summary import Summary, summarise
-from beam_pipeline.tools.summary_text import render
+from beam_pipeline.tools.summary.gather import Summary, summarise
+from beam_pipeline.tools.summary.text import summary_text
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def shown(summary: Summary, log_end: int | None = None, covered: int = 0) -> str
     rows.add(orders, np.arange(covered, dtype=np.int64))
     check = None if log_end is None else compare({orders: (0, log_end)}, rows, Coverage())
     console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
-    console.print(render(summary, check))
+    console.print(summary_text(summary, check))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

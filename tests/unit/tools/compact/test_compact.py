@@ -161,7 +161,7 @@ def test_what_is_doubled_or_foreign_is_left_alone(tree: CompactionTree) -> None:
         broken.name,
         files(tree)[2].name,
     }
-    assert any("another file holds too" in one.reason for one in report.left_alone)
+    assert any("another file also holds" in one.reason for one in report.left_alone)
     assert {path: path.read_bytes() for path in files(tree)} == before
 
 
@@ -186,7 +186,7 @@ def test_a_directory_with_more_than_files_is_left_alone(tree: CompactionTree) ->
     (files(tree)[0].parent / "below").mkdir()
     report = compact(tree.output_dir, target_bytes=LARGE)
     assert report.files_before == 0
-    assert report.left_alone[0].reason == "holds below, which is no file"
+    assert report.left_alone[0].reason == "contains below, which is not a file"
 
 
 def test_a_file_that_comes_meanwhile_is_kept(

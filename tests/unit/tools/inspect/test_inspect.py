@@ -15,7 +15,8 @@ from beam_pipeline.cli import main
 from beam_pipeline.errors import UsageError
 from beam_pipeline.files.contents import UnreadableFile
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.tools.inspect.inspection import ColumnStatistics, inspect_file, inspect_tree
+from beam_pipeline.tools.inspect.inspection import inspect_file, inspect_tree
+from beam_pipeline.tools.inspect.statistics import ColumnStatistics
 from beam_pipeline.tools.inspect.text import null_share
 
 ORDERS = TopicPartition("orders", 0)

@@ -167,8 +167,8 @@ def test_a_parquet_file_that_cannot_be_counted_is_told(tree: OutputTree, tmp_pat
         (b"[]\n", "line 2 is not a JSON object"),
         (b"{}\n", "a line has no source"),
         (b'{"source":[]}\n', "a line has no source"),
-        (b'{"source":{"topic":"orders","partition":0,"offset":-1}}\n', "makes no sense"),
-        (b'{"source":{"topic":"orders","partition":0,"offset":1.0}}\n', "makes no sense"),
+        (b'{"source":{"topic":"orders","partition":0,"offset":-1}}\n', "has an invalid source"),
+        (b'{"source":{"topic":"orders","partition":0,"offset":1.0}}\n', "has an invalid source"),
         (orjson.dumps(dead_letter(offset=5)), "line 2 has no end"),
     ],
 )

@@ -14,19 +14,17 @@ from output_trees import OutputTree, sources
 from pyroaring import BitMap64
 from report_pages import hostile_tree
 
-import beam_pipeline.tools.report
 from beam_pipeline.cli import main
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.tools.reconcile.compare import ReconcileReport, compare
 from beam_pipeline.tools.reconcile.coverage import Coverage
 from beam_pipeline.tools.report.charts import nice_ceiling
 from beam_pipeline.tools.report.gather import Landed, gather
-from beam_pipeline.tools.report.page import ReportInput, render_page
+from beam_pipeline.tools.report.page import ReportInput, render_page, style_sheet
 from beam_pipeline.tools.report.verdict import Tone, verdict_of
 
 MADE = datetime(2026, 11, 24, 9, tzinfo=timezone.utc)
 ORDERS = TopicPartition("orders", 0)
-STYLE = Path(beam_pipeline.tools.report.__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 class Texts(HTMLParser):
@@ -57,21 +55,24 @@ def test_the_verdict_with_a_broker() -> None:
     assert (complete.tone, complete.title) == (Tone.GOOD, "Complete")
     behind = verdict_of(landed, compared(12, BitMap64(range(8)), BitMap64([8, 9])))
     assert (behind.tone, behind.title) == (Tone.WAITING, "Not complete yet")
-    assert "2 in no file" in behind.told
+    assert "2 in no file" in behind.reason
     lost = verdict_of(landed, compared(10, BitMap64(range(1, 8)), BitMap64([8, 9])))
     assert (lost.tone, lost.title) == (Tone.BAD, "Not complete")
     twice = verdict_of(landed, compared(10, BitMap64(range(9)), BitMap64([8, 9])))
-    assert (twice.tone, "1 in more than one place" in twice.told) == (Tone.BAD, True)
+    assert (twice.tone, "1 in more than one place" in twice.reason) == (Tone.BAD, True)
     landed.add_problem(Path("a.parquet"), "is damaged")
     damaged = verdict_of(landed, compared(10, BitMap64(range(8)), BitMap64([8, 9])))
-    assert (damaged.tone, "1 file can't be counted on" in damaged.told) == (Tone.BAD, True)
+    assert (damaged.tone, "1 file unreadable, or different from the footer" in damaged.reason) == (
+        Tone.BAD,
+        True,
+    )
     assert [one.holds for one in (complete, behind, lost, twice, damaged)] == [True] + [False] * 4
 
 
 def test_without_a_broker_nothing_is_claimed() -> None:
     verdict = verdict_of(Landed(row_count=8, letter_count=2), None)
     assert (verdict.tone, verdict.holds) == (Tone.OPEN, True)
-    assert "--kafka_bootstrap_servers" in verdict.told
+    assert "--kafka_bootstrap_servers" in verdict.reason
     doubled = Landed(row_count=8)
     doubled.coverage.doubled[ORDERS] = BitMap64([3])
     assert verdict_of(doubled, None).tone is Tone.BAD
@@ -82,7 +83,7 @@ def test_the_page_of_a_tree_with_a_broker(tmp_path: Path) -> None:
     paths = [tree.parquet(sources("orders", 0, range(1_500))), tree.letters([("orders", 0, 1_500)])]
     report = compared(1_503, BitMap64(range(1_500)), BitMap64([1_500]))
     given = ReportInput(gather(paths), report, MADE, ["orders"], [("Kafka", "broker:9092")])
-    found = Texts(render_page(given, STYLE))
+    found = Texts(render_page(given))
     words = " ".join(found.text.split())
     assert words.index("Not complete yet") < words.index("Records landed 1,501")
     assert "Lag 2 records in Kafka and in no file" in words
@@ -94,7 +95,7 @@ def test_the_page_of_a_tree_with_a_broker(tmp_path: Path) -> None:
 
 
 def test_an_empty_tree_has_a_page() -> None:
-    words = Texts(render_page(ReportInput(Landed(), None, MADE, []), STYLE)).text
+    words = Texts(render_page(ReportInput(Landed(), None, MADE, []))).text
     assert "No rows yet." in words
     assert "No Parquet files, so no columns." in words
 
@@ -106,7 +107,7 @@ def test_many_topics_columns_and_partitions_are_cut() -> None:
         landed.topics[f"topic{number}"] = landed.rows.names()
         landed.add_problem(Path(f"{number}.parquet"), "is damaged")
         landed.coverage.offsets[TopicPartition("a", number)] = BitMap64([1])
-    page = render_page(ReportInput(landed, None, MADE, sorted(landed.topics)), STYLE)
+    page = render_page(ReportInput(landed, None, MADE, sorted(landed.topics)))
     assert len(page) < 400_000
     assert "and 980 more" in Texts(page).text
 
@@ -178,7 +179,7 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_contrast_is_enough(scheme: int) -> None:
     """WCAG 2.2 AA: 4.5 for text, 3 for what charts are made of."""
-    block = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)[scheme]
+    block = re.findall(r":root \{(.*?)\}", style_sheet(), re.DOTALL)[scheme]
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
     for text in ("ink", "soft", "link", "bad"):
         for ground in ("page", "card"):

@@ -1,4 +1,4 @@
-"""How a summary is shown on a terminal; what comes from events is shown escaped and cut."""
+"""The summary as text for a terminal. Values from events are escaped and cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from beam_pipeline.terminal import printable
 from beam_pipeline.times import rfc3339
 from beam_pipeline.tools.reconcile.compare import Reconciliation
 from beam_pipeline.tools.reconcile.text import reconciliation_table
-from beam_pipeline.tools.summary import Summary
+from beam_pipeline.tools.summary.gather import Summary
 
 _FILES_SHOWN = 12
 _SAMPLE_WIDTH = 78
@@ -22,12 +22,12 @@ _CELL_WIDTH = 24
 _EXAMPLE_WIDTH = 100
 
 
-def render(summary: Summary, reconciliation: Reconciliation | None = None) -> RenderableType:
-    """Files, some rows, dead letters by reason and, if given, the count check.
+def summary_text(summary: Summary, reconciliation: Reconciliation | None = None) -> RenderableType:
+    """Return tables of the files, of a few rows and of the dead letters by code.
 
     Args:
-        summary: what the directories hold.
-        reconciliation: what the topic holds beside it.
+        summary: the files of the topic.
+        reconciliation: the comparison with the topic; adds its table and a verdict.
     """
     parts: list[RenderableType] = [_files(summary)]
     if summary.sample:
@@ -58,7 +58,7 @@ def _files(summary: Summary) -> Table:
 
 
 def _sample(rows: list[dict[str, Any]]) -> Table:
-    """Some rows, the columns that fit side by side; those with something in them first."""
+    """Return a table of the columns that fit side by side; columns with values come first."""
     columns = sorted(rows[0], key=lambda column: all(row[column] is None for row in rows))
     cells = {column: [_cell(row[column]) for row in rows] for column in columns}
     shown: list[str] = []
@@ -100,19 +100,20 @@ def _dead_letters(summary: Summary) -> RenderableType:
         letter = summary.examples[code]
         message = printable(letter.document["error"]["message"], _EXAMPLE_WIDTH)
         value = letter.document["value_text"]
-        told = f"{message}\n{printable(value, _EXAMPLE_WIDTH)}" if value else message
-        table.add_row(Text(printable(code)), f"{count:,}", Text(told, overflow="fold"))
+        example = f"{message}\n{printable(value, _EXAMPLE_WIDTH)}" if value else message
+        table.add_row(Text(printable(code)), f"{count:,}", Text(example, overflow="fold"))
     return table
 
 
-def _count_check(found: Reconciliation) -> Text:
-    rows = sum(one.parquet_rows for one in found.partitions)
-    letters = sum(one.dead_letters for one in found.partitions)
-    sums = f"{found.records:,} records in the topic, {rows:,} rows + {letters:,} dead letters"
-    if found.is_clean:
+def _count_check(comparison: Reconciliation) -> Text:
+    rows = sum(partition.parquet_rows for partition in comparison.partitions)
+    letters = sum(partition.dead_letters for partition in comparison.partitions)
+    records = comparison.records
+    sums = f"{records:,} records in the topic, {rows:,} rows + {letters:,} dead letters"
+    if comparison.is_clean:
         return Text(f"Count check: {sums}; each record in exactly one place.", "bold green")
     return Text(
-        f"Count check FAILED: {sums}; {found.missing:,} missing, {found.doubled:,} doubled, "
-        f"{found.beyond_end:,} beyond the log's end.",
+        f"Count check FAILED: {sums}; {comparison.missing:,} missing, "
+        f"{comparison.doubled:,} doubled, {comparison.beyond_end:,} beyond the log's end.",
         "bold red",
     )

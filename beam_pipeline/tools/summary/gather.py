@@ -1,4 +1,4 @@
-"""What a run has left in the output directories, to be shown at its end."""
+"""Reads what one topic has in the output directories."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLE_ROWS = 5
 
 @dataclass(frozen=True, slots=True)
 class FileSummary:
-    """One Parquet file; its window, shard and pane are in `name`."""
+    """One Parquet file. Its window, shard and pane are in `name`."""
 
     path: Path
     name: OutputFile
@@ -33,10 +33,10 @@ class Summary:
     """The files of one topic.
 
     Attributes:
-        files: the Parquet files, by window.
-        sample: some rows of the last file that has any, as column name to value.
-        dead_by_code: how many dead letters there are, by code.
-        examples: the first letter of each code.
+        files: the Parquet files, in the order of their windows.
+        sample: the first rows of the last file with rows, as column name to value.
+        dead_by_code: how many dead letters there are, by error code.
+        examples: the first dead letter of each code.
     """
 
     files: list[FileSummary] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Summary:
 
 
 def summarise(output_dir: Path, dead_letter_dir: Path, topic: str) -> Summary:
-    """Reads the footers of a topic's Parquet files, some of their rows, and its dead letters.
+    """Read the footers of a topic's Parquet files, a few rows, and its dead letters.
 
     Raises:
         UsageError: a directory is missing.

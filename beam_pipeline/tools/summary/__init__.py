@@ -1,0 +1,1 @@
+"""The summary that a demo ends with: files, some rows, dead letters by reason."""
