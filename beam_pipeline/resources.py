@@ -1,6 +1,6 @@
-"""Files that travel with the code: contracts, reference data, lock files.
+"""Paths of files that come with the code: schemas, reference data, lock files.
 
-In a checkout they lie at its top level; in an installed wheel under `beam_pipeline/_resources`.
+In a checkout they are at its top level, in an installed wheel below `beam_pipeline/_resources`.
 """
 
 from __future__ import annotations
@@ -11,43 +11,43 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def project_root() -> Path | None:
-    """Top of the checkout that the code runs from; None for an installed wheel."""
+    """Return the top directory of the checkout; None for an installed wheel."""
     top = _PACKAGE.parent
     return top if (top / "pyproject.toml").is_file() and (top / "java").is_dir() else None
 
 
 def program(script: str, installed: str = "beam-pipeline") -> str:
-    """How the user starts a command: by a script at the checkout's top, or as it is installed."""
+    """Return how a user starts a command: the checkout's script, or the installed command."""
     return f"./{script}" if project_root() else installed
 
 
 def event_schema_path() -> Path:
-    """JSON Schema of the events that the pipeline takes by default."""
+    """Return the JSON Schema of the default events."""
     return _resource("schema") / "commerce_event.schema.json"
 
 
 def dead_letter_schema_path() -> Path:
-    """JSON Schema of one line of a dead-letter file."""
+    """Return the JSON Schema of one line of a dead-letter file."""
     return _resource("schema") / "dead_letter.schema.json"
 
 
 def reference_dir() -> Path:
-    """Directory of the reference tables that events are enriched from."""
+    """Return the directory of the reference tables for enrichment."""
     return _resource("data/reference")
 
 
 def java_lock_path(name: str) -> Path:
-    """Lock file of a set of Java artifacts: "expansion", "kafka", "flink" or "compiler"."""
+    """Return the lock file of Java artifacts: "expansion", "kafka", "flink" or "compiler"."""
     return _resource("java") / f"{name}.lock"
 
 
 def java_source_dir() -> Path:
-    """Directory of the project's own Java classes."""
+    """Return the directory of the project's own Java classes."""
     return _resource("java") / "src"
 
 
 def requirements_path(name: str) -> Path:
-    """pip requirements of what is fetched when needed: "java", "go", "flink", "flink-build"."""
+    """Return the pip requirements of a tool: "java", "go", "flink" or "flink-build"."""
     return _resource("requirements") / f"{name}.txt"
 
 

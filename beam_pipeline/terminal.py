@@ -1,4 +1,4 @@
-"""What the tools show on a terminal: foreign text made harmless, the progress of long work."""
+"""Output on a terminal: untrusted text is escaped, long work shows its progress."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def printable(text: str, max_length: int | None = None) -> str:
-    r"""Escapes what could move a terminal's cursor, change its colours or hide text.
+    r"""Return the text with control, format and similar characters escaped.
 
-    `"a\x1b[2Jb\n"` becomes `"a\\x1b[2Jb\\n"`. A text longer than `max_length` characters ends
-    in `…`; an escape counts as the characters it takes.
+    Unescaped, they could move the cursor, change colours or hide text. A result longer than
+    `max_length` characters is cut and ends in `…`; the characters of an escape count.
+
+    >>> print(printable("a\x1b[2Jb\n"))
+    a\x1b[2Jb\n
+    >>> printable("abcdef", max_length=4)
+    'abc…'
     """
     cut = text if max_length is None else text[: max_length + 1]
     escaped = "".join(
@@ -39,8 +44,10 @@ def printable(text: str, max_length: int | None = None) -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""A JSON text that says the same and is harmless on a terminal: what `printable` escapes is
-    written as `\\uXXXX`, lines and indents stay."""
+    r"""Return a JSON text of the same value that is safe on a terminal.
+
+    Characters that `printable` escapes become `\\uXXXX`; line breaks and indents stay.
+    """
     return "".join(
         _json_escape(character)
         if character != "\n" and unicodedata.category(character) in _UNSAFE_CATEGORIES
@@ -55,22 +62,21 @@ def _json_escape(character: str) -> str:
 
 
 def show(renderable: RenderableType) -> None:
-    """Prints to standard output; lines of text are folded on a terminal only, so that paths can be
-    found in a log."""
+    """Print to standard output. Lines wrap on a terminal only, so a log keeps paths whole."""
     console = Console()
     console.print(renderable, soft_wrap=not console.is_terminal)
 
 
 @contextlib.contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how far a loop is on standard error, if that is a terminal; gone when it ends.
+    """Show the progress of a loop on standard error, if that is a terminal, until the block ends.
 
     Args:
-        description: what is being done, such as "Reading Parquet files".
-        total: how many parts there are.
+        description: what is done, such as "Reading Parquet files".
+        total: how many steps there are.
 
     Yields:
-        a function that is told how many more parts are done.
+        A function to call with how many more steps are done.
     """
     console = Console(stderr=True)
     with Progress(

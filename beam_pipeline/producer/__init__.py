@@ -1,1 +1,1 @@
-"""Records for a Kafka topic: synthetic shop events, whole and broken, or the lines of a file."""
+"""Sends records to a Kafka topic: synthetic events, valid and invalid, or the lines of a file."""

@@ -1,4 +1,4 @@
-"""The ways in which a synthetic event is broken, each with the dead letter it must become."""
+"""The ways to break a synthetic event, each with the dead letter that it must become."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beam_pipeline.producer.events import Event
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.times import parse_rfc3339
 
-# Far beyond what any decoder of the pipeline takes.
+# Far deeper than any decoder of the pipeline accepts.
 _TOO_DEEP_LEVELS = 5_000
 
 _REQUIRED_FIELDS = ("event_id", "event_type", "event_time", "user_id", "session_id", "device")
@@ -34,12 +34,10 @@ class Breakage:
     """One way to break a valid event.
 
     Attributes:
-        name: what it is called in counts and logs.
-        code: the code of the dead letter that must come of it.
-        keyword: the JSON Schema keyword that must be named there, where the code is
-            SCHEMA_VIOLATION.
-        apply: takes a valid event (left as it is) and a source of randomness, gives the record's
-            value.
+        name: its name in counts and logs.
+        code: the error code of the dead letter that must result.
+        keyword: the JSON Schema keyword that must be violated, if the code is SCHEMA_VIOLATION.
+        apply: returns the record's value for a valid event, which stays unchanged.
         event_type: the type that the event must have; None for any.
     """
 

@@ -12,7 +12,7 @@ from mimesis import Development, Internet, Locale, Text
 
 Event = dict[str, Any]
 
-# (country, currency, offset from UTC in minutes, price of what costs 1 in Germany, price digits)
+# (country, currency, offset from UTC in minutes, price level (Germany: 1), digits of a price)
 _MARKETS = (
     ("DE", "EUR", 60, 1.0, 2),
     ("FR", "EUR", 60, 1.05, 2),
@@ -73,14 +73,14 @@ class _Product:
 
 
 class EventFactory:
-    """Makes valid events, as a shop's visitors would.
+    """Generates valid events of a shop's visitors.
 
     Args:
         seed: the same seed gives the same events for the same times.
         visitors: how many different visitors there are.
         products: how many different products there are.
-        max_jitter_ms: an event is up to this much older than the moment it is made, as if it had
-            been on its way that long.
+        max_jitter_ms: how much older than its creation an event is at most, as if it had been in
+            transit for that time.
     """
 
     def __init__(
@@ -100,15 +100,12 @@ class EventFactory:
         self._referrers = [internet.url() for _ in range(50)]
 
     def make(self, now_ms: int, *, event_type: str | None = None, late_ms: int = 0) -> Event:
-        """One event.
+        """Return a new event as a JSON object, which the caller may change.
 
         Args:
-            now_ms: the moment it is made, in milliseconds since the epoch.
-            event_type: its type; None picks one, page views most of the time.
-            late_ms: how much older than that, beyond the jitter, the event is.
-
-        Returns:
-            The event as a JSON object, free to be changed.
+            now_ms: the time of its creation, in milliseconds since 1970.
+            event_type: its type; None picks one, mostly page views.
+            late_ms: how much older than its creation the event is, in addition to the jitter.
         """
         rng = self._random
         visitor = rng.choice(self._visitors)
@@ -143,7 +140,7 @@ class EventFactory:
             event["consent"] = rng.random() < 0.7
         if rng.random() < 0.3:
             event["experiment"] = rng.choice(_EXPERIMENTS)
-        # Not in the schema: what a client adds of its own.
+        # Not in the schema: a field that a client adds.
         if rng.random() < 0.1:
             event["search_query"] = rng.choice(self._searches)
 

@@ -1,4 +1,4 @@
-"""An even rate that doesn't drift, or the rhythm that the records had."""
+"""When records are due: at an even rate without drift, or by the times in the records."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import orjson
 
 from beam_pipeline.times import parse_rfc3339
 
-# How far behind the end of its time a schedule may run to send the records due before it.
+# How long after `max_seconds` a late schedule may still send records that were due before.
 _CATCH_UP_SECONDS = 0.5
 
 
 class Schedule:
     """When each record is due, in seconds since the start.
 
-    Record i is due at i / rate: a late wake-up is made up for by the next record and never adds
-    up. Without a rate everything is due at once.
+    Record i is due at i / rate, so delays do not add up.
+
+    >>> schedule = Schedule(events_per_second=4, max_events=8, max_seconds=None)
+    >>> schedule.due(2), schedule.ends_before(7, now=9.0), schedule.ends_before(8, now=9.0)
+    (0.5, False, True)
 
     Args:
-        events_per_second: the rate; 0 means as fast as it goes.
-        max_events: end after so many records; None for no such end.
-        max_seconds: end before this time; None for no such end.
+        events_per_second: the rate; 0 means that every record is due at once.
+        max_events: how many records there are at most; None for no limit.
+        max_seconds: the time of the last record at most; None for no limit.
     """
 
     def __init__(
@@ -30,11 +33,11 @@ class Schedule:
         self._max_seconds = max_seconds
 
     def due(self, index: int) -> float:
-        """When record `index`, counted from 0, is due."""
+        """Return when record `index`, counted from 0, is due."""
         return index / self._rate if self._rate else 0.0
 
     def ends_before(self, index: int, now: float) -> bool:
-        """Whether record `index` is no longer to be sent at `now`, in seconds since the start."""
+        """Return whether record `index` is past the limits at `now` seconds since the start."""
         if self._max_events is not None and index >= self._max_events:
             return True
         if self._max_seconds is None:
@@ -46,16 +49,15 @@ class Schedule:
 
 
 class Rhythm:
-    """When each record is due by the times that the records carry themselves.
+    """When each record is due, by the times in the records themselves.
 
-    The first time is the start; from there on the records' time runs `speed` times as fast as the
-    clock. A record without a time, or with one before that of the record ahead of it, is due at
-    once.
+    The first time is the start; from there the records' time runs `speed` times as fast as the
+    clock. A record without a time, or with an earlier time than the one before, is due at once.
 
     Args:
-        time_field: the field with the time, dotted when nested: RFC 3339, or milliseconds since
+        time_field: the dotted path of the field with the time: RFC 3339, or milliseconds since
             1970.
-        speed: 1 keeps the pace, 60 sends an hour in a minute.
+        speed: 1 keeps the original pace, 60 sends an hour in a minute.
     """
 
     def __init__(self, time_field: str, speed: float) -> None:
@@ -65,7 +67,7 @@ class Rhythm:
         self._due = 0.0
 
     def due(self, value: bytes | None) -> float:
-        """When the record with this value is due, in seconds since the start."""
+        """Return when the record with this value is due, in seconds since the start."""
         moment = time_in(value, self._time_field)
         if moment is not None:
             if self._first is None:
@@ -75,19 +77,19 @@ class Rhythm:
 
 
 def time_in(value: bytes | None, time_field: str) -> float | None:
-    """The time in a JSON value, in seconds since 1970; None where there is none."""
+    """Return the time in a JSON value, in seconds since 1970; None if it has none."""
     try:
-        found = orjson.loads(value or b"")
+        content = orjson.loads(value or b"")
     except ValueError:
         return None
     for step in time_field.split("."):
-        found = found.get(step) if isinstance(found, dict) else None
-    if isinstance(found, str):
+        content = content.get(step) if isinstance(content, dict) else None
+    if isinstance(content, str):
         try:
-            moment = parse_rfc3339(found)
+            moment = parse_rfc3339(content)
             return moment.timestamp() if moment.tzinfo else None
         except (ValueError, OverflowError):
             return None
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return found / 1000
+    if isinstance(content, int | float) and not isinstance(content, bool):
+        return content / 1000
     return None

@@ -1,4 +1,4 @@
-"""The producer's line on a terminal."""
+"""The progress line of a producer on a terminal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from beam_pipeline.producer.status import ProduceStatus
 
-_RATE_REPORTS = 7  # at two reports a second, the rate of the last three seconds
+_RATE_REPORTS = 7  # the rate of the last three seconds, at two reports per second
 
 
 class ProduceProgress:
-    """As a context manager shows counts and rate on standard error while records are produced.
+    """A context manager that shows counts and rate on standard error.
 
-    Shows nothing where standard error is no terminal, or when `quiet`.
+    It shows nothing if standard error is not a terminal, or if `quiet`.
     """
 
     def __init__(self, topic: str, *, quiet: bool, console: Console | None = None) -> None:
@@ -44,7 +44,7 @@ class ProduceProgress:
             self._task,
             description=(
                 f"{status.produced:,} to {self._topic}, {rate:,.1f}/s, "
-                f"{status.acked:,} acknowledged, {status.invalid.total():,} broken, "
+                f"{status.acked:,} acknowledged, {status.invalid.total():,} invalid, "
                 f"{status.late:,} late"
             ),
         )

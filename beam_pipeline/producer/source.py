@@ -1,4 +1,4 @@
-"""Where the records to produce come from: made up, or the lines of a file."""
+"""Sources of records to produce: synthetic events, or the lines of a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_EVENT_BYTES = 1_000_000
 
 
 class SourceRecord(NamedTuple):
-    """A record to produce; `kind` is VALID, LATE, INPUT or the name of a `Breakage`."""
+    """A record to produce. `kind` is VALID, LATE, INPUT or the name of a `Breakage`."""
 
     key: bytes | None
     value: bytes | None
@@ -30,7 +30,7 @@ class SourceRecord(NamedTuple):
 
 
 def wall_clock_ms() -> int:
-    """Milliseconds since the epoch, now."""
+    """Return the current time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
@@ -43,25 +43,24 @@ def synthetic(
     late_seconds: float = 30.0,
     clock_ms: Callable[[], int] = wall_clock_ms,
 ) -> Iterator[SourceRecord]:
-    """Events of a made-up shop, without end; the key is the visitor's `user_id`.
+    """Yield events of a synthetic shop without end. The key is the visitor's `user_id`.
 
     Args:
         seed: the same seed gives the same records, byte for byte, for the same times.
-        contract: the schema that every valid event must pass before it is given out.
-        invalid_ratio: share of all records, 0 to 1, that are broken, in turn by each of
-            `BREAKAGES`.
-        late_ratio: share of all records, 0 to 1, that are valid but late; the two shares add up
-            to 1 at most.
-        late_seconds: how late those are: from half of it to all of it.
-        clock_ms: gives the time of each event, in milliseconds since the epoch.
+        contract: the schema that every valid event is checked against.
+        invalid_ratio: share of invalid records, 0 to 1, broken by each of `BREAKAGES` in turn.
+        late_ratio: share of valid records that are late, 0 to 1. The sum of both shares is 1 at
+            most.
+        late_seconds: how late they are: between half of it and all of it.
+        clock_ms: returns the time of each event, in milliseconds since 1970.
 
     Raises:
-        UsageError: a valid event does not pass; the schema is not that of a commerce event.
+        UsageError: a valid event violates the schema, which is not that of a commerce event.
     """
     rng = Random(f"source {seed}")
     factory = EventFactory(seed)
     judge = Judge(contract.document, _MAX_EVENT_BYTES)
-    breakages = _shuffled_again_and_again(rng)
+    breakages = _shuffled_rounds(rng)
     while True:
         now_ms = clock_ms()
         draw = rng.random()
@@ -77,30 +76,30 @@ def synthetic(
             _, failure = judge.judge(value)
             if failure is not None:
                 raise UsageError(
-                    f"--schema={contract.source}: a made-up event breaks it ({failure.message}); "
+                    f"--schema={contract.source}: a synthetic event violates it "
+                    f"({failure.message}); "
                     "give the schema of a commerce event, or records of your own with --input"
                 )
         yield SourceRecord(event["user_id"].encode(), value, kind)
 
 
 def from_lines(lines: BinaryIO, key_field: str | None = None) -> Iterator[SourceRecord]:
-    r"""One record a line, byte for byte without the `\n` that ends it.
+    r"""Yield one record per line, byte for byte without its `\n`.
 
-    An empty line is a record with an empty value; `\r` is kept; a last line counts without its
-    `\n` too.
+    An empty line is a record with an empty value; `\r` is kept; the last line needs no `\n`.
 
     Args:
         lines: a file opened for reading bytes.
-        key_field: top-level field of the JSON object in each line whose value becomes the key
-            (text as it is, anything else as JSON). The key is null where there is no such field.
+        key_field: the top-level field of each line's JSON object that becomes the key (text as it
+            is, other values as JSON). The key is null if there is no such field.
     """
     for line in lines:
         value = line.removesuffix(b"\n")
         yield SourceRecord(_key_of(value, key_field) if key_field else None, value, INPUT)
 
 
-def _shuffled_again_and_again(rng: Random) -> Iterator[Breakage]:
-    """Every breakage once in random order, then every one again: short runs show them all."""
+def _shuffled_rounds(rng: Random) -> Iterator[Breakage]:
+    """Yield all breakages in random order, again and again: even short runs have each."""
     while True:
         yield from rng.sample(BREAKAGES, len(BREAKAGES))
 

@@ -1,4 +1,4 @@
-"""A polite end on SIGINT and SIGTERM."""
+"""A clean end on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Interrupted(BaseException):
-    """Leaves a read that would otherwise block until the next line."""
+    """Interrupts a read that would block until the next line."""
 
 
 class StopRequest:
-    """As a context manager notes SIGINT and SIGTERM, of which the process would die otherwise.
+    """A context manager that notes SIGINT and SIGTERM instead of ending the process.
 
-    Only the main thread may enter it, for only there Python takes signals.
+    Only the main thread can enter it, because Python handles signals there.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def next_of(self, items: Iterator[T]) -> T | None:
-        """The next item; None at the end, or when a signal comes while waiting for it."""
+        """Return the next item; None at the end, or if a signal arrives while waiting for it."""
         if self.requested:
             return None
         try:

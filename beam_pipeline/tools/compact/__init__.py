@@ -1,1 +1,1 @@
-"""Compaction: which small Parquet files become one, and the exchange that puts it in place."""
+"""Compaction: small Parquet files are merged, and exchanged for the merged ones in one step."""

@@ -1,4 +1,4 @@
-"""How many dead letters there are, by code, keyword, field and hour."""
+"""Counts of dead letters by code, keyword, field and hour."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ _NAME_WIDTH = 48
 
 @dataclass(slots=True)
 class LetterStats:
-    """Counts of letters. A letter with several violations counts once for each keyword and field.
+    """Counts of letters. A letter with several violations counts once per keyword and per field.
 
-    `by_field` has `*` for an index into an array; `by_hour` is the UTC hour of the failure, such as
-    `2026-11-23T20`; `by_attempt` has letters of records that were replayed at 2 and above.
+    Attributes:
+        letters: all letters.
+        by_code, by_keyword: the letters by error code, and by violated JSON Schema keyword.
+        by_field: the letters by JSON pointer, with `*` for an index into an array.
+        by_hour: the letters by the UTC hour of the failure, such as `2026-11-23T20`.
+        by_attempt: the letters by attempt; 2 and above are replayed records.
     """
 
     letters: int = 0
@@ -39,7 +43,7 @@ class LetterStats:
 
 
 def count_letters(letters: Iterable[Letter]) -> LetterStats:
-    """Counts the letters."""
+    """Count letters."""
     stats = LetterStats()
     for letter in letters:
         stats.letters += 1
@@ -52,7 +56,7 @@ def count_letters(letters: Iterable[Letter]) -> LetterStats:
 
 
 def stats_text(stats: LetterStats) -> RenderableType:
-    """Bar charts for the terminal."""
+    """Return bar charts for a terminal."""
     if not stats.letters:
         return Text("No dead letters.")
     hours = Counter(dict(sorted(stats.by_hour.items())[-_HOURS_SHOWN:]))
@@ -67,8 +71,10 @@ def stats_text(stats: LetterStats) -> RenderableType:
 
 
 def stats_json(stats: LetterStats) -> str:
-    """The counts as one JSON object and a line's end, the largest first, hours and attempts in
-    order."""
+    """Return the counts as one JSON object and a newline.
+
+    The largest counts come first; hours and attempts are in order.
+    """
     document = {
         "letters": stats.letters,
         "by_code": dict(stats.by_code.most_common()),

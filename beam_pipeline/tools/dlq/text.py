@@ -1,4 +1,4 @@
-"""One dead letter in full, for the eye."""
+"""One dead letter as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from beam_pipeline.tools.dlq.letters import Letter
 
 
 def letter_text(letter: Letter) -> RenderableType:
-    """Everything a letter says, with the record's bytes as text; nothing of it reaches the terminal
-    unescaped."""
+    """Return all fields of a letter, escaped, with the record's bytes as text."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -25,7 +24,7 @@ def letter_text(letter: Letter) -> RenderableType:
 
 
 def letter_json(letter: Letter) -> str:
-    """The letter's line, as its file has it."""
+    """Return the letter's line as in its file."""
     return printable_json(orjson.dumps(letter.document, option=orjson.OPT_APPEND_NEWLINE).decode())
 
 
@@ -54,7 +53,7 @@ def _lines(letter: Letter) -> Iterator[tuple[str, str]]:
 
 
 def _content(content: bytes | None) -> str:
-    """Bytes as text; those that are not UTF-8 as `\\xNN`."""
+    """Return bytes as text; bytes that are not UTF-8 become `\\xNN`."""
     return "null" if content is None else _multiline(content.decode("utf-8", "backslashreplace"))
 
 

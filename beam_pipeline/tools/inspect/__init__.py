@@ -1,1 +1,1 @@
-"""What a file or a tree of files contains, by footers and lines."""
+"""Inspection: the content of a file or a tree of files, from footers and lines."""

@@ -1,1 +1,1 @@
-"""The proof: which records of a topic are in which file, offset by offset."""
+"""Reconciliation: each offset of a topic is compared with the files."""

@@ -1,1 +1,1 @@
-"""The report of what a pipeline has landed, as one HTML file."""
+"""The report on the files of a pipeline, as one HTML file."""

@@ -1,7 +1,7 @@
-"""Charts as inline SVG: stacked columns over time, and bars for the cells of a table.
+"""Charts as inline SVG: stacked columns over time, and bars in the cells of a table.
 
-The SVG holds shapes only and is stretched to the room there is; axes are HTML beside it, so that
-letters are as large on a telephone as on a desk. What a chart shows stands in a table too.
+The SVG contains shapes only and stretches to the available width. Axes are HTML beside it, so text
+has the same size on every screen. Each chart has a table of its values.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from beam_pipeline.tools.report.units import between, instant, plural, span, ste
 
 _GAP = 0.14
 _DAY = 86_400
-# A few columns are not stretched into walls.
+# The widest column, so that a few columns do not fill the page.
 _BAR_REM = 5
 _LEAST_REM = 20
 
 
 def columns_chart(bars: Bars, noun: str, description: str) -> Element:
-    """Stacked columns with axes, a legend where more than one thing is stacked, and a table.
+    """Return stacked columns with axes, a table, and a legend if there are several series.
 
     Args:
-      bars: what to draw.
-      noun: what is counted, in the singular.
-      description: the chart's text alternative.
+        bars: the columns.
+        noun: what is counted, in the singular.
+        description: the chart's text alternative.
     """
     top = nice_ceiling(bars.highest)
     figure = tag("figure", class_="chart")
@@ -55,7 +55,7 @@ def columns_chart(bars: Bars, noun: str, description: str) -> Element:
 
 
 def bar(part: float, whole: float, tone: str = "s0") -> Element:
-    """A bar as wide as `part` is of `whole`; the number stands beside it, so it is for the eye."""
+    """Return a bar as wide as `part` is of `whole`, hidden from screen readers."""
     width = 0.0 if whole <= 0 else max(0.0, min(1.0, part / whole)) * 100
     if part > 0:
         width = max(width, 0.8)
@@ -71,7 +71,11 @@ def bar(part: float, whole: float, tone: str = "s0") -> Element:
 
 
 def nice_ceiling(value: int) -> int:
-    """The smallest round number that is no smaller, and whose half is a whole number."""
+    """Return the smallest round even number that is not below `value`.
+
+    >>> [nice_ceiling(value) for value in (0, 3, 7, 110, 999)]
+    [2, 4, 8, 120, 1000]
+    """
     if value <= 2:
         return 2
     power: int = 10 ** (len(str(value)) - 1)
@@ -115,20 +119,20 @@ def _plot(bars: Bars, top: int, noun: str, description: str) -> Element:
                     )
                 )
         if len(group):
-            title = tag("title", _told(bars, place, noun))
+            title = tag("title", _hover_text(bars, place, noun))
             hit = tag("rect", title, x=place, y=0, width=1, height=100, class_="hit")
             group.append(hit)
             drawing.append(group)
     return drawing
 
 
-def _told(bars: Bars, place: int, noun: str) -> str:
+def _hover_text(bars: Bars, place: int, noun: str) -> str:
     counts = bars.counts[place]
-    told = f"{_bar_span(bars, place)}: {plural(sum(counts), noun)}"
+    text = f"{_bar_span(bars, place)}: {plural(sum(counts), noun)}"
     if len(bars.names) > 1:
         parts = (f"{name} {count:,}" for name, count in _named(bars, counts) if count)
-        told += f" ({', '.join(parts)})"
-    return told
+        text += f" ({', '.join(parts)})"
+    return text
 
 
 def _named(bars: Bars, counts: tuple[int, ...]) -> zip[tuple[str, int]]:
@@ -173,11 +177,11 @@ def _time_labels(bars: Bars) -> tuple[str, ...]:
 def _caption(bars: Bars, noun: str) -> str:
     day = utc(instant(bars.start))[:10]
     one_day = bars.step % _DAY and day == utc(instant(bars.end))[:10]
-    told = f"{day + ', ' if one_day else ''}UTC. One column is {step_length(bars.step)}."
+    text = f"{day + ', ' if one_day else ''}UTC. One column is {step_length(bars.step)}."
     for count, where in ((bars.before, "earlier"), (bars.after, "later")):
         if count:
-            told += f" {plural(count, noun)} far {where} not drawn."
-    return told
+            text += f" {plural(count, noun)} far {where} not drawn."
+    return text
 
 
 def _table(bars: Bars, noun: str) -> Element:

@@ -1,4 +1,4 @@
-"""How values are spread: percentiles and classes, counted by weight. Pure, no I/O."""
+"""Weighted percentiles and classes of values. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ DELAY_EDGES = (
     *(3_600, 21_600),
     *(86_400, 7 * 86_400, 30 * 86_400, 365 * 86_400, 3_650 * 86_400),
 )
-"""Seconds."""
+"""Edges of the classes of delays, in seconds."""
 
 SIZE_EDGES = tuple(4_096 << (2 * power) for power in range(10))
-"""Bytes, 4 KiB to 1 GiB."""
+"""Edges of the classes of file sizes, in bytes: 4 KiB to 1 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class SizeClass:
-    """How much lies from `low` up to, not including, `high`; None is open."""
+    """The weight of values from `low` up to, but not including, `high`; None is open."""
 
     low: float | None
     high: float | None
@@ -31,23 +31,28 @@ class SizeClass:
 def classes(
     values: Sequence[float], weights: Sequence[int], edges: Sequence[float]
 ) -> list[SizeClass]:
-    """Sums the weights between the edges; empty classes at both ends are left out."""
+    """Return the sums of weights between the edges, without empty classes at both ends."""
     places = np.searchsorted(np.asarray(edges), np.asarray(values, dtype=float), side="right")
     sums = np.bincount(places, np.asarray(weights, dtype=float), len(edges) + 1)
     bounds: list[float | None] = [None, *edges, None]
-    found = [
+    size_classes = [
         SizeClass(bounds[place], bounds[place + 1], round(total))
         for place, total in enumerate(sums.tolist())
     ]
-    filled = [place for place, one in enumerate(found) if one.count]
-    return found[filled[0] : filled[-1] + 1] if filled else []
+    filled = [place for place, size_class in enumerate(size_classes) if size_class.count]
+    return size_classes[filled[0] : filled[-1] + 1] if filled else []
 
 
 def percentiles(
     values: Sequence[float], weights: Sequence[int], shares: Sequence[float]
 ) -> list[float]:
-    """The smallest value that at least each share of the weight is no larger than; none of it
-    where there is no weight."""
+    """Return, for each share, the smallest value that this share of the weight does not exceed.
+
+    Return an empty list if there is no weight.
+
+    >>> percentiles([1, 5, 9], [2, 1, 1], [0.5, 0.95])
+    [1.0, 9.0]
+    """
     weighed = np.asarray(weights, dtype=float)
     if not weighed.size or weighed.sum() <= 0:
         return []
@@ -55,5 +60,5 @@ def percentiles(
     order = np.argsort(ordered, kind="stable")
     reached = np.cumsum(weighed[order])
     places = np.searchsorted(reached, np.asarray(shares) * reached[-1], side="left")
-    found: list[float] = ordered[order][np.minimum(places, len(order) - 1)].tolist()
-    return found
+    values_at: list[float] = ordered[order][np.minimum(places, len(order) - 1)].tolist()
+    return values_at

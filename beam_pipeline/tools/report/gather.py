@@ -1,6 +1,6 @@
-"""What a report tells, added up file by file: footers and statistics of Parquet, lines of letters.
+"""The sums of a report over all files: footers and statistics of Parquet, lines of dead letters.
 
-Memory grows by 48 bytes a file and with the number of columns and topics, not with rows.
+Memory grows by 48 bytes per file and with the number of columns and topics, not with rows.
 """
 
 from __future__ import annotations
@@ -45,23 +45,24 @@ class Reason:
 
 @dataclass(slots=True)
 class Landed:
-    """What the files hold.
+    """Sums over the files.
 
     Attributes:
-      topics: rows and letters of each topic.
-      rows: rows by the start of their window and by topic.
-      letters: dead letters by the time Kafka got the record (where it has none, by that of the
-        failure) and by code.
-      fields: dead letters by keyword and field (a JSON pointer) of each rule that was broken; of
-        very many the rarest are let go.
-      window_rows: rows by the length of their window in seconds.
-      file_sizes: bytes of each Parquet file.
-      delay_rows: rows of each file that `delays` are known of: not of those that were compacted,
-        whose time says nothing.
-      end_delays, start_delays: seconds from the window's end, and from its start, to the file.
-      kafka_delays: seconds from the oldest record in Kafka to the file, with `kafka_delay_rows`.
-      coverage: which offsets the footers and letters name.
-      problems: files that can't be read, the first ones; `unreadable` counts all.
+        topics: rows, files and dead letters of each topic.
+        rows: rows by the start of their window and by topic.
+        letters: dead letters by code and by the record's Kafka timestamp, or the time of the
+            failure if the record has none.
+        fields: dead letters by violated keyword and field (a JSON pointer); beyond 10,000 pairs the
+            rarest are dropped.
+        window_rows: rows by the length of their window in seconds.
+        file_sizes: bytes of each Parquet file.
+        delay_rows: rows of each file with a delay. Compacted files have none, as their modification
+            time is that of the compaction.
+        end_delays, start_delays: seconds from the window's end, and from its start, to the file.
+        kafka_delays: seconds from the oldest record's Kafka timestamp to the file, for
+            `kafka_delay_rows`.
+        coverage: the offsets of footers and dead letters.
+        problems: the first files that can't be read; `unreadable` counts all.
     """
 
     topics: dict[str, Counter[str]] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Landed:
 
     @property
     def window_seconds(self) -> int:
-        """The window length that nearly all rows have, or less."""
+        """The length that the windows of 95% of the rows do not exceed."""
         reached = 0
         for length, rows in sorted(self.window_rows.items()):
             reached += rows
@@ -102,11 +103,11 @@ class Landed:
 
     @property
     def doubled(self) -> int:
-        """How many offsets the files name more than once."""
+        """How many offsets are in more than one place, by footers and dead letters."""
         return sum(map(len, self.coverage.doubled.values()))
 
     def add_problem(self, path: Path, reason: str) -> None:
-        """Notes a file that can't be read."""
+        """Add a file that can't be read."""
         self.unreadable += 1
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(FileProblem(path, reason))
@@ -117,12 +118,12 @@ def gather(
     topics: Collection[str] | None = None,
     progress: Callable[[int], object] = lambda files: None,
 ) -> Landed:
-    """Adds up what the files say.
+    """Return the sums over some files.
 
     Args:
-      paths: Parquet files and JSON lines files of dead letters.
-      topics: those to tell of; None is all.
-      progress: is told of each file.
+        paths: Parquet files and dead-letter files.
+        topics: the topics to count; None means all.
+        progress: called with 1 after each file.
     """
     landed = Landed()
     for path in paths:

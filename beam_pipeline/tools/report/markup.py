@@ -1,5 +1,7 @@
-"""HTML made as a tree, so that no text can become markup: the standard library's ElementTree
-escapes what it writes, and everything that is written passes `printable` first."""
+"""HTML as a tree of elements, so that no text can become markup.
+
+The standard library's ElementTree escapes all text, which passes `printable` first.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,15 @@ Element = ElementTree.Element
 
 _COMMAND = re.compile(r"(--[a-z_]+|beam-pipeline (?:dlq )?[a-z]+)")
 
-# No script, no network, whatever got in: the second lock behind the escaping.
+# No scripts and no network, even if the escaping failed.
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def tag(name: str, /, *children: Element | str | None, **attributes: object) -> Element:
-    """An element with children, texts among them; None is passed over.
+    """Return an element with children, which may be texts; None is left out.
 
-    Attributes lose a closing underscore and get dashes for the others: `class_`, `aria_label`;
-    `viewBox` and the like stay. One that is None is left out.
+    In names of attributes, a trailing underscore is dropped and others become dashes: `class_`,
+    `aria_label`. An attribute with the value None is left out.
     """
     element = Element(name)
     for key, value in attributes.items():
@@ -32,7 +34,7 @@ def tag(name: str, /, *children: Element | str | None, **attributes: object) -> 
 
 
 def extend(element: Element, children: Iterable[Element | str | None]) -> Element:
-    """Adds children behind those that are there."""
+    """Append children to an element."""
     for child in children:
         if child is None:
             continue
@@ -46,12 +48,12 @@ def extend(element: Element, children: Iterable[Element | str | None]) -> Elemen
 
 
 def foreign(text: str, max_length: int = 120) -> Element:
-    """Text from events or names from outside: cut, and with a direction of its own."""
+    """Return text from events or file names: cut, and isolated from the text's direction."""
     return tag("bdi", printable(text, max_length), class_="foreign")
 
 
 def prose(text: str) -> list[Element | str]:
-    """A sentence of ours, its flags and commands marked as such."""
+    """Return a sentence with its flags and commands as code."""
     return [
         tag("code", piece) if place % 2 else piece
         for place, piece in enumerate(_COMMAND.split(text))
@@ -59,7 +61,7 @@ def prose(text: str) -> list[Element | str]:
 
 
 def document(title: str, style: str, body: Element) -> bytes:
-    """The whole file. `style` is ours and goes in as it is; nothing else does."""
+    """Return the whole file. Only `style`, which must be trusted, is not escaped."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -1,4 +1,4 @@
-"""Counts over time in bounded memory, and the bars that they are drawn as. Pure, no I/O."""
+"""Counts over time in bounded memory, and the bars of a chart. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BARS = 96
 MAX_SERIES = 6
 
 _DAY = 86_400
-# Each divides the next, so that counts can be put together without being split.
+# Each divides the next, so bins can be merged without splitting counts.
 _HELD_STEPS = (
     *(1, 10, 60, 600, 3_600, 21_600),
     *(_DAY * days for days in (1, 7, 28, 364, 3_640)),
@@ -22,14 +22,14 @@ _DRAWN_STEPS = (
     *(3_600 * hours for hours in (1, 2, 3, 4, 6, 12)),
     *(_DAY * days for days in (1, 2, 7, 14, 28, 56, 112, 364, 728, 1_820, 3_640, 7_280, 18_200)),
 )
-# Where this share of all counts needs less than a quarter of the time, the rest is told, not drawn:
-# one event of last week would else squeeze today into a bar.
+# If this share of all counts takes less than a quarter of the time, the rest is not drawn but
+# counted in the caption. Otherwise one event of last week would compress today into one bar.
 _DRAWN_SHARE = 0.99
 _FOCUS_FACTOR = 4
 
 
 class TimeCounts:
-    """Counts by name and time, in bins that grow when there are many."""
+    """Counts by name and time, in bins that get longer when there are many."""
 
     def __init__(self, max_cells: int = MAX_CELLS) -> None:
         self.step = _HELD_STEPS[0]
@@ -37,7 +37,7 @@ class TimeCounts:
         self._max_cells = max_cells
 
     def add(self, at: float, name: str, count: int) -> None:
-        """Adds `count` of `name` at a time in seconds since 1970, UTC."""
+        """Add `count` of `name` at a time in seconds since 1970, UTC."""
         self.cells[_floor(at, self.step), name] += count
         while len(self.cells) > self._max_cells and self.step < _HELD_STEPS[-1]:
             self.step = _HELD_STEPS[_HELD_STEPS.index(self.step) + 1]
@@ -47,7 +47,7 @@ class TimeCounts:
             self.cells = merged
 
     def names(self) -> Counter[str]:
-        """How many there are by name."""
+        """Return the total of each name."""
         totals: Counter[str] = Counter()
         for (_, name), count in self.cells.items():
             totals[name] += count
@@ -59,11 +59,11 @@ class Bars:
     """Counts as stacked bars.
 
     Attributes:
-      start: of the first bar, in seconds since 1970, UTC.
-      step: seconds that a bar stands for.
-      names: what is stacked, the largest first; `OTHERS` is last where there are many.
-      counts: per bar, per name.
-      before, after: what is not drawn since it is far away in time.
+        start: the start of the first bar, in seconds since 1970, UTC.
+        step: the length of a bar in seconds.
+        names: the series, the largest first; `OTHERS` is last if there are many.
+        counts: the count of each name in each bar.
+        before, after: counts that are too far away in time to be drawn.
     """
 
     start: int
@@ -75,12 +75,12 @@ class Bars:
 
     @property
     def end(self) -> int:
-        """Where the last bar ends."""
+        """The end of the last bar."""
         return self.start + self.step * len(self.counts)
 
     @property
     def highest(self) -> int:
-        """The largest sum of a bar."""
+        """The largest total of a bar."""
         return max(map(sum, self.counts))
 
 
@@ -90,14 +90,13 @@ def bars_of(
     max_bars: int = MAX_BARS,
     max_series: int = MAX_SERIES,
 ) -> Bars | None:
-    """Puts counts into bars; None where there are none.
+    """Return counts as bars; None if there are no counts.
 
     Args:
-      counts: what to draw.
-      unit_seconds: what a bar may not be shorter than, and should be a multiple of: the windows'
-        length.
-      max_bars: how many there may be.
-      max_series: how many names may be stacked; the smaller ones are put together.
+        counts: the counts.
+        unit_seconds: the length of a window. A bar is not shorter, and a multiple if possible.
+        max_bars: how many bars there are at most.
+        max_series: how many series there are at most; the smallest ones become `OTHERS`.
     """
     totals: Counter[int] = Counter()
     for (start, _), count in counts.cells.items():
@@ -106,7 +105,7 @@ def bars_of(
         return None
     first, last = _focus(totals, counts.step)
     step = bar_step(first, last + counts.step, max(unit_seconds, 1), counts.step, max_bars)
-    # Round hours are round everywhere; days begin with the first one, as a year has no weeks.
+    # Bars up to a day start at round times of UTC, longer bars at the first day.
     origin = _floor(first, step if step <= _DAY else max(unit_seconds, counts.step))
     bars = (last - origin) // step + 1
     common = [name for name, _ in counts.names().most_common()]
@@ -127,8 +126,10 @@ def bars_of(
 
 
 def bar_step(first: int, end: int, unit_seconds: int, held_step: int, max_bars: int) -> int:
-    """The shortest step that needs no more than `max_bars` from `first` to `end`, is a multiple of
-    `held_step`, and of `unit_seconds` where a step of that kind is to be had."""
+    """Return the shortest step that covers `first` to `end` in at most `max_bars` bars.
+
+    It is a multiple of `held_step`, and of `unit_seconds` if such a step fits.
+    """
 
     def fits(step: int) -> bool:
         return (
@@ -151,7 +152,7 @@ def bar_step(first: int, end: int, unit_seconds: int, held_step: int, max_bars: 
 
 
 def _focus(totals: Counter[int], held_step: int) -> tuple[int, int]:
-    """The first and the last bin to draw."""
+    """Return the first and the last bin to draw."""
     ordered = sorted(totals)
     margin = totals.total() * (1 - _DRAWN_SHARE) / 2
     first = _reach(ordered, totals, margin)

@@ -1,4 +1,4 @@
-"""Numbers, times and sizes as people read them."""
+"""Numbers, times and sizes as text for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LENGTHS = (
 
 
 def instant(seconds: float) -> datetime:
-    """Seconds since 1970 as a UTC time, held to the years 1 to 9999."""
+    """Return seconds since 1970 as a UTC time, limited to the years 1 to 9999."""
     try:
         return EPOCH + timedelta(seconds=seconds)
     except OverflowError:
@@ -24,23 +24,27 @@ def instant(seconds: float) -> datetime:
 
 
 def utc(moment: datetime) -> str:
-    """`2026-11-24 21:02:10`."""
+    """Return a time such as `2026-11-24 21:02:10`."""
     return moment.astimezone(timezone.utc).isoformat(" ", "seconds")[:19]
 
 
 def between(first: str, last: str) -> str:
-    """Two ends of a range, with a dash."""
+    """Return the two ends of a range with a dash."""
     return f"{first} \N{EN DASH} {last}"
 
 
 def span(start: datetime, end: datetime) -> str:
-    """`2026-11-24 21:02:10` to `21:02:20` with a dash, the date once where it is one."""
+    """Return the two times with a dash; the second has no date if it is the same."""
     first, last = utc(start), utc(end)
     return between(first, last[11:] if first[:10] == last[:10] else last)
 
 
 def duration(seconds: float) -> str:
-    """`0.56 s`, `12.4 s`, `3.5 min`, `2 h`, `13.9 y`."""
+    """Return seconds in a readable unit.
+
+    >>> [duration(seconds) for seconds in (0.56, 12.4, 210, 7200, 438_000_000)]
+    ['0.56 s', '12.4 s', '3.5 min', '2 h', '13.9 y']
+    """
     for length, unit in _LENGTHS:
         if abs(seconds) >= length:
             return f"{_short(seconds / length)} {unit}"
@@ -48,7 +52,11 @@ def duration(seconds: float) -> str:
 
 
 def step_length(seconds: int) -> str:
-    """`10 seconds`, `1 hour`: whole seconds in the largest unit they are a multiple of."""
+    """Return whole seconds in the largest unit that they are a multiple of.
+
+    >>> step_length(10), step_length(3600)
+    ('10 seconds', '1 hour')
+    """
     for length, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if seconds % length == 0:
             return plural(seconds // length, unit)
@@ -56,7 +64,11 @@ def step_length(seconds: int) -> str:
 
 
 def size(count: float) -> str:
-    """`812 B`, `15.9 kB`, `1.2 GB`, in powers of 1000."""
+    """Return bytes in powers of 1000.
+
+    >>> size(812), size(15_900), size(1.2e9)
+    ('812 B', '15.9 kB', '1.2 GB')
+    """
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= factor:
             return f"{_short(count / factor)} {unit}"
@@ -64,7 +76,11 @@ def size(count: float) -> str:
 
 
 def binary_size(count: float) -> str:
-    """`4 KiB`, `1 GiB`: the edges of classes, which are powers of 2."""
+    """Return bytes in powers of 1024.
+
+    >>> binary_size(4096), binary_size(2**30)
+    ('4 KiB', '1 GiB')
+    """
     for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count >= factor:
             return f"{count / factor:g} {unit}"
@@ -72,7 +88,11 @@ def binary_size(count: float) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """`7.9%`; `0%` and `100%` are exactly that."""
+    """Return a share in percent; only exact values become `0%` and `100%`.
+
+    >>> share(79, 1000), share(0, 5), share(99_999, 100_000)
+    ('7.9%', '0%', '99.9%')
+    """
     if not part or not whole:
         return "0%"
     if part == whole:
@@ -82,7 +102,11 @@ def share(part: int, whole: int) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 row`, `2,000 rows`."""
+    """Return a count with its noun.
+
+    >>> plural(1, "row"), plural(2000, "row")
+    ('1 row', '2,000 rows')
+    """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
