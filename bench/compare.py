@@ -1,4 +1,4 @@
-"""Whether two outputs are the same: every row, every dead letter, each exactly once."""
+"""Compares two outputs: every row and every dead letter must be in both, exactly once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_TOLD = 3
 
 
 class LetterContent(NamedTuple):
-    """What two dead letters of a record must agree on."""
+    """The fields of a dead letter that must be equal in both outputs."""
 
     code: str
     value_b64: str | None
@@ -37,7 +37,7 @@ Letters = Mapping[int, list[LetterContent]]
 
 @dataclass(frozen=True, slots=True)
 class PartitionOutput:
-    """What an output holds of one partition: rows in the order of their offsets, and letters."""
+    """The content of one partition in an output: rows sorted by offset, and dead letters."""
 
     rows: pa.Table
     letters: Letters
@@ -45,11 +45,10 @@ class PartitionOutput:
 
 @dataclass(frozen=True, slots=True)
 class OutputReader:
-    """Reads an output a partition at a time, so that one has to fit in memory, not the whole.
+    """Reads an output one partition at a time, so only a partition must fit in memory.
 
-    `schema` is what rows are brought to: columns beyond it are left out, the order of columns
-    and struct fields does not matter, types may differ as far as a safe cast goes, and whether
-    values are dictionary-encoded is no difference.
+    Rows are cast to `schema`. Further columns, the order of columns and struct fields, dictionary
+    encoding, and types that a safe cast converts are not differences.
     """
 
     schema: pa.Schema
@@ -57,7 +56,7 @@ class OutputReader:
     dead_letter_dir: Path
 
     def read(self, partition: int) -> PartitionOutput:
-        """The rows and letters of a partition.
+        """Return the rows and dead letters of a partition.
 
         Raises:
             KeyError: a file lacks a column.
@@ -100,7 +99,7 @@ class OutputReader:
 
 
 def letters_of(lines: Iterable[bytes]) -> Iterator[tuple[int, int, LetterContent]]:
-    """(partition, offset, letter) for each line; Quix Streams puts them under `_value`."""
+    """Yield (partition, offset, letter) of each line. Quix Streams nests it in `_value`."""
     for line in lines:
         letter = json.loads(line)
         letter = letter.get("_value", letter)
@@ -109,7 +108,7 @@ def letters_of(lines: Iterable[bytes]) -> Iterator[tuple[int, int, LetterContent
 
 
 def visible_files(root: Path, suffix: str) -> list[Path]:
-    """The finished files below `root`: not those in or with a name that readers pass over."""
+    """Return the finished files below `root`, without hidden names and directories."""
     return sorted(
         path
         for path in root.rglob(f"*{suffix}")
@@ -118,8 +117,10 @@ def visible_files(root: Path, suffix: str) -> list[Path]:
 
 
 def without_dictionaries(target: pa.DataType) -> pa.DataType:
-    """`target` with plain values for dictionary-encoded ones: equal values may have other indices,
-    and then Arrow does not call them equal."""
+    """Return `target` without dictionary encoding.
+
+    Arrow does not treat equal values with different indices as equal.
+    """
     if pa.types.is_dictionary(target):
         return target.value_type
     if pa.types.is_list(target):
@@ -130,16 +131,16 @@ def without_dictionaries(target: pa.DataType) -> pa.DataType:
 
 
 def conform(table: pa.Table, target: pa.Field) -> pa.Array:
-    """The column `target.name` of `table` in `target`'s type, struct fields found by name.
+    """Return the column `target.name` of `table` in `target`'s type; struct fields go by name.
 
     Raises:
-        KeyError: there is no such column.
-        pa.ArrowInvalid: it can't be cast.
+        KeyError: the column is missing.
+        pa.ArrowInvalid: the column can't be cast.
     """
     if target.name not in table.schema.names:
         raise KeyError(f"no column {target.name}")
     column = table.column(target.name).combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # what pyarrow makes of no chunk, or of too large ones
+    if isinstance(column, pa.ChunkedArray):  # for no chunk, or too large ones
         column = pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
     return _conform(column, target.type)
 
@@ -163,10 +164,10 @@ def _conform(array: pa.Array, target: pa.DataType) -> pa.Array:
 
 
 class Coverage:
-    """How often each offset of a topic is in an output: two bytes an offset, whatever the rows.
+    """Counts how often each offset of a topic is in an output, in two bytes per offset.
 
     Args:
-        ends: the offsets behind the last record, by partition; the first is 0.
+        ends: the end offset of each partition; the first offset is 0.
 
     Attributes:
         letters: how many dead letters there are.
@@ -178,7 +179,7 @@ class Coverage:
         self._beyond: dict[int, list[int]] = {}
 
     def read(self, output_dir: Path, dead_letter_dir: Path) -> None:
-        """Counts what the files of an output hold."""
+        """Count the rows and dead letters of an output."""
         for path in visible_files(output_dir, ".parquet"):
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
@@ -190,7 +191,7 @@ class Coverage:
                     self._count(partition, np.array([offset]))
 
     def faults(self) -> list[str]:
-        """What keeps the output from holding each offset once, in words."""
+        """Return in words why the output does not hold each offset once."""
         faults = []
         for partition in sorted({*self._counts, *self._beyond}):
             counts = self._counts.get(partition, np.zeros(0, np.uint16))
@@ -217,7 +218,7 @@ class Coverage:
 
 
 def differences(ours: PartitionOutput, theirs: PartitionOutput) -> list[str]:
-    """What differs, in words; empty when both hold the same rows and letters."""
+    """Return the differences in words; empty if both have the same rows and dead letters."""
     return [*_row_differences(ours.rows, theirs.rows), *_letter_differences(ours, theirs)]
 
 
@@ -245,7 +246,7 @@ def _row_differences(ours: pa.Table, theirs: pa.Table) -> list[str]:
 
 
 def _first_difference(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> int | None:
-    """The first row where two columns of one length and type differ."""
+    """Return the first row where two columns of the same length and type differ."""
     if ours.equals(theirs):
         return None
     start, length = 0, len(ours)

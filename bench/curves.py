@@ -1,7 +1,7 @@
-"""How the figures move with partitions, events, their size, and the share of broken ones.
+"""Measures throughput over partitions, events, event size and the share of invalid events.
 
-At each point a fresh broker's topic is filled and the contenders land it in turn. A figure counts
-when every offset is in the output exactly once, and each broken record is a dead letter.
+At each point, a topic on a new broker is filled, and the contenders land it in turn. A figure
+counts only if every offset is in the output exactly once and each invalid record is a dead letter.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ examples:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a point is measured with; `event_size` in bytes, None for the made-up events."""
+    """The settings of a point; `event_size` in bytes, None for the synthetic events as they are."""
 
     events: int
     partitions: int = PARTITIONS
@@ -115,7 +115,7 @@ Document = dict[str, Any]
 
 
 def main() -> int:
-    """Runs the bench; 0 when every output was complete, 1 when not, 2 for a wrong flag."""
+    """Run the benchmark; return 0 if every output is complete, 1 if not, 2 for a wrong flag."""
     args = parse_flags()
     with work_directory("beam_pipeline_curves_", keep=args.keep) as directory:
         try:
@@ -142,7 +142,7 @@ def main() -> int:
 
 
 def parse_flags(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags, with lists as lists; exits where they are wrong."""
+    """Return the parsed flags; exit if they are wrong."""
     parser = argparse.ArgumentParser(
         prog="bench/run.sh curves",
         description=DESCRIPTION,
@@ -257,7 +257,7 @@ def _share(text: str) -> float:
 
 
 def plan(args: argparse.Namespace) -> dict[str, list[Setting]]:
-    """The points of each series that is asked for."""
+    """Return the points of each requested series."""
     events = args.events_per_point
     series = {
         "partitions": [Setting(events, partitions=count) for count in args.partitions],
@@ -276,10 +276,10 @@ def plan(args: argparse.Namespace) -> dict[str, list[Setting]]:
 
 
 def read_results(path: Path) -> Document:
-    """The results so far; without a series where there is no file.
+    """Return the results so far; without any series if there is no file.
 
     Raises:
-        UsageError: the file is something else.
+        UsageError: the file has other content.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -293,16 +293,16 @@ def read_results(path: Path) -> Document:
 
 
 def merged(former: Sequence[Document], new: Iterable[Document], name: str) -> list[Document]:
-    """The points of a series in order: the new ones, and the former ones with other settings."""
+    """Return the points of a series in order: new ones, and old ones with other settings."""
     points = {_settings_of(point): point for point in (*former, *new)}
     return sorted(points.values(), key=lambda point: x_of(name, point))
 
 
 def check_appendable(name: str, former: Document, bench: Document, new: Document) -> None:
-    """Checks that a new point belongs on the curve of a series that is kept.
+    """Check that a new point fits the curve of an existing series.
 
     Raises:
-        UsageError: it was measured on another machine, or with other settings.
+        UsageError: the series was measured on another machine, or with other settings.
     """
     for key, value in bench.items():
         if former["bench"][key] != value:
@@ -326,7 +326,7 @@ def _settings_of(point: Document) -> tuple[Any, ...]:
 def point_json(
     setting: Setting, filling: Filling, runs: Mapping[str, Sequence[Run]], commit: str | None
 ) -> Document:
-    """A point of the results file: its settings, and the spread of each figure by contender."""
+    """Return a point of the results file: settings, and each figure's spread by contender."""
     schema = filling.workload.schema
     return {
         **asdict(setting),
@@ -397,7 +397,7 @@ def _check_append(
 
 
 class _Curves:
-    """Measures points, each on a broker of its own."""
+    """Measures points, each on its own broker."""
 
     def __init__(
         self,
@@ -413,10 +413,10 @@ class _Curves:
         self._points = 0
 
     def measure(self, setting: Setting, repeats: int) -> tuple[Filling, dict[str, list[Run]]]:
-        """Fills a topic and lets the contenders land it in turn; the runs by contender.
+        """Fill a topic, let the contenders land it in turn, and return the runs by contender.
 
         Raises:
-            DifferentWorkError: an output is not complete.
+            DifferentWorkError: an output is incomplete.
         """
         self._points += 1
         directory = self._directory / f"point{self._points}"
@@ -435,7 +435,7 @@ class _Curves:
                 schema=schema,
             )
             lander = Lander(directory, filling.workload, self._args.timeout_seconds)
-            runs: dict[str, list[Run]] = {one.name: [] for one in self._able(schema)}
+            runs: dict[str, list[Run]] = {contender.name: [] for contender in self._able(schema)}
             for repeat in range(1, repeats + 1):
                 for contender in self._able(schema):
                     say(f"run {repeat} of {repeats}: {contender.title} ...")
@@ -447,8 +447,10 @@ class _Curves:
         return filling, runs
 
     def _able(self, schema: Path | None) -> list[Contender]:
-        """The contenders that know the schema."""
-        return [one for one in self._contenders if schema is None or one.name == OURS]
+        """Return the contenders that know the schema."""
+        return [
+            contender for contender in self._contenders if schema is None or contender.name == OURS
+        ]
 
     def _run(self, lander: Lander, contender: Contender, filling: Filling) -> Run:
         landing = lander.land(contender)
@@ -478,7 +480,7 @@ def _in_words(setting: Setting) -> str:
     size = f" of {setting.event_size:,} bytes" if setting.event_size else ""
     return (
         f"{setting.events:,} events{size}, {setting.partitions} partitions, "
-        f"{setting.invalid_ratio:.3g} broken"
+        f"{setting.invalid_ratio:.3g} invalid"
     )
 
 
@@ -489,7 +491,7 @@ def _write(path: Path, document: Document) -> None:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a + where other files than results differ from it."""
+    """Return the checkout's commit, with a + if files other than results differ from it."""
     root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""What the benches that land a topic share: filling it, running a contender on it, its figures."""
+"""Shared by the benchmarks that land a topic: filling it, running a contender, its figures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ say = partial(print, file=sys.stderr, flush=True)
 
 
 class DifferentWorkError(Exception):
-    """An output that does not hold what it must; the message tells what is wrong."""
+    """An output with the wrong content; the message says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Run:
     Attributes:
         events_per_second: all records over the time from the start of the process until its last
             file was complete.
-        streaming_events_per_second: the same, but from the first read of the topic's log on; None
-            where the file system does not tell.
+        streaming_events_per_second: the same from the first read of the topic's log on; None if
+            the file system has no access times.
         seconds_to_first_read: from the start of the process to that read; None likewise.
         peak_rss_mb: memory of all processes together, in 10^6 bytes.
         cpu_seconds_per_million: CPU time of all processes for a million records.
@@ -71,7 +71,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median, least and most of a figure over the runs."""
+    """Median, minimum and maximum of a figure over the runs."""
 
     median: float
     least: float
@@ -79,7 +79,7 @@ class Spread:
 
 
 def spread_of(runs: Sequence[Run], figure: str) -> Spread | None:
-    """The spread of a figure; None where a run has none."""
+    """Return the spread of a figure; None if a run does not have the figure."""
     values = [getattr(run, figure) for run in runs]
     if not values or None in values:
         return None
@@ -87,7 +87,7 @@ def spread_of(runs: Sequence[Run], figure: str) -> Spread | None:
 
 
 class Brokers:
-    """Makes embedded brokers, with the Java and the jars that were found once."""
+    """Makes embedded brokers; Java and the jars are looked up once."""
 
     def __init__(self) -> None:
         with SetupProgress() as progress:
@@ -95,7 +95,7 @@ class Brokers:
             self._jars = fetch_jars(resources.java_lock_path("kafka"), progress)
 
     def make(self, directory: Path) -> EmbeddedBroker:
-        """A broker, not started, with its data in `kafka` below a directory."""
+        """Return a broker, not started yet, with its data in `kafka` below a directory."""
         return EmbeddedBroker(
             directory / "kafka",
             java=self._java,
@@ -106,7 +106,7 @@ class Brokers:
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """What a topic was filled with: bytes of all values together, and how many are broken."""
+    """The content of a filled topic: total bytes of the values, and how many are invalid."""
 
     workload: Workload
     value_bytes: int
@@ -114,7 +114,7 @@ class Filling:
 
 
 def commerce_events(seed: int, invalid_ratio: float) -> Iterator[SourceRecord]:
-    """The events that `beam-pipeline produce` makes up."""
+    """Return the synthetic events of `beam-pipeline produce`."""
     contract = load_contract(resources.event_schema_path())
     return synthetic(seed=seed, contract=contract, invalid_ratio=invalid_ratio)
 
@@ -128,15 +128,15 @@ def fill(
     window_seconds: int,
     schema: Path | None = None,
 ) -> Filling:
-    """Makes the topic and produces `events` records of the source as fast as it goes.
+    """Create the topic and produce `events` records at full speed.
 
     Args:
         connection: the cluster.
         source: the records.
-        events: how many to take of it.
-        partitions: partitions of the topic.
-        window_seconds: length of a window.
-        schema: what the records keep to; None is the commerce event's.
+        events: how many records to take.
+        partitions: how many partitions the topic has.
+        window_seconds: the length of a window.
+        schema: the records' JSON Schema; None means that of the commerce events.
     """
     say(f"filling a topic with {events:,} events ...")
     config = {"message.timestamp.type": "LogAppendTime"}
@@ -157,7 +157,7 @@ def fill(
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """A run of a contender that has ended well; its output is in `directory`."""
+    """A successful run of a contender; its output is in `directory`."""
 
     contender: Contender
     directory: Path
@@ -166,16 +166,16 @@ class Landing:
 
     @property
     def output_dir(self) -> Path:
-        """Where the Parquet files are."""
+        """The directory of the Parquet files."""
         return self.directory / "out"
 
     @property
     def dead_letter_dir(self) -> Path:
-        """Where the dead-letter files are."""
+        """The directory of the dead-letter files."""
         return self.directory / "dead"
 
     def figures(self, records: int) -> Run:
-        """The figures of the run, which landed `records`."""
+        """Return the figures of the run, which landed `records`."""
         files = [
             *visible_files(self.output_dir, ".parquet"),
             *visible_files(self.dead_letter_dir, ".jsonl"),
@@ -192,12 +192,12 @@ class Landing:
         )
 
     def remove(self) -> None:
-        """Removes the output."""
+        """Remove the output."""
         shutil.rmtree(self.directory)
 
 
 class Lander:
-    """Runs contenders on the filled topic of a broker whose data is below `directory`."""
+    """Runs contenders on a filled topic; the broker's data is below `directory`."""
 
     def __init__(self, directory: Path, workload: Workload, timeout_seconds: float) -> None:
         self._directory = directory
@@ -207,10 +207,10 @@ class Lander:
         self._runs = 0
 
     def land(self, contender: Contender) -> Landing:
-        """Runs a contender to its end.
+        """Run a contender to its end.
 
         Raises:
-            EnvironmentFailure: it failed, or took too long.
+            EnvironmentFailure: the contender failed or took too long.
         """
         self._runs += 1
         directory = self._directory / f"run{self._runs}_{contender.name}"
@@ -242,7 +242,7 @@ def figures(
     last_file_ns: int,
     output_bytes: int,
 ) -> Run:
-    """The figures of a run that landed `records`; times in nanoseconds since 1970."""
+    """Return the figures of a run that landed `records`; times in nanoseconds since 1970."""
     streaming, to_first_read = None, None
     if first_read_ns is not None:
         streaming = records * 1e9 / (last_file_ns - first_read_ns)
@@ -262,7 +262,7 @@ NumberFlag = tuple[str, Callable[[str], Any], float, str]
 
 
 def add_numbers(parser: argparse.ArgumentParser, numbers: Iterable[NumberFlag]) -> None:
-    """Adds the flags, each with its default in its help."""
+    """Add flags, each with its default in its help."""
     for name, kind, default, text in numbers:
         parser.add_argument(
             name, type=kind, default=default, metavar="N", help=f"{text} (default: {default:,})"
@@ -271,7 +271,7 @@ def add_numbers(parser: argparse.ArgumentParser, numbers: Iterable[NumberFlag]) 
 
 @contextmanager
 def work_directory(prefix: str, *, keep: bool) -> Iterator[Path]:
-    """A temporary directory, removed at the end, by SIGTERM too; one that is kept is told."""
+    """Yield a temporary directory, which is removed at the end and by SIGTERM, unless kept."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     try:
@@ -284,24 +284,24 @@ def work_directory(prefix: str, *, keep: bool) -> Iterator[Path]:
 
 
 def names_in(text: str | None) -> list[str]:
-    """The names in a list with commas; none where there is no text."""
+    """Return the names in a comma-separated list; none for an empty text."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def choose(
     contenders: Iterable[Contender], named: Sequence[str], flag: str, default: Sequence[str] = ()
 ) -> list[Contender]:
-    """The contenders that run: those named, without the ones that can't, of which it tells.
+    """Return the contenders to run; print those that can't run.
 
     Args:
-        contenders: whom to choose from.
-        named: names that were given in `flag`; an empty one takes the default.
-        flag: with its value, for the messages.
-        default: names; an empty one takes all.
+        contenders: all contenders.
+        named: the names given in `flag`; an empty list means the default.
+        flag: the flag with its value, for messages.
+        default: the default names; an empty list means all.
 
     Raises:
-        UsageError: an unknown name, or one that was given and can't run here.
-        EnvironmentFailure: none can run.
+        UsageError: a name is unknown, or a named contender can't run here.
+        EnvironmentFailure: no contender can run.
     """
     by_name = {contender.name: contender for contender in contenders}
     for name in named:
@@ -325,7 +325,7 @@ def choose(
 
 
 def machine() -> dict[str, Any]:
-    """What the bench runs on; memory in 10^9 bytes."""
+    """Return what the benchmark runs on; memory in 10^9 bytes."""
     return {
         "cpu": _cpu_model(),
         "cpus": os.cpu_count(),

@@ -1,8 +1,8 @@
-"""How long after the end of its window a file is there, and how many windows get a second one.
+"""Measures the delay from the end of a window to its file, and how many windows get a second file.
 
-Starts an embedded Kafka and the pipeline as a user would (`python -m beam_pipeline run`), produces
-at an even rate without late events, and reads the answer off the files: a file appears by a rename,
-which sets its inode's change time.
+Starts an embedded Kafka and the pipeline as a user would (`python -m beam_pipeline run`) and
+produces at an even rate without late events. The time of a file is its inode's change time, which
+the committing rename sets.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class WindowFiles:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What the bench is about, over all windows and shards that lie wholly in the measured time."""
+    """The results over all windows and shards that lie completely within the measured time."""
 
     windows: int
     median_seconds: float
@@ -78,7 +78,7 @@ class Latency:
 
     @property
     def is_within_limits(self) -> bool:
-        """Whether the pipeline keeps its promise."""
+        """Return whether reconcile is clean."""
         return (
             self.median_seconds <= MAX_MEDIAN_SECONDS
             and self.p99_seconds <= MAX_P99_SECONDS
@@ -87,7 +87,7 @@ class Latency:
 
 
 def main() -> int:
-    """Runs the bench; 0 when every record is covered and the limits hold, else 1."""
+    """Run the benchmark; return 0 if every record is covered and the limits hold, else 1."""
     args = _parse_flags()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     directory = Path(tempfile.mkdtemp(prefix="beam-pipeline-latency-"))
@@ -113,7 +113,7 @@ def main() -> int:
 def window_files(
     paths: Iterable[Path], watermark_delay_seconds: float, started: float, ended: float
 ) -> list[WindowFiles]:
-    """Folds files into windows, those that lie wholly between two instants (Unix time, seconds)."""
+    """Return the windows of some files that lie completely between two Unix times (seconds)."""
     appeared: dict[tuple[datetime, int], list[float]] = defaultdict(list)
     for path in paths:
         file = OutputFile.parse(path)
@@ -135,7 +135,7 @@ def window_files(
 
 
 def latency_of(windows: list[WindowFiles]) -> Latency:
-    """The distribution over at least one window."""
+    """Return the distribution over at least one window."""
     delays = [window.delay_seconds for window in windows]
     median, p90, p99, most = np.percentile(delays, [50, 90, 99, 100]).tolist()
     return Latency(
@@ -174,10 +174,10 @@ def _parse_flags() -> argparse.Namespace:
 
 
 def _measure(args: argparse.Namespace, directory: Path) -> tuple[float, float, bool]:
-    """Runs broker, pipeline and producer in `directory`, until every record is in a file.
+    """Run broker, pipeline and producer in `directory` until every record is in a file.
 
     Returns:
-        when producing began and ended (Unix time, seconds), and whether reconcile was clean.
+        When producing began and ended (Unix time, seconds), and whether reconcile was clean.
     """
     with SetupProgress() as progress:
         java = find_java(progress)
@@ -217,7 +217,7 @@ class _Bench:
         self._bootstrap = bootstrap
 
     def pipeline(self) -> ManagedProcess:
-        """Starts the pipeline."""
+        """Start the pipeline."""
         args = self._args
         command = self._command(
             *("run", f"--engine={args.engine}", f"--input_topics={TOPIC}", *self._files()),
@@ -229,7 +229,7 @@ class _Bench:
         return ManagedProcess("pipeline", command, self._directory / "run.log")
 
     def produce(self, pipeline: ManagedProcess, limit: str, *, events_per_second: float) -> int:
-        """Produces up to the limit while the pipeline runs; how many records were acknowledged.
+        """Produce up to the limit while the pipeline runs; return how many were acknowledged.
 
         Raises:
             EnvironmentFailure: the producer failed, or the pipeline ended.
@@ -248,10 +248,10 @@ class _Bench:
         return int(json.loads(report.read_bytes())["acked"])
 
     def wait_for_rows(self, pipeline: ManagedProcess, count: int) -> None:
-        """Waits until the files hold `count` rows.
+        """Wait until the files hold `count` rows.
 
         Raises:
-            EnvironmentFailure: they do not within `SETTLE_SECONDS`, or the pipeline ended.
+            EnvironmentFailure: `SETTLE_SECONDS` passed, or the pipeline ended.
         """
         deadline = time.monotonic() + SETTLE_SECONDS
         while (rows := self._rows()) < count:
@@ -264,7 +264,7 @@ class _Bench:
             time.sleep(POLL_SECONDS)
 
     def reconcile(self) -> bool:
-        """Whether every record is in exactly one place."""
+        """Return whether every record is in exactly one place."""
         command = self._command("reconcile", f"--input_topics={TOPIC}", *self._files(), "--json")
         return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
 

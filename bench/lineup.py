@@ -1,4 +1,4 @@
-"""Who takes part in the throughput bench, and by which command."""
+"""The contenders of the throughput benchmark and their commands."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ _KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A filled topic; `ends` are the offsets behind the last record, by partition.
+    """A filled topic.
 
-    `schema` is what the records keep to; None is the commerce event's, the only one that the
-    contenders other than ours know.
+    Attributes:
+        ends: the end offset of each partition.
+        schema: the records' JSON Schema; None means that of the commerce events, the only one that
+            other contenders than this pipeline know.
     """
 
     bootstrap_servers: str
@@ -35,14 +37,16 @@ class Workload:
 
     @property
     def records(self) -> int:
-        """How many records there are."""
+        """How many records the topic has."""
         return sum(self.ends.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A command, with variables on top of the bench's own. It runs in `directory`, where its output
-    goes to `out` and `dead`."""
+    """A command with additional environment variables.
+
+    It runs in `directory`, and writes to `out` and `dead` there.
+    """
 
     command: list[str]
     env: dict[str, str]
@@ -50,9 +54,9 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A name on the command line and in the results, and how it is started.
+    """A contender: its name on the command line and in the results, and its command.
 
-    `missing` tells why it can't take part here, None when it can.
+    `missing` is the reason why it can't run here; None if it can.
     """
 
     name: str
@@ -62,10 +66,10 @@ class Contender:
 
 
 def lineup(bench_python: Path) -> list[Contender]:
-    """All contenders, ours first.
+    """Return all contenders, this pipeline's first.
 
     Args:
-        bench_python: the Python of the environment that holds the others' packages.
+        bench_python: the Python of the environment with the other contenders' packages.
     """
 
     def other(name: str, title: str, *command: str) -> Contender:

@@ -1,4 +1,4 @@
-"""What a program costs: time, memory and CPU of all its processes (Linux, by /proc)."""
+"""Measures time, memory and CPU of a program with all its processes (Linux, by /proc)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a program has used from its start to its end.
+    """The resources that a program used from its start to its end.
 
-    `peak_rss_bytes` is the largest sum of the resident memory of its processes in a sample every
-    `SAMPLE_SECONDS`; pages that two of them share count twice.
+    `peak_rss_bytes` is the largest sum of the resident memory of its processes, sampled every
+    `SAMPLE_SECONDS`; shared pages count once per process.
     """
 
     started_ns: int
@@ -39,12 +39,12 @@ def run_measured(
     cwd: Path,
     timeout_seconds: float,
 ) -> Usage:
-    """Runs a program to its end and measures it, its children and theirs.
+    """Run a program to its end, and measure it with all its descendants.
 
-    Nothing else that this process has started may end meanwhile.
+    No other child of this process may end meanwhile.
 
     Raises:
-        EnvironmentFailure: it could not be started, or did not end in time.
+        EnvironmentFailure: the program could not be started, or did not end in time.
     """
     cpu_before = _cpu_of_ended_children()
     started_ns = time.time_ns()
@@ -61,13 +61,13 @@ def run_measured(
             peak_rss_bytes = max(peak_rss_bytes, rss_bytes)
             if time.time_ns() - started_ns > timeout_seconds * 1e9:
                 raise process.failure(f"did not end within {timeout_seconds:g} s")
-    # The kernel adds up what parents have waited for; the samples have what nobody waited for.
+    # The kernel sums up children that were waited for; the samples have the others.
     cpu = max(_cpu_of_ended_children() - cpu_before, sum(cpu_seconds.values()))
     return Usage(started_ns, process.returncode or 0, peak_rss_bytes, cpu)
 
 
 def process_tree(root: int) -> set[int]:
-    """The process `root` and all that descend from it now."""
+    """Return the process `root` and its current descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat_fields(int(entry.name))):
@@ -81,7 +81,7 @@ def process_tree(root: int) -> set[int]:
 
 
 def _read_usage(pid: int) -> tuple[int, float] | None:
-    """Resident bytes and CPU seconds of a process; None when it is gone."""
+    """Return resident bytes and CPU seconds of a process; None if it has ended."""
     fields = _stat_fields(pid)
     if fields is None:
         return None
@@ -89,12 +89,12 @@ def _read_usage(pid: int) -> tuple[int, float] | None:
 
 
 def _stat_fields(pid: int) -> list[str] | None:
-    """The fields of proc(5) stat from the third, the state, on."""
+    """Return the fields of proc(5) stat from the third (state) on."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()  # the second field, the name, may hold anything
+    return stat.rpartition(")")[2].split()  # the second field, the name, may contain anything
 
 
 def _cpu_of_ended_children() -> float:
@@ -103,11 +103,11 @@ def _cpu_of_ended_children() -> float:
 
 
 class FirstFetch:
-    """When the broker first reads a topic's log: the same clock for whoever fetches it.
+    """The time of the broker's first read of a topic's log, whichever client fetches it.
 
-    The kernel sets a file's access time when it is read (also by sendfile) and was older than the
-    modification time; so it is set back before a run and looked at afterwards. On a file system
-    mounted with noatime it never moves.
+    The kernel updates a file's access time on a read (also by sendfile) if it is older than the
+    modification time. So it is set back before a run and read afterwards. On a file system mounted
+    with noatime it does not change.
     """
 
     def __init__(self, segments: Iterable[Path]) -> None:
@@ -116,6 +116,6 @@ class FirstFetch:
             os.utime(segment, ns=(0, segment.stat().st_mtime_ns))
 
     def time_ns(self) -> int | None:
-        """Nanoseconds since 1970; None when it can't be told."""
+        """Return nanoseconds since 1970; None if the access time did not change."""
         times = [segment.stat().st_atime_ns for segment in self._segments]
         return min((time for time in times if time), default=None)

@@ -1,6 +1,6 @@
-"""What the plots of `bench/run.sh curves` show, as numbers and words; `plots.py` draws it.
+"""The content of the plots of `bench/run.sh curves` as numbers and words; `plots.py` draws it.
 
-It runs where the pipeline is not installed, and where matplotlib is not.
+Needs neither the pipeline nor matplotlib.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ X_LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The x axis, from the first to the last point; ticks are the points that stand apart."""
+    """The x axis, from the first to the last point; ticks are points with enough distance."""
 
     label: str
     log: bool
@@ -50,12 +50,12 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve, or a single point: median, least and most over the runs, for each x.
+    """A curve or a single point: median, minimum and maximum over the runs, for each x.
 
     Attributes:
-        contender: its name; it decides on the colour.
-        is_main: drawn through; else dashed.
-        is_other_schema: another schema than the series' other lines; drawn hollow.
+        contender: the contender's name, which decides the colour.
+        is_main: drawn as a solid line, else dashed.
+        is_other_schema: measured with another schema than the other lines; drawn hollow.
     """
 
     contender: str
@@ -78,7 +78,7 @@ class Panel:
 
 
 def axis_of(name: str, series: Document) -> Axis:
-    """The x axis of a series."""
+    """Return the x axis of a series."""
     log = name != "invalid"
     ticks: list[tuple[float, str]] = []
     places = sorted({x_of(name, point) for point in series["points"]})
@@ -90,12 +90,12 @@ def axis_of(name: str, series: Document) -> Axis:
 
 
 def x_of(name: str, point: Document) -> float:
-    """A point's place on the x axis; shares in percent."""
+    """Return a point's position on the x axis; shares in percent."""
     return float(point[_X_FIELD[name]]) * (100 if name == "invalid" else 1)
 
 
 def short(number: float) -> str:
-    """A number in few characters, such as 300k."""
+    """Return a number in few characters, such as 300k."""
     for unit, letter in ((1e6, "M"), (1e4, "k")):
         if number >= unit:
             return f"{number / (unit if letter == 'M' else 1e3):.3g}{letter}"
@@ -103,7 +103,7 @@ def short(number: float) -> str:
 
 
 def panels_of(name: str, series: Document) -> list[Panel]:
-    """The panels of a series' plot, those without a line left out."""
+    """Return the panels of a series' plot that have a line."""
 
     def lines(figure: str, *, is_main: bool = True, factor: Callable[..., float]) -> list[Line]:
         return _lines(name, series["points"], figure, factor, is_main=is_main)
@@ -171,7 +171,7 @@ def _lines(
 
 
 def _ratios(name: str, series: Document) -> list[Line]:
-    """Median of the first contender over that of each other one."""
+    """Return the ratios of the first contender's median to those of the others."""
     lines = []
     ours, *peers = _contenders(series["points"])
     for peer in peers:
@@ -199,7 +199,7 @@ def _contenders(points: list[Document]) -> list[str]:
 
 
 def caption_of(name: str, series: Document) -> str:
-    """What was measured, on what, when."""
+    """Return what was measured, on which machine and when."""
     points, bench = series["points"], series["bench"]
     machine = bench["machine"]
     fixed = [f"windows of {bench['window_seconds']} s"]
@@ -214,7 +214,7 @@ def caption_of(name: str, series: Document) -> str:
         fixed.append(f"values of {_range(points, 'event_bytes')} bytes on average")
     main = _main_schema(points)
     others = sorted({point["schema"] for point in points} - {main})
-    runs = _range([one for point in points for one in point["contenders"].values()], "runs")
+    runs = _range([spread for point in points for spread in point["contenders"].values()], "runs")
     days = sorted({point["measured_at"][:10] for point in points})
     commits = list(dict.fromkeys(point["commit"] or "unknown" for point in points))
     parts = [

@@ -1,4 +1,4 @@
-"""Draws the plots of `bench/run.sh curves`, an SVG a series: `python -m bench.plots FILE`."""
+"""Draws the plots of `bench/run.sh curves`, one SVG per series: `python -m bench.plots FILE`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ STYLE = {
 
 
 def main() -> int:
-    """Draws every series of the results file, beside it."""
+    """Draw every series of the results file, next to it."""
     results = Path(sys.argv[1])
     for name, series in json.loads(results.read_bytes())["series"].items():
         path = results.with_name(f"{results.stem}-{name}.svg")
@@ -62,10 +62,10 @@ def main() -> int:
 
 
 def draw(name: str, series: dict[str, Any]) -> Figure:
-    """The plot of a series."""
+    """Return the plot of a series."""
     panels, axis = panels_of(name, series), axis_of(name, series)
     names = list(series["bench"]["titles"])
-    looks = {one: (COLORS[i % 5], MARKERS[i % 5]) for i, one in enumerate(names)}
+    looks = {name: (COLORS[i % 5], MARKERS[i % 5]) for i, name in enumerate(names)}
     rows = -(-len(panels) // 2)
     height = MARGIN_INCHES + ROW_INCHES * rows
     figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="white", layout="constrained")

@@ -1,4 +1,4 @@
-"""Valid events whose JSON has exactly a given number of bytes."""
+"""Valid events whose JSON has a given number of bytes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _NOTE = len(b',"note":""')
 def sized_events(
     size: int, seed: int, clock_ms: Callable[[], int] = wall_clock_ms
 ) -> tuple[Iterator[SourceRecord], Path | None]:
-    """Events of `size` bytes, without end, and their schema; None is the commerce event's.
+    """Return endless events of `size` bytes, and their schema; None for commerce events.
 
-    Those of `SMALLEST_COMMERCE_BYTES` and more are commerce events; smaller ones are readings, of
-    `SMALLEST_READING_BYTES` at least.
+    Events of `SMALLEST_COMMERCE_BYTES` or more are commerce events. Smaller ones are readings, of
+    `SMALLEST_READING_BYTES` or more.
     """
     if size < SMALLEST_COMMERCE_BYTES:
         return _readings(size, seed, clock_ms), READING_SCHEMA
@@ -40,8 +40,10 @@ def sized_events(
 
 
 def _commerce_events(size: int, seed: int, clock_ms: Callable[[], int]) -> Iterator[SourceRecord]:
-    """Made-up events, filled up with a field `note` that the schema does not name; one that is too
-    large is a page view without its optional fields."""
+    """Yield synthetic events, filled up by a field `note` that the schema does not name.
+
+    An event that would be too large is replaced by a page view without optional fields.
+    """
     factory, filler = EventFactory(seed), _Filler(seed)
     while True:
         event = factory.make(clock_ms())
@@ -78,7 +80,7 @@ def _readings(size: int, seed: int, clock_ms: Callable[[], int]) -> Iterator[Sou
 
 
 class _Filler:
-    """Brings JSON objects to a size with English words, from a random place of 4 MB of them."""
+    """Fills JSON objects up to a size with English words from a random place in 4 MB of words."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(f"filler {seed}")
@@ -87,10 +89,10 @@ class _Filler:
         self._text = " ".join(words).encode("ascii", "ignore").translate(None, b'"\\')
 
     def fill(self, value: bytes, size: int) -> bytes:
-        """The object with a further field `note`, `size` bytes together.
+        """Return the object with a further field `note`, `size` bytes in total.
 
         Raises:
-            ValueError: it is too large for that.
+            ValueError: the object is too large.
         """
         length = size - len(value) - _NOTE
         if length < 0:

@@ -1,7 +1,7 @@
-"""What a start costs with many files of the past: the ledger with its snapshot, and without.
+"""Measures loading the ledger with many old files, with a snapshot and without.
 
-Makes `--files` Parquet files of ten rows and their footers, then loads the ledger as the pipeline
-does at its start, before and after a snapshot, and once more with `--new` files since.
+Makes `--files` Parquet files of ten rows, then loads the ledger as a start does: before a snapshot,
+after it, and with `--new` files since.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def start_up_seconds(directory: str) -> float:
-    """Loads the ledger and saves its snapshot, as each start does."""
+    """Load the ledger and save its snapshot, as each start does."""
     started = time.monotonic()
     ledger = load_ledger(Path(directory, "output"), Path(directory, "dead"))
     ledger.save()

@@ -1,8 +1,8 @@
-"""How fast the pipeline is, beside others that do the same work: the table of `bench/run.sh`.
+"""Measures the throughput of the pipeline and of others that do the same work.
 
-Fills a topic with synthetic events, then lets each contender land all of it, in turn, several times
-over. Every output is compared with that of the pipeline on Prism, row for row, before a figure is
-printed: same work or no figure.
+Fills a topic with synthetic events, then lets each contender land it in turn, several times. Every
+output is compared row for row with that of the pipeline on Prism. A contender with another output
+gets no figure.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
 
 
 def main() -> int:
-    """Runs the bench; 0 when every output was the same, 1 when not, 2 for a wrong flag."""
+    """Run the benchmark; return 0 if all outputs are equal, 1 if not, 2 for a wrong flag."""
     args = _parse_flags()
     with work_directory("beam_pipeline_bench_", keep=args.keep) as directory:
         try:
@@ -123,7 +123,9 @@ def _bench(args: argparse.Namespace, directory: Path) -> dict[Contender, list[Ru
             window_seconds=args.window_seconds,
         ).workload
         bench = _Bench(Lander(directory, workload, args.timeout_seconds), workload)
-        bench.make_reference(next(one for one in lineup(args.bench_python) if one.name == OURS))
+        bench.make_reference(
+            next(contender for contender in lineup(args.bench_python) if contender.name == OURS)
+        )
         results: dict[Contender, list[Run]] = {contender: [] for contender in contenders}
         for repeat in range(1, args.repeats + 1):
             for contender in contenders:
@@ -133,7 +135,7 @@ def _bench(args: argparse.Namespace, directory: Path) -> dict[Contender, list[Ru
 
 
 class _Bench:
-    """Runs contenders on one filled topic and holds their outputs against the first of ours."""
+    """Runs contenders on one filled topic, and compares their outputs with this pipeline's."""
 
     def __init__(self, lander: Lander, workload: Workload) -> None:
         self._lander = lander
@@ -142,10 +144,10 @@ class _Bench:
         self._reference: OutputReader | None = None
 
     def make_reference(self, ours: Contender) -> None:
-        """Lets ours run once, unmeasured: what the others must equal; it warms the caches too.
+        """Run this pipeline once, unmeasured. Its output is the reference, and caches get warm.
 
         Raises:
-            DifferentWorkError: a record is lost or doubled.
+            DifferentWorkError: a record is missing or doubled.
         """
         say(f"reference: {ours.title}, not measured ...")
         landing = self._lander.land(ours)
@@ -156,10 +158,10 @@ class _Bench:
             raise DifferentWorkError(f"{ours.name}: {'; '.join(wrong)}")
 
     def run(self, contender: Contender) -> Run:
-        """Runs a contender once.
+        """Run a contender once.
 
         Raises:
-            DifferentWorkError: its output is not the reference's.
+            DifferentWorkError: its output differs from the reference.
         """
         landing = self._lander.land(contender)
         self._compare(landing)
@@ -184,7 +186,7 @@ class _Bench:
 
 
 def _row_schema() -> Any:
-    """Arrow schema of the rows: the event after normalisation and enrichment, and provenance."""
+    """Return the Arrow schema of the rows: the normalised and enriched event, and provenance."""
     contract = load_contract(resources.event_schema_path())
     enrich = Enrich(contract, resources.reference_dir())
     normalized = Normalize(contract).output_schema(contract.batch_schema)
@@ -192,8 +194,7 @@ def _row_schema() -> Any:
 
 
 def results_json(results: dict[Contender, list[Run]], args: argparse.Namespace) -> dict[str, Any]:
-    """The results file: for each contender the medians by figure, and the spreads; `bench` has the
-    machine and the flags."""
+    """Return the results file: medians and spreads by contender; `bench` has machine and flags."""
     document: dict[str, Any] = {}
     for contender, runs in results.items():
         spreads = {field.name: spread_of(runs, field.name) for field in fields(Run)}
@@ -215,7 +216,7 @@ def results_json(results: dict[Contender, list[Run]], args: argparse.Namespace) 
 
 
 def results_table(results: dict[Contender, list[Run]], args: argparse.Namespace) -> Table:
-    """The table; the rate's spread in brackets, the ratio is that of ours to the contender's."""
+    """Return the table, with the rate's spread and the ratio of this pipeline to the contender."""
     table = Table(
         title=f"{args.events:,} events, {args.partitions} partitions, {args.invalid_ratio:.1%} "
         f"invalid, windows of {args.window_seconds} s: medians of {args.repeats} runs",
@@ -232,7 +233,7 @@ def results_table(results: dict[Contender, list[Run]], args: argparse.Namespace)
         *("peak RSS", "CPU s/M", "output"),
     ):
         table.add_column(heading, justify="left" if heading == "contender" else "right")
-    ours = next((runs for one, runs in results.items() if one.name == OURS), [])
+    ours = next((runs for contender, runs in results.items() if contender.name == OURS), [])
     for contender, runs in results.items():
         first_read = spread_of(runs, "seconds_to_first_read")
         table.add_row(

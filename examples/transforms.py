@@ -1,9 +1,9 @@
-"""Two transforms of one's own, for the events of `schema/commerce_event.schema.json`.
+"""Two user transforms for the events of `schema/commerce_event.schema.json`.
 
     ./run_direct.sh --transform=examples.transforms:AmountBand \\
       --transform=examples.transforms:refuse_bots
 
-`beam_pipeline.transforms.Transform` says what a transform must keep to.
+See `beam_pipeline.transforms.Transform` for the rules of a transform.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 
 class AmountBand:
-    """Adds the column `amount_band`: small, medium or large by `amount_eur`; null without one."""
+    """Add the column `amount_band`: small, medium or large by `amount_eur`, null without it."""
 
     def setup(self) -> None:
-        """Called once in each worker; the place for what is costly to load or can't be pickled."""
+        """Called once in each worker: load here what is expensive or can't be pickled."""
         self._medium, self._large = pa.scalar(50.0), pa.scalar(500.0)
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -35,10 +35,10 @@ class AmountBand:
 
 
 def refuse_bots(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Makes dead letters of what crawlers did, by their User-Agent.
+    """Make dead letters of the events of crawlers, by their User-Agent.
 
-    It need not find out which rows they are: where it raises, it is called again on halves of the
-    batch until the rows at fault stand alone.
+    A transform need not say which rows are at fault. If it raises, it is called again on halves of
+    the batch until the rows at fault are alone.
     """
     agents = pc.utf8_lower(batch.column("user_agent"))
     if pc.any(pc.match_substring(agents, "bot/")).as_py():

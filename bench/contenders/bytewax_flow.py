@@ -1,9 +1,8 @@
 """Bytewax: its Kafka operators, `flat_map_batch` for the work, and a sink of each kind.
 
-Run by `python -m bytewax.run bytewax_flow:flow` with one worker, its default. A source batch larger
-than the default and `flat_map_batch` are what its docstrings offer for throughput. Its windowing
-operators take items one at a time and by key; putting rows into windows a column at a time, in the
-sink, is the cheaper way and what is measured here.
+Run by `python -m bytewax.run bytewax_flow:flow` with one worker, its default. Its docstrings
+recommend `flat_map_batch` and a larger source batch for throughput. Its windowing operators take
+single items by key; assigning windows to whole columns in the sink is faster, and is measured here.
 """
 
 from __future__ import annotations
@@ -25,60 +24,60 @@ Letter = dict[str, Any]
 
 
 class ParquetPartition(StatelessSinkPartition[pa.RecordBatch]):
-    """Batches to one Parquet file a window."""
+    """Writes batches to one Parquet file per window."""
 
     def __init__(self, job: Job) -> None:
         self._files = WindowFiles(job.output_dir, job.topic, job.window_seconds)
 
     def write_batch(self, items: list[pa.RecordBatch]) -> None:
-        """Takes batches."""
+        """Write batches."""
         for batch in items:
             self._files.add(batch)
 
     def close(self) -> None:
-        """Finishes the files at the end of the input."""
+        """Finish the files at the end of the input."""
         self._files.close()
 
 
 class ParquetSink(DynamicSink[pa.RecordBatch]):
-    """Parquet files, those of each worker apart."""
+    """Parquet files, separate for each worker."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> ParquetPartition:
-        """The partition of one worker."""
+        """Return the partition of one worker."""
         return ParquetPartition(self._job)
 
 
 class JsonLinesPartition(StatelessSinkPartition[Letter]):
-    """Dead letters to JSON lines."""
+    """Writes dead letters as JSON lines."""
 
     def __init__(self, job: Job) -> None:
         self._sink = letters_path(job.dead_letter_dir).open("wb")
 
     def write_batch(self, items: list[Letter]) -> None:
-        """Takes letters."""
+        """Write dead letters."""
         write_letters(self._sink, items)
 
     def close(self) -> None:
-        """Ends the file at the end of the input."""
+        """Close the file at the end of the input."""
         self._sink.close()
 
 
 class JsonLinesSink(DynamicSink[Letter]):
-    """JSON lines, those of each worker apart."""
+    """JSON lines, separate for each worker."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> JsonLinesPartition:
-        """The partition of one worker."""
+        """Return the partition of one worker."""
         return JsonLinesPartition(self._job)
 
 
 def build_flow(job: Job) -> Dataflow:
-    """Kafka to Parquet and JSON lines, up to the end of the topic."""
+    """Return the flow from Kafka to Parquet and JSON lines, up to the end of the topic."""
     judge, reference = Judge(job.schema), Reference(job.reference_dir)
 
     def land_batch(messages: list[KafkaSourceMessage[Any, Any]]) -> Iterator[Any]:

@@ -1,11 +1,11 @@
-"""What the contenders share: the work on commerce events, written against pyarrow by hand.
+"""Shared by the contenders: the work on commerce events, written by hand with pyarrow.
 
-Nothing of the pipeline under test is imported, only its schema and its reference tables are read:
-that its output and the contenders' are equal says something about both. `land` and `WindowFiles`
-work on batches, for the hand-written loop and Bytewax; `normalize_event` and `enrich_event` on one
-dict, for Quix Streams, which gives its functions one message at a time.
+It imports nothing of the pipeline under test and reads only its schema and reference tables, so
+equal outputs confirm both. `land` and `WindowFiles` process batches, for the hand-written loop and
+Bytewax. `normalize_event` and `enrich_event` process one dict, for Quix Streams, which passes
+single messages.
 
-A row that Arrow refuses ends a contender; none of the synthetic events is one.
+A row that Arrow refuses ends a contender; the synthetic events have none.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Job:
-    """What to land, from where to where; `ends` are the offsets to stop at, by partition."""
+    """The topic to land, and the target; `ends` are the end offsets by partition."""
 
     bootstrap_servers: str
     topic: str
@@ -60,7 +60,7 @@ class Job:
 
     @staticmethod
     def from_environment() -> Job:
-        """The job that the bench has set, as a JSON object."""
+        """Return the job that the benchmark passes as a JSON object."""
         fields = json.loads(os.environ[JOB_VARIABLE])
         fields["ends"] = {int(partition): end for partition, end in fields["ends"].items()}
         return Job(**fields)
@@ -102,7 +102,7 @@ class Judge:
         self._is_valid = self._validator.is_valid
 
     def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:
-        """The event and None, or None and the failure."""
+        """Return the event and None, or None and the failure."""
         if value is None:
             return None, _failure("NULL_VALUE", "the value is null")
         if len(value) > MAX_VALUE_BYTES:
@@ -131,7 +131,7 @@ class Judge:
 
 
 def check_time(event_us: int, append_ms: int) -> Failure | None:
-    """Whether an event is too old, or too far in the future, by the time Kafka got it."""
+    """Return a failure if an event is too old or in the future, by its Kafka timestamp."""
     age_us = append_ms * 1000 - event_us
     if age_us > MAX_AGE_MS * 1000:
         return _failure("TOO_OLD", "event_time is too long before the append time")
@@ -141,7 +141,7 @@ def check_time(event_us: int, append_ms: int) -> Failure | None:
 
 
 def dead_letter(record: Record, failure: Failure, schema_ref: dict[str, str]) -> dict[str, Any]:
-    """The JSON line of `schema/dead_letter.schema.json`."""
+    """Return the JSON line of `schema/dead_letter.schema.json`."""
     identity = f"{record.topic}\0{record.partition}\0{record.offset}\0validate"
     kind, timestamp_ms = record.timestamp
     return {
@@ -188,12 +188,12 @@ class Reference:
 
     @cached_property
     def region_columns(self) -> tuple[pa.Array, pa.Array]:
-        """Countries, and the region of each."""
+        """Return countries and their regions."""
         return pa.array(self.regions), pa.array(self.regions.values())
 
     @cached_property
     def rate_columns(self) -> tuple[pa.Array, pa.Array]:
-        """Currencies, and what a unit of each is in euros."""
+        """Return currencies and their rates in euros."""
         return pa.array(self.eur_per_unit), pa.array(self.eur_per_unit.values(), pa.float64())
 
 
@@ -246,7 +246,7 @@ _NAMED = frozenset(SCHEMA.names[: SCHEMA.names.index("extra")])
 def land(
     records: Iterable[Record], judge: Judge, reference: Reference
 ) -> tuple[pa.RecordBatch, list[dict[str, Any]]]:
-    """Records to a batch of the valid ones, normalised and enriched, and the others' letters."""
+    """Return a batch of the valid records, normalised and enriched, and dead letters."""
     events: list[dict[str, Any]] = []
     kept: list[Record] = []
     dead: list[dict[str, Any]] = []
@@ -271,7 +271,7 @@ def land(
 
 
 def event_times_us(batch: pa.RecordBatch) -> Any:
-    """The column event_time in microseconds since 1970."""
+    """Return the column event_time in microseconds since 1970."""
     return batch.column("event_time").cast(pa.int64()).to_numpy()
 
 
@@ -323,7 +323,7 @@ def _device_column(events: list[dict[str, Any]]) -> pa.Array:
 
 
 def _purchase_column(events: list[dict[str, Any]]) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """The purchases, their amounts as exact decimals cast back to doubles, their currencies."""
+    """Return purchases, amounts (exact decimals cast to doubles) and currencies."""
     purchases = [event.get("purchase") for event in events]
     orders = [purchase or {} for purchase in purchases]
     offsets: list[int | None] = []
@@ -363,9 +363,9 @@ def _look_up(keys: pa.Array, known: pa.Array, values: pa.Array) -> pa.Array:
 
 
 class WindowFiles:
-    """One Parquet file for each window, written a row group at a time.
+    """One Parquet file per window, written one row group at a time.
 
-    A window that is added to after `close_before` has closed it gets a further file.
+    A window that gets rows after `close_before` has closed it gets a further file.
     """
 
     def __init__(self, output_dir: str, topic: str, window_seconds: int) -> None:
@@ -376,7 +376,7 @@ class WindowFiles:
         self._panes: dict[int, int] = {}
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Sends each row to the file of its event time's window."""
+        """Write each row to the file of its window of event time."""
         windows = event_times_us(batch) // self._window_us
         if windows.size == 0:
             return
@@ -387,14 +387,14 @@ class WindowFiles:
             self._file(window).write(batch.filter(pa.array(windows == window)))
 
     def close_before(self, time_us: int) -> None:
-        """Finishes the files of the windows that end at `time_us` or earlier."""
+        """Finish the files of windows that end at `time_us` or earlier."""
         for window in [
             window for window in self._open if (window + 1) * self._window_us <= time_us
         ]:
             self._open.pop(window).close()
 
     def close(self) -> None:
-        """Finishes every file."""
+        """Finish all files."""
         for file in self._open.values():
             file.close()
         self._open.clear()
@@ -417,7 +417,7 @@ class WindowFiles:
 
 
 class _WindowFile:
-    """A file that takes its final name when it is complete."""
+    """A file that gets its final name once it is complete."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -446,12 +446,12 @@ class _WindowFile:
 
 
 def write_letters(sink: BinaryIO, letters: Iterable[dict[str, Any]]) -> None:
-    """Appends a JSON line for each letter."""
+    """Append a JSON line per dead letter."""
     sink.writelines(_encode_json(letter) + b"\n" for letter in letters)
 
 
 def letters_path(dead_letter_dir: str) -> Path:
-    """The file of dead letters, its directory made."""
+    """Return the path of the dead-letter file, and make its directory."""
     Path(dead_letter_dir).mkdir(parents=True, exist_ok=True)
     return Path(dead_letter_dir, "letters.jsonl")
 
@@ -460,7 +460,7 @@ def letters_path(dead_letter_dir: str) -> Path:
 
 
 def normalize_event(event: dict[str, Any]) -> dict[str, Any]:
-    """The columns of one event before enrichment."""
+    """Return the columns of one event before enrichment."""
     device, purchase = event["device"], event.get("purchase")
     return {
         "event_id": event["event_id"].lower(),
@@ -485,7 +485,7 @@ def normalize_event(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def enrich_event(row: dict[str, Any], append_ms: int, reference: Reference) -> dict[str, Any]:
-    """`row` with the added columns."""
+    """Return `row` with the added columns."""
     purchase = row["purchase"]
     rate = reference.eur_per_unit.get(purchase["currency"]) if purchase else None
     return {
@@ -498,12 +498,12 @@ def enrich_event(row: dict[str, Any], append_ms: int, reference: Reference) -> d
 
 
 def event_time_of(event: dict[str, Any]) -> datetime:
-    """The event's time, in UTC."""
+    """Return the event's time in UTC."""
     return datetime.fromisoformat(event["event_time"]).astimezone(timezone.utc)
 
 
 def microseconds_of(moment: datetime) -> int:
-    """Microseconds since 1970."""
+    """Return microseconds since 1970."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
@@ -531,11 +531,11 @@ def _strip(text: str | None) -> str | None:
     return None if text is None else text.strip()
 
 
-# --- small change
+# --- helpers
 
 
 def _extra(event: dict[str, Any]) -> str | None:
-    """What the schema does not name, as JSON text."""
+    """Return the fields that the schema does not name, as JSON text."""
     if _NAMED.issuperset(event):
         return None
     unnamed = {name: value for name, value in event.items() if name not in _NAMED}

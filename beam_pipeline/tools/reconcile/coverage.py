@@ -102,7 +102,8 @@ def read_coverage(
             reason = str(error)
         if reason is not None:
             problems.append(FileProblem(path, reason))
-        for partition in [found for found in own.offsets if found.topic not in topics]:
+        others = [partition for partition in own.offsets if partition.topic not in topics]
+        for partition in others:
             del own.offsets[partition]
         total.merge(own)
         progress(1)
@@ -112,11 +113,11 @@ def read_coverage(
 def find_overlaps(
     paths: Iterable[Path], wanted: OffsetSets, progress: Progress = lambda files: None
 ) -> list[FileOverlap]:
-    """Finds which files hold the wanted offsets, by reading all of them once more.
+    """Read all files again, and return those that hold any of the wanted offsets.
 
-    A file that can't be read holds nothing here: `read_coverage` has told of it.
+    Files that can't be read are left out; `read_coverage` reports them.
     """
-    found: list[FileOverlap] = []
+    overlaps: list[FileOverlap] = []
     for path in paths:
         held: dict[TopicPartition, BitMap64] = {}
         try:
@@ -126,17 +127,17 @@ def find_overlaps(
                     held.setdefault(partition, BitMap64()).update(common)
         except UnreadableFile:
             held.clear()
-        found.extend(
+        overlaps.extend(
             FileOverlap(path, partition, offsets)
             for partition, offsets in sorted(held.items())
             if offsets
         )
         progress(1)
-    return found
+    return overlaps
 
 
 def _footer_mistake(path: Path, rows: Coverage) -> str | None:
-    """What a Parquet file's footer or name says wrongly of its rows; None if nothing."""
+    """Return how a Parquet file's footer or name differs from its rows; None if they agree."""
     footer = claimed_by(path)
     if footer.rows != rows.records.total():
         return f"footer says {footer.rows} rows, the file has {rows.records.total()}"

@@ -115,10 +115,12 @@ def _header(given: ReportInput) -> Element:
     if not given.topics:
         heading.append(tag("span", "No topic"))
     landed = given.landed
-    told = f"made {utc(given.made_at)} UTC"
+    subtitle = f"made {utc(given.made_at)} UTC"
     if landed.first_window and landed.last_window:
-        told = f"Events of {span(landed.first_window, landed.last_window)} UTC · {told}"
-    return tag("header", tag("p", "beam-pipeline report", class_="kicker"), heading, tag("p", told))
+        subtitle = f"Events of {span(landed.first_window, landed.last_window)} UTC · {subtitle}"
+    return tag(
+        "header", tag("p", "beam-pipeline report", class_="kicker"), heading, tag("p", subtitle)
+    )
 
 
 def _verdict(verdict: Verdict) -> Element:
