@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis searches, the flags of the fault suite, Java."""
+"""Shared by all tests: the profiles of hypothesis, the flags of the fault suite, Java."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from beam_pipeline.resources import java_lock_path
 from beam_pipeline.runtime.programs.java import fetch_jars, find_java
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
-# No deadline and no complaint about slowness: the machine may be busy with a broker meanwhile.
+# No deadline and no check for slowness: a broker may keep the machine busy.
 _local = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-# The tests start a hundred JVMs for seconds each; Java's second compiler would take most of the
-# processor's time and repay none of it.
+# The tests start a hundred JVMs for a few seconds each. Java's second compiler would take most of
+# their CPU time without a benefit.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 settings.register_profile("local", _local)
@@ -63,7 +63,7 @@ _LONGEST_FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes begins first, so that no worker is left alone with it at the end."""
+    """Start the files that take minutes first, so that no worker runs one alone at the end."""
 
     def rank(item: pytest.Item) -> int:
         path = item.path.relative_to(Path(__file__).parent).as_posix()

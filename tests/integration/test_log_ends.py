@@ -34,7 +34,7 @@ def test_the_ends_follow_the_log(kafka: KafkaConnection, fresh_topic: Callable[.
 
 def test_a_broker_that_is_away_holds_nobody_up() -> None:
     nobody = KafkaConnection.from_flags("127.0.0.1:9", None)
-    with pytest.raises(EnvironmentFailure):
+    with pytest.raises(EnvironmentFailure, match="end of orders"):
         EndOffsets(nobody).ask([("orders", 0)], timeout_seconds=0.5)
     started = time.monotonic()
     with LogEnds(nobody) as log_ends:

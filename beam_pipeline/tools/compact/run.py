@@ -14,31 +14,22 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.contents import UnreadableFile, file_offsets
 from beam_pipeline.files.durable import exchange, sync
-from beam_pipeline.files.footer import FOOTER_KEY
 from beam_pipeline.files.names import PARQUET_SUFFIX
-from beam_pipeline.files.row_groups import row_groups
 from beam_pipeline.files.tree import visible_files
-from beam_pipeline.offset_sets import TopicPartition, offset_set
 from beam_pipeline.terminal import progress_bar
-from beam_pipeline.tools.compact.plan import DirectoryPlan, Group, LeftAlone, plan_directory
+from beam_pipeline.tools.compact.merge import merge
+from beam_pipeline.tools.compact.plan import DirectoryPlan, LeftAlone, plan_directory
 
 TEMPORARY_DIR = "_tmp"
-ROW_GROUP_BYTES = 64 * 1024 * 1024
-
-_ROWS_AT_A_TIME = 65_536
 COMPACTION_EPOCH = re.compile(r"[0-9]{8}T[0-9]{6}Zc[0-9a-f]{4}")
 
 
@@ -176,42 +167,3 @@ def _make_alike(path: Path, model: Path) -> None:
     wanted, current = model.stat(), path.stat()
     if (wanted.st_uid, wanted.st_gid) != (current.st_uid, current.st_gid):
         os.chown(path, wanted.st_uid, wanted.st_gid)
-
-
-def merge(group: Group, path: Path, codec: str = "zstd") -> None:
-    """Write the group's rows to `path`, then check the written rows against the footer.
-
-    Raises:
-        pa.ArrowException, OSError: a source can't be read, or `path` can't be written.
-        EnvironmentFailure: the rows differ from the footer.
-    """
-    schema = group.sources[0].schema
-    with pq.ParquetWriter(path, schema, compression=codec) as writer:
-        for table in row_groups(_batches_of(group, schema), schema, ROW_GROUP_BYTES):
-            row_group = table.unify_dictionaries()
-            writer.write_table(row_group, row_group_size=row_group.num_rows)
-        writer.add_key_value_metadata({FOOTER_KEY: group.footer().to_json()})
-    _verify(group, path)
-
-
-def _batches_of(group: Group, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for source in group.sources:
-        with pq.ParquetFile(source.path) as file:
-            for batch in file.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
-                yield batch.replace_schema_metadata(schema.metadata)
-
-
-def _verify(group: Group, path: Path) -> None:
-    rows = 0
-    held: dict[TopicPartition, BitMap64] = {}
-    try:
-        for partition, offsets in file_offsets(path):
-            rows += int(np.size(offsets))
-            held.setdefault(partition, BitMap64()).update(offset_set(offsets))
-    except UnreadableFile as error:
-        raise EnvironmentFailure(f"{path}: {error}; nothing was put in place") from None
-    if rows != group.rows or held != group.offsets():
-        raise EnvironmentFailure(
-            f"{group.sources[0].path.parent}: footers and rows differ in what they hold, see "
-            "reconcile; nothing was put in place"
-        )

@@ -134,7 +134,7 @@ def test_only_files_that_the_snapshot_lacks_are_opened(tree: OutputTree) -> None
     assert offsets(ledger.covered) == set(sources("orders", 0, range(3)))
     assert ledger.files == {path.name for path in (*old, new)}
     new.write_bytes(b"")
-    with pytest.raises(EnvironmentFailure):
+    with pytest.raises(EnvironmentFailure, match="a damaged file must be moved away"):
         load(tree)
 
 

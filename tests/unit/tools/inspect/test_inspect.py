@@ -141,13 +141,20 @@ def test_foreign_parquet_has_statistics_and_no_footer(tree: OutputTree) -> None:
     assert null_share(found.columns["a"]) == "?"
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.csv"])
-def test_what_is_neither_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.parquet", "Parquet"),
+        ("a.jsonl", "line 1 is not JSON"),
+        ("a.csv", "is neither .parquet nor .jsonl"),
+    ],
+)
+def test_what_is_neither_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     path = tmp_path / name
     path.write_text("a,b\n")
-    with pytest.raises(UnreadableFile):
+    with pytest.raises(UnreadableFile, match=reason):
         inspect_file(path)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="nowhere is not a directory"):
         inspect_tree(tmp_path / "nowhere")
 
 
