@@ -108,9 +108,7 @@ def outcome_of(test: str, mutation: Mutation | None) -> Outcome:
             check=False,
         )
     # pytest also exits with 1 if a fixture fails before the test.
-    broke_down = (
-        re.search(r"ERROR (at setup of|collecting) ", tested.stdout, re.MULTILINE) is not None
-    )
+    broke_down = re.search(r"ERROR (at setup of|collecting) ", tested.stdout) is not None
     return Outcome(
         passed=tested.returncode == 0,
         failed=tested.returncode == 1 and not broke_down,
