@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the job until it ends or is told to; 0 when it was told to."""
+    """Run the job until it ends or gets a signal; return 0 after a signal."""
     parser = argparse.ArgumentParser(prog="beam_pipeline.job", add_help=False)
     parser.add_argument("--job_file", type=Path)
     parser.add_argument("--detach", action="store_true", help="the job outlives this process")
@@ -84,23 +84,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def loopback_pool(options: PipelineOptions) -> WorkerPool | None:
-    """The pool that `--environment_type=LOOPBACK` asks for, and has `options` name it: the one that
-    Beam would start in this process listens on all interfaces."""
+    """Start the worker pool for `--environment_type=LOOPBACK` and name it in `options`.
+
+    The pool that Beam would start in this process listens on all interfaces.
+    """
     portable = options.view_as(PortableOptions)
     if portable.environment_type != "LOOPBACK":
         return None
     pool = WorkerPool(options, use_process=False)
     portable.environment_type, portable.environment_config = "EXTERNAL", pool.endpoint
-    # A list of this environment's packages (pip freeze) would be made for a worker elsewhere.
+    # Beam would list this environment's packages (pip freeze), for workers elsewhere.
     options.view_as(DebugOptions).add_experiment("disable_logging_submission_environment")
     return pool
 
 
 def await_endpoints(*endpoints: str | None) -> None:
-    """Waits until each host:port takes connections: they start while this process imports Beam.
+    """Wait until each host:port accepts connections; they start while this process imports Beam.
 
     Raises:
-      EnvironmentFailure: one does not within `ENDPOINT_TIMEOUT_SECONDS`.
+      EnvironmentFailure: an endpoint does not within `ENDPOINT_TIMEOUT_SECONDS`.
     """
     deadline = time.monotonic() + ENDPOINT_TIMEOUT_SECONDS
     for endpoint in filter(None, endpoints):
@@ -118,8 +120,11 @@ def await_endpoints(*endpoints: str | None) -> None:
 def _watch(
     result: PipelineResult, stop: threading.Event, status_file: Path | None, detach: bool
 ) -> int:
-    """Waits for the job's end or the signal, writing the status once a second; not that of a job
-    that outlives this process, whose counters Beam's job server does not know."""
+    """Wait for the job's end or the signal, and write the status regularly.
+
+    No status is written for a job that outlives this process: Beam's job server does not know its
+    counters.
+    """
     if detach:
         status_file = None
     while not stop.wait(STATUS_INTERVAL_SECONDS):
@@ -137,17 +142,17 @@ def _watch(
 
 
 def reason_of(result: PipelineResult) -> str:
-    """Why a job that has ended did so: the last exception that its messages name."""
+    """Return why a job ended: the last exception that its messages name."""
     try:
         result.wait_until_finish()
     except RuntimeError as error:
-        named = re.findall(r"(?:\w+\.)*\w*(?:Error|Exception|Failure): [^\n\\]+", str(error))
-        return str(named[-1] if named else error)[:500]
+        exceptions = re.findall(r"(?:\w+\.)*\w*(?:Error|Exception|Failure): [^\n\\]+", str(error))
+        return str(exceptions[-1] if exceptions else error)[:500]
     return f"it ended by itself in state {result.state}"
 
 
 def write_status(path: Path, result: PipelineResult) -> None:
-    """Writes `{"state": …, "counters": {name: count}}`, atomically."""
+    """Write `{"state": …, "counters": {name: count}}` atomically."""
     try:
         counters = counters_of(result)
     except Exception as error:  # the runner may be gone; the state will tell
@@ -158,27 +163,29 @@ def write_status(path: Path, result: PipelineResult) -> None:
 
 
 def counters_of(result: PipelineResult) -> dict[str, int]:
-    """The pipeline's own counters, summed over its steps.
+    """Return the pipeline's own counters, summed over its steps.
 
-    The runner is asked as `PortableResult.metrics` does (Beam 2.73), which keeps its first answer
-    for good and makes objects of every metric of every step, 65 ms a time.
+    This sends the request of `PortableResult.metrics` (Beam 2.73) directly. That method caches its
+    first answer, and makes an object of every metric of every step, which takes 65 ms.
     """
     answer = result._job_service.GetJobMetrics(  # type: ignore[attr-defined]
         beam_job_api_pb2.GetJobMetricsRequest(job_id=result._job_id)  # type: ignore[attr-defined]
     )
-    found: dict[tuple[str, str], int] = {}
+    by_step: dict[tuple[str, str], int] = {}
     for info in (*answer.metrics.attempted, *answer.metrics.committed):
         if info.urn != USER_COUNTER_URN or info.labels[NAMESPACE_LABEL] != METRICS_NAMESPACE:
             continue
-        found[info.labels[PTRANSFORM_LABEL], info.labels[NAME_LABEL]] = extract_counter_value(info)
+        by_step[info.labels[PTRANSFORM_LABEL], info.labels[NAME_LABEL]] = extract_counter_value(
+            info
+        )
     counters: Counter[str] = Counter()
-    for (_, name), count in found.items():
+    for (_, name), count in by_step.items():
         counters[name] += count
     return counters
 
 
 if __name__ == "__main__":
-    # os._exit: Beam's gRPC threads may hold up an interpreter whose runner is gone.
+    # os._exit: Beam's gRPC threads may keep the interpreter alive after the runner is gone.
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
