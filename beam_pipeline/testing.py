@@ -61,7 +61,7 @@ def run_events(
     *,
     rules: ValidationRules | None = None,
     reference_dir: str | Path | None = None,
-    transforms: Sequence[str | Transform] = (),
+    transforms: Sequence[str | Transform | type[Transform]] = (),
 ) -> Results:
     """Take events through validate, normalize, enrich and `transforms`.
 
@@ -91,7 +91,7 @@ def run_events(
 
 
 def run_transform(
-    transform: str | Transform,
+    transform: str | Transform | type[Transform],
     rows: Sequence[Mapping[str, Any]] | pa.RecordBatch,
     schema: pa.Schema | None = None,
 ) -> Results:

@@ -57,7 +57,7 @@ class UserTransform(BatchTransform):
 
     def __init__(
         self,
-        transform: str | Transform,
+        transform: str | Transform | type[Transform],
         number: int,
         input_schema: pa.Schema,
         schema_ref: SchemaRef,
@@ -74,7 +74,7 @@ class UserFunction:
     A transform that is given by name is loaded where it runs, so it need not pickle.
     """
 
-    def __init__(self, transform: str | Transform) -> None:
+    def __init__(self, transform: str | Transform | type[Transform]) -> None:
         if isinstance(transform, str):
             self.name = transform
         else:
@@ -157,7 +157,9 @@ def _created(transform: Any) -> Any:
 
 
 def user_transforms(
-    transforms: Sequence[str | Transform], input_schema: pa.Schema, schema_ref: SchemaRef
+    transforms: Sequence[str | Transform | type[Transform]],
+    input_schema: pa.Schema,
+    schema_ref: SchemaRef,
 ) -> list[UserTransform]:
     """Return the steps for transforms, in order, each tried on what the one before returns.
 

@@ -63,7 +63,8 @@ def test_the_examples_in_order() -> None:
     assert banded.select(batch.schema.names) == batch
     results = list(apply_or_split(banded, UserFunction(names[1])))
     (refusal,) = [result for result in results if isinstance(result, Refusal)]
-    rows = [row for result in results if result is not refusal for row in result.to_pylist()]
+    passed = [result for result in results if not isinstance(result, Refusal)]
+    rows = [row for batch in passed for row in batch.to_pylist()]
     assert [row["kafka_offset"] for row in rows] == [0, 2]
     assert refusal.row == 1
     assert str(refusal.error) == "a crawler, by its User-Agent"
