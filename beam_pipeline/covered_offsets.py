@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyroaring import BitMap64
 
-TopicPartition = tuple[str, int]
+from beam_pipeline.offset_sets import TopicPartition
 
 
 class CoveredOffsets:
@@ -22,12 +22,14 @@ class CoveredOffsets:
     def add_range(self, topic: str, partition: int, first: int, last: int) -> None:
         """Adds the offsets from `first` to `last`, both inclusive."""
         if first <= last:
-            self._bitmaps.setdefault((topic, partition), BitMap64()).add_range(first, last + 1)
+            self._bitmaps.setdefault(TopicPartition(topic, partition), BitMap64()).add_range(
+                first, last + 1
+            )
 
     def add(self, topic: str, partition: int, offsets: BitMap64) -> None:
         """Adds all of `offsets`."""
         if offsets:
-            bitmap = self._bitmaps.setdefault((topic, partition), BitMap64())
+            bitmap = self._bitmaps.setdefault(TopicPartition(topic, partition), BitMap64())
             bitmap |= offsets
 
     def update(self, other: CoveredOffsets) -> None:
@@ -37,7 +39,7 @@ class CoveredOffsets:
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int] | None:
         """The first covered offset and the one after the last, or None where there is none."""
-        bitmap = self._bitmaps.get((topic, partition))
+        bitmap = self._bitmaps.get(TopicPartition(topic, partition))
         return (bitmap.min(), bitmap.max() + 1) if bitmap else None
 
     def gaps(self, topic: str, partition: int, first: int, end: int) -> BitMap64:
@@ -45,7 +47,7 @@ class CoveredOffsets:
         gaps = BitMap64()
         if end > first:
             gaps.add_range(first, end)
-            gaps -= self._bitmaps.get((topic, partition), BitMap64())
+            gaps -= self._bitmaps.get(TopicPartition(topic, partition), BitMap64())
         return gaps
 
     def partitions(self) -> Iterator[TopicPartition]:
@@ -54,7 +56,7 @@ class CoveredOffsets:
 
     def prefix_end(self, topic: str, partition: int, start: int) -> int:
         """The first offset from `start` on that is not covered."""
-        bitmap = self._bitmaps.get((topic, partition))
+        bitmap = self._bitmaps.get(TopicPartition(topic, partition))
         if bitmap is None or start not in bitmap:
             return start
         low, high = start, bitmap.max()
@@ -68,7 +70,7 @@ class CoveredOffsets:
 
     def missing(self, topic: str, partition: int, first: int, end: int) -> int:
         """How many offsets from `first` to before `end` are not covered."""
-        bitmap = self._bitmaps.get((topic, partition))
+        bitmap = self._bitmaps.get(TopicPartition(topic, partition))
         if end <= first:
             return 0
         if bitmap is None:
@@ -87,7 +89,7 @@ class CoveredOffsets:
 
     def which(self, topic: str, partition: int, offsets: Sequence[int]) -> list[bool]:
         """For each of `offsets` whether it is covered."""
-        bitmap = self._bitmaps.get((topic, partition), BitMap64())
+        bitmap = self._bitmaps.get(TopicPartition(topic, partition), BitMap64())
         return [offset in bitmap for offset in offsets]
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -107,7 +109,7 @@ class CoveredOffsets:
         covered = CoveredOffsets()
         for entry in entries:
             bitmap = BitMap64.deserialize(base64.b64decode(entry["offsets"]))
-            covered._bitmaps[entry["topic"], int(entry["partition"])] = bitmap
+            covered._bitmaps[TopicPartition(entry["topic"], int(entry["partition"]))] = bitmap
         return covered
 
 

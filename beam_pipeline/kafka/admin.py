@@ -9,18 +9,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import confluent_kafka
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicCollection,
-    TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.certificate import certificate_problem
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 
 REQUEST_TIMEOUT_SECONDS = 15.0
 COORDINATOR_TIMEOUT_SECONDS = 5.0
@@ -200,7 +201,7 @@ def watermarks(connection: KafkaConnection, topic: str) -> dict[int, tuple[int, 
     if partitions is None:
         raise EnvironmentFailure(f"topic {topic} doesn't exist on {connection.bootstrap_servers}")
     admin = _admin(connection)
-    wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
+    wanted = [confluent_kafka.TopicPartition(topic, number) for number in range(partitions)]
     low = _offsets(admin, wanted, OffsetSpec.earliest())
     high = _offsets(admin, wanted, OffsetSpec.latest())
     return {partition: (low[partition], high[partition]) for partition in range(partitions)}
@@ -231,33 +232,36 @@ class EndOffsets:
         self._admin = _admin(connection)
 
     def ask(
-        self, partitions: Iterable[tuple[str, int]], timeout_seconds: float = 5.0
-    ) -> dict[tuple[str, int], int]:
-        """The offset after the last record, by (topic, partition).
+        self, partitions: Iterable[TopicPartition], timeout_seconds: float = 5.0
+    ) -> dict[TopicPartition, int]:
+        """The offset after the last record, by partition.
 
         Raises:
             EnvironmentFailure: the cluster did not answer in time, or refused.
         """
-        wanted = {TopicPartition(*one): OffsetSpec.latest() for one in partitions}
+        wanted = {
+            confluent_kafka.TopicPartition(*partition): OffsetSpec.latest()
+            for partition in partitions
+        }
         try:
             futures = self._admin.list_offsets(wanted, request_timeout=timeout_seconds)
         except KafkaException as error:
             raise _failure("ends of partitions", error) from None
         return {
-            (key.topic, key.partition): _result(f"end of {key.topic}", future).offset
+            TopicPartition(key.topic, key.partition): _result(f"end of {key.topic}", future).offset
             for key, future in futures.items()
         }
 
 
 def alter_group_offsets(
-    connection: KafkaConnection, group: str, offsets: Mapping[tuple[str, int], int]
+    connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int]
 ) -> None:
     """Set where a consumer group goes on reading; the group must have no member.
 
     Args:
         connection: the cluster.
         group: the consumer group; made when it doesn't exist.
-        offsets: the next offset to read, by (topic, partition).
+        offsets: the next offset to read, by partition.
 
     Raises:
         EnvironmentFailure: the group is in use, or the cluster refused.
@@ -265,14 +269,15 @@ def alter_group_offsets(
     if not offsets:
         return
     partitions = [
-        TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()
+        confluent_kafka.TopicPartition(topic, partition, offset)
+        for (topic, partition), offset in offsets.items()
     ]
     what = f"offsets of consumer group {group}"
     _retried(lambda: _alter_offsets(connection, group, partitions), what)
 
 
 def _alter_offsets(
-    connection: KafkaConnection, group: str, partitions: list[TopicPartition]
+    connection: KafkaConnection, group: str, partitions: list[confluent_kafka.TopicPartition]
 ) -> None:
     # A client of its own for each try: one that asked before a new broker had made its internal
     # topic was seen to wait for the coordinator until it timed out, again and again.
@@ -313,7 +318,7 @@ def _describe(connection: KafkaConnection, names: Iterable[str]) -> dict[str, An
 
 
 def _offsets(
-    admin: AdminClient, partitions: Sequence[TopicPartition], spec: OffsetSpec
+    admin: AdminClient, partitions: Sequence[confluent_kafka.TopicPartition], spec: OffsetSpec
 ) -> dict[int, int]:
     def ask() -> dict[int, int]:
         futures = admin.list_offsets(

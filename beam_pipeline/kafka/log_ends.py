@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from threading import Event, Thread
 from types import TracebackType
 
-from beam_pipeline.covered_offsets import TopicPartition
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.admin import EndOffsets
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 
 INTERVAL_SECONDS = 2.0
 RATE_SECONDS = 30.0

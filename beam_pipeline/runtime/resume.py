@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from pyroaring import BitMap64
 
-from beam_pipeline.covered_offsets import TopicPartition
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.kafka.admin import topic_ids, watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records
-from beam_pipeline.offset_sets import TopicPartition as LogPartition
+from beam_pipeline.offset_sets import TopicPartition
 
 Ends = Mapping[TopicPartition, int]
 """Per partition an offset, exclusive: everything before it."""
@@ -44,7 +43,7 @@ def find_resume_point(
     """
     _refuse_another_topic(topic_ids(connection, topics), ledger)
     logs = {
-        (topic, partition): bounds
+        TopicPartition(topic, partition): bounds
         for topic in topics
         for partition, bounds in watermarks(connection, topic).items()
     }
@@ -61,8 +60,8 @@ def find_resume_point(
             )
     cover_holes(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
     starts = {
-        (topic, partition): ledger.covered.prefix_end(topic, partition, low)
-        for (topic, partition), (low, _) in logs.items()
+        key: ledger.covered.prefix_end(key.topic, key.partition, low)
+        for key, (low, _) in logs.items()
     }
     return ResumePoint(starts, notices)
 
@@ -77,13 +76,13 @@ def cover_holes(
     `spans` are first offset and end per partition; None ends at the last covered offset. Returns
     how many offsets were holes.
     """
-    uncovered: dict[LogPartition, BitMap64] = {}
-    for (topic, partition), (first, end) in spans.items():
-        bounds = ledger.covered.bounds(topic, partition)
+    uncovered: dict[TopicPartition, BitMap64] = {}
+    for key, (first, end) in spans.items():
+        bounds = ledger.covered.bounds(key.topic, key.partition)
         last = end if end is not None else bounds[1] if bounds else first
-        gaps = ledger.covered.gaps(topic, partition, first, last)
+        gaps = ledger.covered.gaps(key.topic, key.partition, first, last)
         if gaps:
-            uncovered[LogPartition(topic, partition)] = gaps
+            uncovered[key] = gaps
     isolation_level = connection.properties.get("isolation.level", READ_UNCOMMITTED)
     records = find_records(connection, uncovered, isolation_level) if uncovered else {}
     holes = 0
@@ -97,7 +96,7 @@ def cover_holes(
 def ends_of(connection: KafkaConnection, topics: Sequence[str]) -> dict[TopicPartition, int]:
     """Where the topics end now."""
     return {
-        (topic, partition): high
+        TopicPartition(topic, partition): high
         for topic in topics
         for partition, (_, high) in watermarks(connection, topic).items()
     }

@@ -17,13 +17,14 @@ from threading import Event
 from typing import Any
 
 from beam_pipeline.config import BreakerLimits
-from beam_pipeline.covered_offsets import CoveredOffsets, TopicPartition
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.ledger import Ledger, load_ledger
 from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
 from beam_pipeline.job_file import JobFile
 from beam_pipeline.kafka.admin import alter_group_offsets, cluster_reachable
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.engine import Engine, LogFile, Pulse
 from beam_pipeline.runtime.lease import Lease
@@ -349,8 +350,8 @@ class Supervisor:
     def _remaining(self, goal: Ends) -> int:
         covered = self._ledger.covered
         return sum(
-            covered.missing(topic, partition, self._starts.get((topic, partition), 0), end)
-            for (topic, partition), end in goal.items()
+            covered.missing(key.topic, key.partition, self._starts.get(key, 0), end)
+            for key, end in goal.items()
         )
 
     def _read_counters(self, status_file: Path) -> None:

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.live import Live
 
 from beam_pipeline.commands.live.board import Board, Figure, FileLine, PartitionLine, board_text
-from beam_pipeline.covered_offsets import TopicPartition
 from beam_pipeline.files.footer import FooterError, read_footer
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_ends import LogEnds
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.terminal import printable
 
@@ -173,7 +173,7 @@ class RunView:
                     rows = footer.rows
                     for topic, partitions in footer.offsets.items():
                         for partition in partitions:
-                            self._note_landed((topic, partition), name.window_end)
+                            self._note_landed(TopicPartition(topic, partition), name.window_end)
             except (OSError, FooterError, pa.ArrowException):  # replaced, or deleted, meanwhile
                 pass
             kind = "rows" if is_parquet else "dead letters"

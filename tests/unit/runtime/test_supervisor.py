@@ -8,6 +8,7 @@ import pytest
 from pipeline_settings import settings_of
 
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime import supervisor
 from beam_pipeline.runtime.prism.engine import LocalTools, PrismEngine
 from beam_pipeline.runtime.processes import free_port
@@ -31,6 +32,6 @@ def test_a_broker_that_is_away_at_a_standstill_is_waited_for(
     engine = PrismEngine(LocalTools(Path("java"), [], Path("prism")), tmp_path.joinpath)
     run = Supervisor(plan, engine, tmp_path.joinpath, [])
     run.status.state = "running"
-    assert not run._reached({("orders", 0): 5})
-    assert not run._reached({("orders", 0): 5}), "looks for holes in the log"
+    assert not run._reached({TopicPartition("orders", 0): 5})
+    assert not run._reached({TopicPartition("orders", 0): 5}), "looks for holes in the log"
     assert run.status.remaining == 5

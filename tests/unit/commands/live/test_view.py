@@ -13,6 +13,7 @@ from rich.console import Console
 from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.supervisor import RunStatus
 
 NOBODY = KafkaConnection.from_flags("127.0.0.1:9", None)
@@ -42,7 +43,7 @@ def status_of(tree: OutputTree) -> RunStatus:
         state="running",
         counters=Counter({"read": 1_010, "valid": 1_000, "dead": 10, "dead.TOO_OLD": 10}),
         files=len(ledger.files),
-        starts={("orders", 0): 0, ("orders", 1): 5},
+        starts={TopicPartition("orders", 0): 0, TopicPartition("orders", 1): 5},
         covered=ledger.covered,
     )
     status.new_files.extend(sorted(ledger.files))
