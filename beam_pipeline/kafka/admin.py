@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,7 +19,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.certificate import certificate_problem
-from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection, librdkafka_logger
 from beam_pipeline.offset_sets import TopicPartition
 
 REQUEST_TIMEOUT_SECONDS = 15.0
@@ -294,10 +293,8 @@ def _alter_offsets(
 
 def _admin(connection: KafkaConnection, on_error: Any = lambda error: None) -> AdminClient:
     """A client, to be held for as long as its answers are waited for: they die with it."""
-    # The log lines of librdkafka would go to the terminal; its errors come back as exceptions.
-    logger = logging.getLogger("beam_pipeline.librdkafka")
-    logger.disabled = True
-    return AdminClient({**connection.for_librdkafka(), "error_cb": on_error}, logger=logger)
+    settings = {**connection.for_librdkafka(), "error_cb": on_error}
+    return AdminClient(settings, logger=librdkafka_logger())
 
 
 def _describe(connection: KafkaConnection, names: Iterable[str]) -> dict[str, Any]:

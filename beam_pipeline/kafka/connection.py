@@ -6,6 +6,7 @@ serves the Java reader and writer of the pipeline and the librdkafka admin clien
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -127,6 +128,17 @@ class KafkaConnection:
     def __repr__(self) -> str:
         shown = {key: value if key in _SHOWN else "***" for key, value in self.properties.items()}
         return f"KafkaConnection({self.bootstrap_servers!r}, {shown!r})"
+
+
+def librdkafka_logger() -> logging.Logger:
+    """Return a logger that drops what it gets, for every client of librdkafka.
+
+    Without a logger librdkafka writes its log lines to the terminal. Its errors reach the caller
+    as exceptions, delivery reports and messages.
+    """
+    logger = logging.getLogger("beam_pipeline.librdkafka")
+    logger.disabled = True
+    return logger
 
 
 def _read_config(path: Path) -> dict[str, str]:

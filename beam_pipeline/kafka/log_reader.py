@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, Message
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection, librdkafka_logger
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition, offset_set, ranges
 
 READ_UNCOMMITTED = "read_uncommitted"
@@ -56,8 +56,8 @@ class LogReader:
                 "queued.max.messages.kbytes": 16_384,
                 # The topic's own limit decides how large a record can be.
                 "receive.message.max.bytes": 1_000_000_000,
-                "log_level": 0,
-            }
+            },
+            logger=librdkafka_logger(),
         )
 
     def read(self, partition: TopicPartition, first: int, end: int) -> Iterator[list[Message]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection, librdkafka_logger
 from beam_pipeline.producer.pacing import Rhythm, Schedule
 from beam_pipeline.producer.source import SourceRecord
 from beam_pipeline.producer.status import ProduceStatus, Report
@@ -95,7 +94,7 @@ class _Delivery:
         self, connection: KafkaConnection, topic: str, stop: StopRequest, report: Report
     ) -> None:
         self.status = ProduceStatus()
-        self._producer = Producer(_settings(connection), logger=_quiet_logger())
+        self._producer = Producer(_settings(connection), logger=librdkafka_logger())
         self._where = f"topic {topic} on {connection.bootstrap_servers}"
         self._topic = topic
         self._stop = stop
@@ -180,11 +179,3 @@ def _settings(connection: KafkaConnection) -> dict[str, str | int | float | bool
         # The topic's own limit decides, not the client's default of 1 MB.
         "message.max.bytes": 256 * 1024 * 1024,
     }
-
-
-def _quiet_logger() -> logging.Logger:
-    """librdkafka would write to the terminal; what matters comes back with the deliveries."""
-    logger = logging.getLogger("beam_pipeline.librdkafka")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    return logger

@@ -13,16 +13,16 @@ LogFile = Callable[[str], Path]
 
 
 @dataclass(frozen=True)
-class Pulse:
+class EngineStatus:
     """How the job's engine is now.
 
-    `failure` is why the job must be submitted again; `mended` what was started again without that,
+    `failure` is why the job must be submitted again; `repairs` what was started again without that,
     since the last look; `counters` the job's, where the engine knows them; `runs_alone` whether
     the process that submitted the job is no longer needed.
     """
 
     failure: str | None = None
-    mended: Sequence[str] = ()
+    repairs: Sequence[str] = ()
     counters: Counter[str] | None = None
     runs_alone: bool = False
 
@@ -39,7 +39,7 @@ class Engine(Protocol):
     def job_flags(self) -> list[str]:
         """The flags that make a job run here."""
 
-    def pulse(self) -> Pulse:
+    def status(self) -> EngineStatus:
         """Looks after the job; to be called several times a second."""
 
     def checkpoint(self) -> str | None:

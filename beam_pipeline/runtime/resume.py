@@ -58,7 +58,7 @@ def find_resume_point(
                 f"{topic}/{partition}: {expired} offsets before {low} have expired by the topic's "
                 "retention before they were landed; they are lost to this pipeline"
             )
-    cover_holes(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
+    cover_offset_gaps(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
     starts = {
         key: ledger.covered.prefix_end(key.topic, key.partition, low)
         for key, (low, _) in logs.items()
@@ -66,7 +66,7 @@ def find_resume_point(
     return ResumePoint(starts, notices)
 
 
-def cover_holes(
+def cover_offset_gaps(
     connection: KafkaConnection,
     ledger: Ledger,
     spans: Mapping[TopicPartition, tuple[int, int | None]],

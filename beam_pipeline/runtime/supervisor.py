@@ -26,10 +26,10 @@ from beam_pipeline.kafka.admin import alter_group_offsets, cluster_reachable
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.breaker import CircuitBreaker
-from beam_pipeline.runtime.engine import Engine, LogFile, Pulse
+from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.lease import Lease
 from beam_pipeline.runtime.processes import ManagedProcess
-from beam_pipeline.runtime.resume import Ends, cover_holes, find_resume_point
+from beam_pipeline.runtime.resume import Ends, cover_offset_gaps, find_resume_point
 from beam_pipeline.settings.config import PipelineSettings
 
 POLL_SECONDS = 0.2
@@ -285,8 +285,8 @@ class Supervisor:
         next_sweep = time.monotonic() + SWEEP_SECONDS
         while not stop.wait(POLL_SECONDS):
             self._beat()
-            pulse = self._engine.pulse()
-            self._take_counters(pulse, status_file)
+            status = self._engine.status()
+            self._take_counters(status, status_file)
             if self._breaker:
                 self._breaker.check(self.status.counters)
             self._look_for_files()
@@ -294,12 +294,12 @@ class Supervisor:
             self.status.files = len(self._ledger.files) - files_before
             if self._goal is not None and self._reached(self._goal):
                 return None
-            if pulse.runs_alone and self._plan.detach:
+            if status.runs_alone and self._plan.detach:
                 self._left = True
                 return None
-            if pulse.failure is not None:
-                return pulse.failure
-            if pulse.runs_alone:
+            if status.failure is not None:
+                return status.failure
+            if status.runs_alone:
                 job.terminate(JOB_GRACE_SECONDS)
             elif not job.alive:
                 return self._failure(job)
@@ -318,14 +318,14 @@ class Supervisor:
             ended = time.monotonic()
             self._next_listing = ended + (ended - started) / MAX_LISTING_SHARE
 
-    def _take_counters(self, pulse: Pulse, status_file: Path) -> None:
-        self.status.restarts += len(pulse.mended)
-        self.status.notices += [f"started again, and restored: {what}" for what in pulse.mended]
-        if pulse.counters is None:
+    def _take_counters(self, status: EngineStatus, status_file: Path) -> None:
+        self.status.restarts += len(status.repairs)
+        self.status.notices += [f"started again, and restored: {what}" for what in status.repairs]
+        if status.counters is None:
             self._read_counters(status_file)
-        elif pulse.counters:
+        elif status.counters:
             self.status.state = "running"
-            self.status.counters = self._counted + pulse.counters
+            self.status.counters = self._counted + status.counters
 
     def _failure(self, job: ManagedProcess) -> str:
         if job.returncode == USAGE_EXIT_CODE:
@@ -343,7 +343,7 @@ class Supervisor:
             spans = {key: (self._starts.get(key, 0), end) for key, end in goal.items()}
             if cluster_reachable(self._plan.connection, 2.0):
                 with contextlib.suppress(EnvironmentFailure):  # it went away; the next look tells
-                    cover_holes(self._plan.connection, self._ledger, spans)
+                    cover_offset_gaps(self._plan.connection, self._ledger, spans)
             self._moved_at = time.monotonic()
         return self.status.remaining == 0
 

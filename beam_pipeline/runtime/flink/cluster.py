@@ -80,7 +80,7 @@ class FlinkCluster:
         Args:
             distribution: Flink itself.
             java: the `java` program.
-            beam_jars: Beam's runner and KafkaIO, without Flink's own jars (`beam_only`).
+            beam_jars: Beam's runner and KafkaIO, without Flink's own jars (`jars_without_flink`).
             directory: takes configuration, checkpoints, savepoints and temporary files.
             settings: sizes.
             log_files: by `JOB_MANAGER` and `TASK_MANAGER`.
@@ -218,7 +218,7 @@ class FlinkCluster:
         return found
 
 
-def beam_only(jars: Sequence[Path]) -> list[Path]:
+def jars_without_flink(jars: Sequence[Path]) -> list[Path]:
     """The jars of the "flink" lock without those that a cluster has itself: Flink's, and the
     logging that it brings along. The cache has a directory for each group. The project's own
     classes are not in it: they go with each job, so a cluster can't have those of another version.

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from beam_pipeline.runtime.engine import LogFile, Pulse
+from beam_pipeline.runtime.engine import EngineStatus, LogFile
 from beam_pipeline.runtime.flink.cluster import (
     JOB_MANAGER,
     TASK_MANAGER,
     ClusterSettings,
     FlinkCluster,
-    beam_only,
+    jars_without_flink,
 )
 from beam_pipeline.runtime.flink.distribution import FlinkDistribution, find_flink
 from beam_pipeline.runtime.flink.job_record import job_name
@@ -43,7 +43,7 @@ from beam_pipeline.runtime.programs.progress import SetupProgress
 
 LOOK_SECONDS = 1.0
 AWAY_SECONDS = 120.0
-MAX_MENDS = 20
+MAX_REPAIRS = 20
 MAX_BUNDLE_RECORDS = 20_000
 """A bundle writes a part for each window, topic and shard that it touches. Beam's default of 1,000
 makes that the most of the work where a backlog touches many windows."""
@@ -131,7 +131,7 @@ class FlinkEngine:
         self._job: FlinkJob | None = None
         self._restore_from = settings.savepoint
         self._restored: str | None = settings.savepoint
-        self._mends = 0
+        self._repair_count = 0
         self._next_look = 0.0
         self._seen_at = 0.0
         self._counted: Counter[str] = Counter()
@@ -154,7 +154,7 @@ class FlinkEngine:
         return FlinkCluster(
             distribution,
             self._tools.java,
-            beam_only(self._tools.jars),
+            jars_without_flink(self._tools.jars),
             self._directory,
             ClusterSettings(slots=self._settings.parallelism),
             {
@@ -166,7 +166,7 @@ class FlinkEngine:
     def start(self, epoch: str) -> None:
         self._job_name = job_name(epoch)
         self._job = None
-        self._mends = 0
+        self._repair_count = 0
         self._seen_at = time.monotonic()
         self._counted_before, self._counted = Counter(), Counter()
         expansion = self._start_expansion_service()
@@ -200,15 +200,15 @@ class FlinkEngine:
     def job_flags(self) -> list[str]:
         return self._flags
 
-    def pulse(self) -> Pulse:
+    def status(self) -> EngineStatus:
         if self._cluster and (dead := self._cluster.dead(JOB_MANAGER)):
-            return self._pulse(dead.end())
-        mended = self._mend()
-        if mended and self._mends > MAX_MENDS:
-            return self._pulse(f"{mended[-1]}, started again {MAX_MENDS} times")
+            return self._status(dead.end())
+        repairs = self._repair()
+        if repairs and self._repair_count > MAX_REPAIRS:
+            return self._status(f"{repairs[-1]}, started again {MAX_REPAIRS} times")
         now = time.monotonic()
         if now < self._next_look:
-            return self._pulse(None, mended)
+            return self._status(None, repairs)
         self._next_look = now + LOOK_SECONDS
         try:
             failure = self._look()
@@ -217,10 +217,12 @@ class FlinkEngine:
             failure = str(error) if now - self._seen_at > AWAY_SECONDS else None
         except FlinkRefusedError:
             failure = None  # a job that starts or restarts has no metrics yet
-        return self._pulse(failure, mended)
+        return self._status(failure, repairs)
 
-    def _pulse(self, failure: str | None, mended: Sequence[str] = ()) -> Pulse:
-        return Pulse(failure, mended, self._counted_before + self._counted, self._job is not None)
+    def _status(self, failure: str | None, repairs: Sequence[str] = ()) -> EngineStatus:
+        return EngineStatus(
+            failure, repairs, self._counted_before + self._counted, self._job is not None
+        )
 
     def checkpoint(self) -> str | None:
         """On this machine the newest one, unless that was tried; it is then restored from."""
@@ -327,7 +329,7 @@ class FlinkEngine:
             env={"PATH": path},
         )
 
-    def _mend(self) -> list[str]:
+    def _repair(self) -> list[str]:
         """Starts again what the job survives the death of; what that was."""
         if self._cluster is None or self._worker_pool is None:
             return []
@@ -335,14 +337,14 @@ class FlinkEngine:
         if task_manager is None and self._worker_pool.alive:
             return []
         dead = task_manager or self._worker_pool
-        mended = [f"{dead.name} (exit code {dead.returncode})"]
+        repairs = [f"{dead.name} (exit code {dead.returncode})"]
         # Workers of a dead TaskManager must not write a file of a timeline that is rolled back.
         self._worker_pool.kill()
         self._start_worker_pool()
         if task_manager:
             self._cluster.start_task_manager()
-        self._mends += 1
-        return mended
+        self._repair_count += 1
+        return repairs
 
     def _look(self) -> str | None:
         """Finds the job, or what became of it; why it must be submitted again."""

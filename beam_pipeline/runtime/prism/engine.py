@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from beam_pipeline.runtime.engine import LogFile, Pulse
+from beam_pipeline.runtime.engine import EngineStatus, LogFile
 from beam_pipeline.runtime.prism.build import find_prism, start_prism
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.programs.expansion import start_expansion_service
@@ -69,9 +69,9 @@ class PrismEngine:
     def job_flags(self) -> list[str]:
         return self._flags
 
-    def pulse(self) -> Pulse:
+    def status(self) -> EngineStatus:
         dead = next((process for process in self._processes if not process.alive), None)
-        return Pulse(failure=dead.end() if dead else None)
+        return EngineStatus(failure=dead.end() if dead else None)
 
     def checkpoint(self) -> str | None:
         return None

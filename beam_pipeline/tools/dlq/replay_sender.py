@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,7 @@ from types import TracebackType
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection, librdkafka_logger
 from beam_pipeline.producer.pacing import Schedule
 from beam_pipeline.producer.stop import StopRequest
 from beam_pipeline.tools.dlq.letters import Letter
@@ -54,7 +53,7 @@ class ReplaySender:
         """
         self.acknowledged = 0
         self.refused: dict[str, str] = {}
-        self._producer = Producer(_settings(connection), logger=_quiet_logger())
+        self._producer = Producer(_settings(connection), logger=librdkafka_logger())
         self._journals, self._partitions, self._stop = journals, partitions, stop
         self._unnoted: dict[str, list[str]] = defaultdict(list)
         self._next_note = time.monotonic() + _JOURNAL_SECONDS
@@ -179,11 +178,3 @@ def _settings(connection: KafkaConnection) -> dict[str, str | int | float | bool
         # The topic's own limit decides, not the client's default of 1 MB.
         "message.max.bytes": 1_000_000_000,
     }
-
-
-def _quiet_logger() -> logging.Logger:
-    """librdkafka would write to the terminal; what matters comes back with the deliveries."""
-    logger = logging.getLogger("beam_pipeline.librdkafka")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    return logger

@@ -26,6 +26,6 @@ def test_counters_stand_between_two_looks(tmp_path: Path) -> None:
         engine = FlinkEngine(
             FlinkTools(Path("java"), [], None), settings, tmp_path, tmp_path.joinpath
         )
-        assert engine.pulse().counters == {"read": 7}
+        assert engine.status().counters == {"read": 7}
         engine._next_look += flink.LOOK_SECONDS
-        assert engine.pulse().counters == {"read": 7}
+        assert engine.status().counters == {"read": 7}
