@@ -225,15 +225,15 @@ def partition_stamped_after(
 
 
 class EndOffsets:
-    """Where partitions end, for who asks often: one client, one request, no patience."""
+    """Fetches end offsets with one client, a single request and a short timeout."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._admin = _admin(connection)
 
-    def ask(
+    def fetch(
         self, partitions: Iterable[TopicPartition], timeout_seconds: float = 5.0
     ) -> dict[TopicPartition, int]:
-        """The offset after the last record, by partition.
+        """Return the offset after the last record of each partition.
 
         Raises:
             EnvironmentFailure: the cluster did not answer in time, or refused.

@@ -38,7 +38,7 @@ def test_the_ends_follow_the_log(kafka: KafkaConnection, fresh_topic: Callable[.
 def test_a_broker_that_is_away_holds_nobody_up() -> None:
     nobody = KafkaConnection.from_flags("127.0.0.1:9", None)
     with pytest.raises(EnvironmentFailure):
-        EndOffsets(nobody).ask([ORDERS], timeout_seconds=0.5)
+        EndOffsets(nobody).fetch([ORDERS], timeout_seconds=0.5)
     started = time.monotonic()
     with LogEnds(nobody) as log_ends:
         log_ends.watch([ORDERS])
