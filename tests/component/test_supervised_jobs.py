@@ -43,7 +43,7 @@ def report(**counters):
 """
 DIE = "sys.exit('boom')"
 RUN = "report(read=5); time.sleep(60)"
-DIE_THEN_RUN = f"{RUN} if number else {DIE}"
+DIE_THEN_RUN = f"number or {DIE}\n{RUN}"
 NO_SPACE = OSError(28, "No space left on device")
 
 
