@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +16,7 @@ from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path
-from beam_pipeline.runtime.programs.java import fetch_jars, find_java, read_lock
+from beam_pipeline.runtime.programs.java import fetch_jars, look_for_jars, read_lock
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
 LOCKED = {
@@ -133,6 +131,29 @@ def test_a_damaged_jar_is_fetched_again(
     assert len(repository.requests) == 2
 
 
+def test_jars_are_looked_for_without_fetching_them(
+    repository: Repository, cache: Path, lock: Path, progress: SetupProgress
+) -> None:
+    found = look_for_jars(lock)
+    assert [jar.coordinates for jar in found.missing] == list(LOCKED)
+    assert found.altered == []
+    assert files_below(cache) == set()
+    jars = fetch_jars(lock, progress, repository=repository.address)
+    found = look_for_jars(lock, verify=True)
+    assert (found.paths, found.missing, found.altered) == (jars, [], [])
+    jars[0].unlink()
+    status = jars[1].stat()
+    jars[1].write_bytes(b"OTHER jar")
+    os.utime(jars[1], ns=(status.st_atime_ns, status.st_mtime_ns))
+    repository.requests.clear()
+    found = look_for_jars(lock)
+    assert [jar.cache_name for jar in found.missing] == ["com.example/plain-1.0.jar"]
+    assert found.altered == [], "size and time are those of the jar that was checked"
+    (altered,) = look_for_jars(lock, verify=True).altered
+    assert found.directory / altered.cache_name == jars[1]
+    assert repository.requests == []
+
+
 def test_a_new_checksum_in_the_lock_is_noticed(
     repository: Repository, cache: Path, lock: Path, progress: SetupProgress
 ) -> None:
@@ -211,38 +232,3 @@ def test_the_committed_locks(name: str, main_jar: str) -> None:
     assert main_jar in coordinates
     assert coordinates == sorted(set(coordinates))
     assert len({jar.cache_name for jar in jars}) == len(jars)
-
-
-def test_beam_is_not_imported_for_cached_jars(
-    repository: Repository, cache: Path, lock: Path, progress: SetupProgress
-) -> None:
-    fetch_jars(lock, progress, repository=repository.address)
-    script = (
-        "import sys, pathlib\n"
-        "from beam_pipeline.runtime.programs.java import fetch_jars\n"
-        "from beam_pipeline.runtime.programs.progress import SetupProgress\n"
-        "assert len(fetch_jars(pathlib.Path(sys.argv[1]), SetupProgress())) == 3\n"
-        "assert 'apache_beam' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script, lock], check=True)
-
-
-def test_java_is_taken_from_java_home_when_new_enough(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: SetupProgress
-) -> None:
-    calls = tmp_path / "calls"
-    for name, version in (("old", "1.8.0_402"), ("new", "21.0.2")):
-        program = tmp_path / name / "bin" / "java"
-        program.parent.mkdir(parents=True)
-        program.write_text(
-            f"#!/bin/sh\necho {name} >> {calls}\necho 'openjdk version \"{version}\"' >&2\n"
-        )
-        program.chmod(0o755)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
-    monkeypatch.setenv("PATH", str(tmp_path / "new" / "bin"), prepend=os.pathsep)
-    found = tmp_path / "new" / "bin" / "java"
-    assert find_java(progress) == found
-    assert find_java(progress) == found
-    assert calls.read_text().split() == ["old", "new"]
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "new"))
-    assert find_java(progress) == found
