@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import subprocess
+import sys
 import threading
 from collections import Counter
-from typing import Any
+from typing import IO, Any
 
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
@@ -41,8 +43,12 @@ class _Servicer(BeamFnExternalWorkerPoolServicer):
 
     def StartWorker(self, start_worker_request: Any, unused_context: Any) -> Any:
         with self._lock:
-            self._revivals.pop(start_worker_request.worker_id, None)
-            return super().StartWorker(start_worker_request, unused_context)
+            worker_id = start_worker_request.worker_id
+            self._revivals.pop(worker_id, None)
+            response = super().StartWorker(start_worker_request, unused_context)
+            if (process := self._worker_processes.get(worker_id)) is not None:
+                _print_output_of(process)
+            return response
 
     def StopWorker(self, stop_worker_request: Any, unused_context: Any) -> Any:
         with self._lock:
@@ -62,9 +68,24 @@ class _Servicer(BeamFnExternalWorkerPoolServicer):
                     continue
                 self._revivals[worker_id] += 1
                 _log.warning("worker %s ended with %d; starting it again", worker_id, code)
-                self._worker_processes[worker_id] = subprocess.Popen(
-                    process.args, stdout=subprocess.PIPE, close_fds=True
-                )
+                # Without a pipe: it prints where the pool prints.
+                self._worker_processes[worker_id] = subprocess.Popen(process.args, close_fds=True)
+
+
+def _print_output_of(process: subprocess.Popen[bytes]) -> None:
+    """Print what a worker prints, in a thread.
+
+    Beam 2.73, BeamFnExternalWorkerPoolServicer.StartWorker: a worker's standard output is a pipe
+    that nobody reads, so a worker that prints 64 KiB stands still.
+    """
+
+    def copy(output: IO[bytes]) -> None:
+        while piece := os.read(output.fileno(), 65536):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+
+    if process.stdout is not None:
+        threading.Thread(target=copy, args=(process.stdout,), daemon=True).start()
 
 
 class WorkerPool:
