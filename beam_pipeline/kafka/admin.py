@@ -28,8 +28,8 @@ SETTLING_TIMEOUT_SECONDS = 60.0
 _RETRY_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 
-# Errors that pass: a partition has no leader just after its topic was created or its broker started,
-# and a group has no coordinator before its first client asked for one.
+# Errors that pass: a partition has no leader right after its topic was created or its broker
+# started, and a group has no coordinator before its first client asked for one.
 _SETTLING = frozenset(
     {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,

@@ -37,7 +37,7 @@ def format_properties(properties: Mapping[str, str]) -> str:
 
 
 def _logical_lines(text: str) -> list[str]:
-    """Return lines without comments and blanks; join those that end in a backslash with the next."""
+    """Drop comments and blank lines, and join a line that ends in a backslash with the next."""
     lines: list[str] = []
     continued = False
     for natural in re.split(r"\r\n|\r|\n", text):
