@@ -243,10 +243,7 @@ class Supervisor:
     def _run_epoch(self, stop: Event, on_tick: OnTick, resumed: ResumedEpoch | None) -> str | None:
         """Run one epoch; return None at the goal or a stop, else one line with what failed."""
         self.status.state = "starting"
-        try:
-            scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
-        except OSError as error:
-            return _line_of(error, Path(tempfile.gettempdir()))
+        scratch: Path | None = None
         job: ManagedProcess | None = None
         writes_to = self._plan.output_dir
         try:
@@ -258,7 +255,7 @@ class Supervisor:
                 return outage
             self._confirm_leases()
             self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
-            writes_to = scratch
+            writes_to = scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
             job = self._submit(scratch)
             writes_to = self._plan.output_dir
             return self._watch(job, scratch / STATUS_FILE, stop, on_tick)
@@ -267,9 +264,9 @@ class Supervisor:
                 job.kill()  # no grace: another pipeline is writing already
             raise
         except OSError as error:  # a full disk, for example, may have space at the next try
-            return _line_of(error, writes_to)
+            return f"{error.filename or writes_to}: {error.strerror or error}"
         finally:
-            if job is not None:
+            if job is not None and scratch is not None:
                 job.terminate(JOB_GRACE_SECONDS)
                 self._read_counters(scratch / STATUS_FILE)
             if self._is_detached:
@@ -277,7 +274,8 @@ class Supervisor:
             else:
                 self._engine.stop()
             self._counters_before = Counter(self.status.counters)
-            shutil.rmtree(scratch, ignore_errors=True)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _submit(self, scratch: Path) -> ManagedProcess:
         """Start the process that submits the job; its temporary files go to `scratch`."""
@@ -465,8 +463,3 @@ def _failure_of(job: ManagedProcess) -> str:
         no_reason = f"the job refused its flags and gave no reason (log: {job.log_file})"
         raise UsageError(next(iter(job.tail(1)), no_reason))
     return job.end()
-
-
-def _line_of(error: OSError, place: Path) -> str:
-    """Return one line that names the file, or `place` where the error names none."""
-    return f"{error.filename or place}: {error.strerror or error}"
