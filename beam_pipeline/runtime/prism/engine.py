@@ -1,4 +1,4 @@
-"""Jobs on Prism, Beam's local portable runner."""
+"""Run jobs on Prism, Beam's local portable runner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beam_pipeline.runtime.programs.progress import SetupProgress
 
 @dataclass(frozen=True)
 class LocalTools:
-    """The programs that Prism needs; fetched on the first start."""
+    """The programs that Prism needs."""
 
     java: Path
     expansion_jars: list[Path]
@@ -25,10 +25,10 @@ class LocalTools:
 
 
 def find_local_tools() -> LocalTools:
-    """Finds or fetches the programs, with progress.
+    """Find or fetch the programs, and show the progress.
 
     Raises:
-      EnvironmentFailure: one can't be had.
+      EnvironmentFailure: one can't be found, fetched or built.
     """
     with SetupProgress() as progress:
         java = find_java(progress)
