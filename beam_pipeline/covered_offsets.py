@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyroaring import BitMap64
 
-TopicPartition = tuple[str, int]
+from beam_pipeline.offset_sets import TopicPartition
 
 
 class CoveredOffsets:
@@ -28,12 +28,14 @@ class CoveredOffsets:
     def add_range(self, topic: str, partition: int, first: int, last: int) -> None:
         """Add the offsets from `first` to `last`, both inclusive."""
         if first <= last:
-            self._bitmaps.setdefault((topic, partition), BitMap64()).add_range(first, last + 1)
+            self._bitmaps.setdefault(TopicPartition(topic, partition), BitMap64()).add_range(
+                first, last + 1
+            )
 
     def add(self, topic: str, partition: int, offsets: BitMap64) -> None:
         """Add all of `offsets`."""
         if offsets:
-            bitmap = self._bitmaps.setdefault((topic, partition), BitMap64())
+            bitmap = self._bitmaps.setdefault(TopicPartition(topic, partition), BitMap64())
             bitmap |= offsets
 
     def update(self, other: CoveredOffsets) -> None:
@@ -43,7 +45,7 @@ class CoveredOffsets:
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int] | None:
         """Return the first covered offset and the one after the last, or None if there is none."""
-        bitmap = self._bitmaps.get((topic, partition))
+        bitmap = self._bitmaps.get(TopicPartition(topic, partition))
         return (bitmap.min(), bitmap.max() + 1) if bitmap else None
 
     def gaps(self, topic: str, partition: int, first: int, end: int) -> BitMap64:
@@ -51,7 +53,7 @@ class CoveredOffsets:
         gaps = BitMap64()
         if end > first:
             gaps.add_range(first, end)
-            gaps -= self._bitmaps.get((topic, partition), BitMap64())
+            gaps -= self._bitmaps.get(TopicPartition(topic, partition), BitMap64())
         return gaps
 
     def partitions(self) -> Iterator[TopicPartition]:
@@ -60,7 +62,7 @@ class CoveredOffsets:
 
     def prefix_end(self, topic: str, partition: int, start: int) -> int:
         """Return the first offset from `start` on that is not covered."""
-        bitmap = self._bitmaps.get((topic, partition))
+        bitmap = self._bitmaps.get(TopicPartition(topic, partition))
         if bitmap is None or start not in bitmap:
             return start
         low, high = start, bitmap.max()
@@ -74,7 +76,7 @@ class CoveredOffsets:
 
     def missing(self, topic: str, partition: int, first: int, end: int) -> int:
         """Return how many offsets from `first` to before `end` are not covered."""
-        bitmap = self._bitmaps.get((topic, partition))
+        bitmap = self._bitmaps.get(TopicPartition(topic, partition))
         if end <= first:
             return 0
         if bitmap is None:
@@ -93,7 +95,7 @@ class CoveredOffsets:
 
     def which(self, topic: str, partition: int, offsets: Sequence[int]) -> list[bool]:
         """Return for each of `offsets` whether it is covered."""
-        bitmap = self._bitmaps.get((topic, partition), BitMap64())
+        bitmap = self._bitmaps.get(TopicPartition(topic, partition), BitMap64())
         return [offset in bitmap for offset in offsets]
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -113,7 +115,7 @@ class CoveredOffsets:
         covered = CoveredOffsets()
         for entry in entries:
             bitmap = BitMap64.deserialize(base64.b64decode(entry["offsets"]))
-            covered._bitmaps[entry["topic"], int(entry["partition"])] = bitmap
+            covered._bitmaps[TopicPartition(entry["topic"], int(entry["partition"]))] = bitmap
         return covered
 
 

@@ -17,7 +17,7 @@ from beam_pipeline.runtime.flink.cluster import (
     TASK_MANAGER,
     ClusterSettings,
     FlinkCluster,
-    beam_only,
+    jars_without_flink,
 )
 from beam_pipeline.runtime.flink.engine import FlinkTools, find_flink_tools
 from beam_pipeline.runtime.flink.rest import FlinkRest
@@ -67,7 +67,7 @@ def own_flink(
     cluster = FlinkCluster(
         tools.distribution,
         tools.java,
-        beam_only(tools.jars) if with_beam else [],
+        jars_without_flink(tools.jars) if with_beam else [],
         directory,
         ClusterSettings(slots=slots, prometheus=True),
         {name: directory / f"{name}.log" for name in (JOB_MANAGER, TASK_MANAGER)},

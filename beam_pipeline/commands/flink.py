@@ -11,7 +11,7 @@ from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.parts import sweep_parts
-from beam_pipeline.runtime.flink.cluster import beam_only
+from beam_pipeline.runtime.flink.cluster import jars_without_flink
 from beam_pipeline.runtime.flink.engine import end_job, find_flink_tools
 from beam_pipeline.runtime.flink.job_record import FlinkJobRecord, job_records
 from beam_pipeline.runtime.flink.metrics import job_counters
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 def _copy_jars(directory: Path | None, console: Console) -> int:
     if directory is None:
         raise UsageError("--lib_dir is missing: name the directory that the jars are copied to")
-    jars = beam_only(find_flink_tools(with_cluster=False).jars)
+    jars = jars_without_flink(find_flink_tools(with_cluster=False).jars)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for file in (*jars, LOOPBACK_RULE):

@@ -1,1 +1,1 @@
-"""Kafka without Beam: connection settings, the admin client, log readers, end offsets."""
+"""Kafka without Beam: connection settings, admin client, reading the log, end offsets."""

@@ -1,26 +1,26 @@
-"""Questions and orders to a Kafka cluster that are not the reading or writing of records."""
+"""Admin client: topics, configs, offsets, consumer groups."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import confluent_kafka
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicCollection,
-    TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.certificate import certificate_problem
-from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection, librdkafka_logger
+from beam_pipeline.offset_sets import TopicPartition
 
 REQUEST_TIMEOUT_SECONDS = 15.0
 COORDINATOR_TIMEOUT_SECONDS = 5.0
@@ -28,8 +28,8 @@ SETTLING_TIMEOUT_SECONDS = 60.0
 _RETRY_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 
-# A partition's leader is not known just after its topic was made or its broker started; a group's
-# coordinator is chosen when its first client asks, and moves with its broker.
+# Errors that pass: a partition has no leader right after its topic was created or its broker
+# started, and a group has no coordinator before its first client asked for one.
 _SETTLING = frozenset(
     {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -46,13 +46,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic to be made.
+    """A topic to create.
 
     Attributes:
         name: the topic.
-        partitions: how many.
+        partitions: the number of partitions.
         config: topic settings, for example `{"message.timestamp.type": "LogAppendTime"}`.
-        replication_factor: -1 takes the broker's default.
+        replication_factor: -1 is the broker's default.
     """
 
     name: str
@@ -65,8 +65,8 @@ def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) 
     """Check that a broker answers.
 
     Raises:
-        EnvironmentFailure: none does, or it refuses the login, or its certificate is not trusted;
-            the message names the flag and the reason, and holds no setting's value.
+        EnvironmentFailure: none answers, or it refuses the login, or its certificate is not
+            trusted. The message has the flag and the reason, and no setting's value.
     """
     errors: list[KafkaError] = []
     admin = _admin(connection, on_error=errors.append)
@@ -77,14 +77,14 @@ def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) 
             admin.list_topics(timeout=max(0.1, min(left, _ANSWER_SECONDS)))
             return
         except KafkaException as error:
-            admin.poll(0)  # hands over what went wrong meanwhile
+            admin.poll(0)  # calls `errors.append` for the errors so far
             if refusal := _refusal(connection, errors):
                 raise EnvironmentFailure(
                     f"--kafka_bootstrap_servers={connection.bootstrap_servers}: {refusal}"
                 ) from None
             if left <= _ANSWER_SECONDS:
-                told = [e for e in errors if e.code() != KafkaError._ALL_BROKERS_DOWN]
-                reason = (told or [error.args[0]])[-1].str()
+                reasons = [e for e in errors if e.code() != KafkaError._ALL_BROKERS_DOWN]
+                reason = (reasons or [error.args[0]])[-1].str()
                 break
     raise EnvironmentFailure(
         f"--kafka_bootstrap_servers={connection.bootstrap_servers}: no broker answered within "
@@ -94,7 +94,7 @@ def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) 
 
 
 def _refusal(connection: KafkaConnection, errors: Sequence[KafkaError]) -> str | None:
-    """Why a broker that answers does not serve, with the remedy; None where that is not known."""
+    """Return why a broker that answers refuses, with the remedy; None where that is not known."""
     codes = {error.code() for error in errors}
     if KafkaError._AUTHENTICATION in codes:
         refused = [e.str() for e in errors if e.code() == KafkaError._AUTHENTICATION][-1]
@@ -110,7 +110,7 @@ def _refusal(connection: KafkaConnection, errors: Sequence[KafkaError]) -> str |
 
 
 def cluster_reachable(connection: KafkaConnection, timeout_seconds: float = 10.0) -> bool:
-    """Whether a broker answers within the time."""
+    """Return whether a broker answers within the time."""
     try:
         require_cluster(connection, timeout_seconds)
     except EnvironmentFailure:
@@ -121,15 +121,15 @@ def cluster_reachable(connection: KafkaConnection, timeout_seconds: float = 10.0
 def create_topics(
     connection: KafkaConnection, topics: Sequence[TopicSpec], *, exist_ok: bool = False
 ) -> None:
-    """Make topics and wait until every broker knows them.
+    """Create topics and wait until every broker knows them.
 
     Args:
         connection: the cluster.
-        topics: what to make.
-        exist_ok: take a topic that is there already as it is.
+        topics: the topics.
+        exist_ok: leave a topic that exists as it is.
 
     Raises:
-        EnvironmentFailure: the cluster refused, or a topic exists and `exist_ok` is off.
+        EnvironmentFailure: the cluster refused, or a topic exists and `exist_ok` is False.
     """
     admin = _admin(connection)
     new = [
@@ -152,7 +152,7 @@ def create_topics(
 
 
 def topic_config(connection: KafkaConnection, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The settings in force of each topic, broker defaults included, by topic and setting.
+    """Return the effective settings of each topic, broker defaults included.
 
     Raises:
         EnvironmentFailure: a topic is missing, or the cluster refused.
@@ -171,7 +171,7 @@ def topic_config(connection: KafkaConnection, names: Iterable[str]) -> dict[str,
 
 
 def partition_counts(connection: KafkaConnection, names: Iterable[str]) -> dict[str, int]:
-    """The number of partitions of each topic; topics that don't exist are left out.
+    """Return the number of partitions of each topic; leave out topics that don't exist.
 
     Raises:
         EnvironmentFailure: the cluster refused.
@@ -180,9 +180,9 @@ def partition_counts(connection: KafkaConnection, names: Iterable[str]) -> dict[
 
 
 def topic_ids(connection: KafkaConnection, names: Iterable[str]) -> dict[str, str]:
-    """The id of each topic, another one after a topic was deleted and made anew.
+    """Return the id of each topic; leave out topics that don't exist.
 
-    Topics that don't exist are left out.
+    A topic that was deleted and created again has another id.
 
     Raises:
         EnvironmentFailure: the cluster refused.
@@ -191,7 +191,7 @@ def topic_ids(connection: KafkaConnection, names: Iterable[str]) -> dict[str, st
 
 
 def watermarks(connection: KafkaConnection, topic: str) -> dict[int, tuple[int, int]]:
-    """The offsets of a topic: per partition the first one kept, and the one after the last.
+    """Return the first offset and the end offset of each partition of a topic.
 
     Raises:
         EnvironmentFailure: the topic is missing, or the cluster refused.
@@ -200,64 +200,65 @@ def watermarks(connection: KafkaConnection, topic: str) -> dict[int, tuple[int, 
     if partitions is None:
         raise EnvironmentFailure(f"topic {topic} doesn't exist on {connection.bootstrap_servers}")
     admin = _admin(connection)
-    wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-    low = _offsets(admin, wanted, OffsetSpec.earliest())
-    high = _offsets(admin, wanted, OffsetSpec.latest())
+    low = _offsets(admin, topic, partitions, OffsetSpec.earliest())
+    high = _offsets(admin, topic, partitions, OffsetSpec.latest())
     return {partition: (low[partition], high[partition]) for partition in range(partitions)}
 
 
 def partition_stamped_after(
     connection: KafkaConnection, topics: Iterable[str], timestamp_ms: int
-) -> str | None:
-    """Return a partition, as topic/number, with a record of that timestamp or later; else None.
+) -> TopicPartition | None:
+    """Return a partition with a record of that timestamp or later; None where there is none.
 
     Raises:
         EnvironmentFailure: the cluster refused.
     """
     admin = _admin(connection)
     for topic, partitions in partition_counts(connection, topics).items():
-        wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-        offsets = _offsets(admin, wanted, OffsetSpec.for_timestamp(timestamp_ms))
+        offsets = _offsets(admin, topic, partitions, OffsetSpec.for_timestamp(timestamp_ms))
         for partition, offset in offsets.items():
             if offset >= 0:
-                return f"{topic}/{partition}"
+                return TopicPartition(topic, partition)
     return None
 
 
 class EndOffsets:
-    """Where partitions end, for who asks often: one client, one request, no patience."""
+    """Fetches end offsets with one client, a single request and a short timeout."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._admin = _admin(connection)
 
-    def ask(
-        self, partitions: Iterable[tuple[str, int]], timeout_seconds: float = 5.0
-    ) -> dict[tuple[str, int], int]:
-        """The offset after the last record, by (topic, partition).
+    def fetch(
+        self, partitions: Iterable[TopicPartition], timeout_seconds: float = 5.0
+    ) -> dict[TopicPartition, int]:
+        """Return the offset after the last record of each partition.
 
         Raises:
             EnvironmentFailure: the cluster did not answer in time, or refused.
         """
-        wanted = {TopicPartition(*one): OffsetSpec.latest() for one in partitions}
+        requests = {
+            confluent_kafka.TopicPartition(*partition): OffsetSpec.latest()
+            for partition in partitions
+        }
         try:
-            futures = self._admin.list_offsets(wanted, request_timeout=timeout_seconds)
+            futures = self._admin.list_offsets(requests, request_timeout=timeout_seconds)
         except KafkaException as error:
             raise _failure("ends of partitions", error) from None
         return {
-            (key.topic, key.partition): _result(f"end of {key.topic}", future).offset
+            TopicPartition(key.topic, key.partition): _result(f"end of {key.topic}", future).offset
             for key, future in futures.items()
         }
 
 
 def alter_group_offsets(
-    connection: KafkaConnection, group: str, offsets: Mapping[tuple[str, int], int]
+    connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int]
 ) -> None:
-    """Set where a consumer group goes on reading; the group must have no member.
+    """Set the offsets from which a consumer group reads on; the group must have no member.
 
     Args:
         connection: the cluster.
-        group: the consumer group; made when it doesn't exist.
-        offsets: the next offset to read, by (topic, partition).
+        group: the consumer group; created when it doesn't exist.
+        offsets: the next offset to read, by partition.
 
     Raises:
         EnvironmentFailure: the group is in use, or the cluster refused.
@@ -265,17 +266,18 @@ def alter_group_offsets(
     if not offsets:
         return
     partitions = [
-        TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()
+        confluent_kafka.TopicPartition(topic, partition, offset)
+        for (topic, partition), offset in offsets.items()
     ]
     what = f"offsets of consumer group {group}"
     _retried(lambda: _alter_offsets(connection, group, partitions), what)
 
 
 def _alter_offsets(
-    connection: KafkaConnection, group: str, partitions: list[TopicPartition]
+    connection: KafkaConnection, group: str, partitions: list[confluent_kafka.TopicPartition]
 ) -> None:
-    # A client of its own for each try: one that asked before a new broker had made its internal
-    # topic was seen to wait for the coordinator until it timed out, again and again.
+    # A new client for each try: one that asked before a new broker had created its internal topic
+    # was seen to time out waiting for the coordinator again and again.
     admin = _admin(connection)
     futures = admin.alter_consumer_group_offsets(
         [ConsumerGroupTopicPartitions(group, partitions)],
@@ -288,44 +290,41 @@ def _alter_offsets(
 
 
 def _admin(connection: KafkaConnection, on_error: Any = lambda error: None) -> AdminClient:
-    """A client, to be held for as long as its answers are waited for: they die with it."""
-    # The log lines of librdkafka would go to the terminal; its errors come back as exceptions.
-    logger = logging.getLogger("beam_pipeline.librdkafka")
-    logger.disabled = True
-    return AdminClient({**connection.for_librdkafka(), "error_cb": on_error}, logger=logger)
+    """Return a client; keep it until its futures are done, because they end with it."""
+    settings = {**connection.for_librdkafka(), "error_cb": on_error}
+    return AdminClient(settings, logger=librdkafka_logger())
 
 
 def _describe(connection: KafkaConnection, names: Iterable[str]) -> dict[str, Any]:
-    wanted = list(names)
-    # Held until the futures are done: an admin client that is collected ends its requests.
     admin = _admin(connection)
     futures = admin.describe_topics(
-        TopicCollection(wanted), request_timeout=REQUEST_TIMEOUT_SECONDS
+        TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_SECONDS
     )
-    found = {}
+    descriptions = {}
     for name, future in futures.items():
         try:
-            found[name] = future.result()
+            descriptions[name] = future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise _failure(f"topic {name} can't be described", error) from None
-    return found
+    return descriptions
 
 
-def _offsets(
-    admin: AdminClient, partitions: Sequence[TopicPartition], spec: OffsetSpec
-) -> dict[int, int]:
-    def ask() -> dict[int, int]:
-        futures = admin.list_offsets(
-            dict.fromkeys(partitions, spec), request_timeout=REQUEST_TIMEOUT_SECONDS
-        )
+def _offsets(admin: AdminClient, topic: str, partitions: int, spec: OffsetSpec) -> dict[int, int]:
+    """Return the offset that `spec` names in each of the topic's partitions."""
+
+    def fetch() -> dict[int, int]:
+        requests = {
+            confluent_kafka.TopicPartition(topic, number): spec for number in range(partitions)
+        }
+        futures = admin.list_offsets(requests, request_timeout=REQUEST_TIMEOUT_SECONDS)
         return {key.partition: future.result().offset for key, future in futures.items()}
 
-    return _retried(ask, f"offsets of topic {partitions[0].topic}")
+    return _retried(fetch, f"offsets of topic {topic}")
 
 
 def _retried(operation: Callable[[], T], what: str) -> T:
-    """The result of an operation, tried again for as long as the cluster is only settling."""
+    """Return the result of an operation; retry it while its error is one that passes."""
     deadline = time.monotonic() + SETTLING_TIMEOUT_SECONDS
     while True:
         try:

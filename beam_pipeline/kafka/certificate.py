@@ -1,7 +1,7 @@
-"""Why a broker's certificate is not trusted, which librdkafka does not tell apart.
+"""Find out why a broker's certificate is not trusted.
 
-librdkafka 2.16 says "broker certificate could not be verified" of an expired certificate as of one
-by an unknown issuer. Python's ssl module, on the same OpenSSL, gives the reason.
+librdkafka 2.16 gives one message, "broker certificate could not be verified", for an expired
+certificate and for an unknown issuer. Python's ssl module gives the reason.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _NO_ISSUER, _NO_ISSUER_LOCALLY, _UNVERIFIABLE = 2, 20, 21
 _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH = 62, 64
 _REASONS = {
     _CERT_NOT_YET_VALID: "is not valid yet; set this machine's clock, or wait",
-    _CERT_HAS_EXPIRED: "has expired; have it renewed on the broker, or set this machine's clock",
-    _SELF_SIGNED: f"is self-signed and not trusted; name it, as a PEM file, as {_CA_SETTING}",
+    _CERT_HAS_EXPIRED: "has expired; renew it on the broker, or set this machine's clock",
+    _SELF_SIGNED: f"is self-signed and not trusted; give it, as a PEM file, in {_CA_SETTING}",
     _HOSTNAME_MISMATCH: "is for other host names; use one of those in --kafka_bootstrap_servers",
     _IP_ADDRESS_MISMATCH: "is for other addresses; use one of those in --kafka_bootstrap_servers",
     **dict.fromkeys(
         (_SELF_SIGNED_IN_CHAIN, _NO_ISSUER, _NO_ISSUER_LOCALLY, _UNVERIFIABLE),
-        f"is by an issuer that is not trusted; name the issuer's, as a PEM file, as {_CA_SETTING}",
+        f"is by an issuer that is not trusted; give the issuer's, as a PEM file, in {_CA_SETTING}",
     ),
 }
 
 
 def certificate_problem(connection: KafkaConnection) -> str | None:
-    """What is wrong with the certificate of the first broker that shows one, and the remedy.
+    """Return what is wrong with the certificate of the first broker that shows one.
 
     Returns:
-        the end of a sentence about it, such as "has expired; …"; None where nothing is wrong, or
-        it can't be told.
+        the end of a sentence about the certificate with a remedy, such as "has expired; …"; None
+        where nothing is wrong or the reason can't be found.
     """
     context = _context(connection)
     if context is None:
@@ -59,7 +59,7 @@ def certificate_problem(connection: KafkaConnection) -> str | None:
 
 
 def _context(connection: KafkaConnection) -> ssl.SSLContext | None:
-    """Trust as librdkafka has it; None where its settings are no good, which it tells itself."""
+    """Return the trust that librdkafka has; None where its settings are wrong: it reports that."""
     settings = connection.for_librdkafka()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = settings.get("ssl.endpoint.identification.algorithm") != "none"

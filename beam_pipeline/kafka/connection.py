@@ -1,11 +1,12 @@
-"""How clients reach a Kafka cluster: one set of settings, in the words of Java and librdkafka.
+"""Connection settings of a Kafka cluster, for Java clients and for librdkafka.
 
-Settings are Java client properties, as in the files that Kafka's own tools take, so one file
-serves the Java reader and writer of the pipeline and the librdkafka admin client alike.
+Settings are Java client properties, as in the files that Kafka's own tools take. One file serves
+the Java reader and writer of the pipeline and the clients of librdkafka.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ _ADDRESS = re.compile(r"(?:[^\s:,/@\[\]]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _PASSWORD_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
-# The only settings whose values are shown; all others may hold a secret.
+# The only settings whose values are shown; any other may be a secret.
 _SHOWN = frozenset(
     {
         "client.id",
@@ -48,7 +49,7 @@ _COMMON = frozenset(
         "ssl.key.password",
     }
 )
-# librdkafka's names that people put into such a file, by their Java names.
+# librdkafka's names that users put into such a file, and their Java names.
 _ALIASES = {"sasl.mechanisms": "sasl.mechanism", "ssl.ca.location": "ssl.truststore.location"}
 
 
@@ -58,8 +59,8 @@ class KafkaConnection:
 
     Attributes:
         bootstrap_servers: comma-separated host:port.
-        properties: Java client properties beside `bootstrap.servers`; `sasl.username` and
-            `sasl.password` may stand in place of `sasl.jaas.config`.
+        properties: Java client properties other than `bootstrap.servers`; `sasl.username` and
+            `sasl.password` may be given instead of `sasl.jaas.config`.
     """
 
     bootstrap_servers: str
@@ -67,15 +68,15 @@ class KafkaConnection:
 
     @classmethod
     def from_flags(cls, bootstrap_servers: str | None, config_file: Path | None) -> KafkaConnection:
-        """The connection that `--kafka_bootstrap_servers` and `--kafka_config` describe.
+        """Return the connection that `--kafka_bootstrap_servers` and `--kafka_config` describe.
 
         Args:
             bootstrap_servers: the flag's value; `bootstrap.servers` of the file when None.
             config_file: a Java properties file with client settings.
 
         Raises:
-            UsageError: no address, an address without a port, a file that can't be read, or
-                settings that contradict each other or that one of the clients can't take.
+            UsageError: there is no address, an address has no port, the file can't be read, or
+                settings contradict each other or are of no use to one of the clients.
         """
         properties = _read_config(config_file) if config_file else {}
         in_file = properties.pop("bootstrap.servers", None)
@@ -91,10 +92,10 @@ class KafkaConnection:
         return connection
 
     def for_java(self) -> dict[str, str]:
-        """Settings for Java clients, KafkaIO's among them.
+        """Return settings for Java clients, such as KafkaIO.
 
         Raises:
-            UsageError: a user name without a password, or one with a mechanism that takes none.
+            UsageError: a user name has no password, or the mechanism takes no user name.
         """
         result = dict(self.properties)
         login = _login(result)
@@ -108,10 +109,10 @@ class KafkaConnection:
         return {**result, "bootstrap.servers": self.bootstrap_servers}
 
     def for_librdkafka(self) -> dict[str, str]:
-        """Settings for confluent-kafka; those that only Java clients know are left out.
+        """Return settings for confluent-kafka, without those that only Java clients know.
 
         Raises:
-            UsageError: a key or trust store, or a login module, that librdkafka can't use.
+            UsageError: librdkafka can't use the key store, the trust store or the login module.
         """
         given = self.properties
         result = {key: value for key, value in given.items() if key in _COMMON}
@@ -127,6 +128,17 @@ class KafkaConnection:
     def __repr__(self) -> str:
         shown = {key: value if key in _SHOWN else "***" for key, value in self.properties.items()}
         return f"KafkaConnection({self.bootstrap_servers!r}, {shown!r})"
+
+
+def librdkafka_logger() -> logging.Logger:
+    """Return a logger that drops what it gets, for every client of librdkafka.
+
+    Without a logger librdkafka writes its log lines to the terminal. Its errors reach the caller
+    as exceptions, delivery reports and messages.
+    """
+    logger = logging.getLogger("beam_pipeline.librdkafka")
+    logger.disabled = True
+    return logger
 
 
 def _read_config(path: Path) -> dict[str, str]:
@@ -161,11 +173,11 @@ def _checked_address(address: str) -> str:
 
 
 def _login(properties: Mapping[str, str]) -> tuple[str, str] | None:
-    """User name and password, from wherever they stand; None when there are none."""
+    """Return user name and password from either form of the settings; None when there are none."""
     mechanism = properties.get("sasl.mechanism", "").upper()
     if (jaas := properties.get("sasl.jaas.config")) is not None:
-        found = {option: _jaas_value(text) for option, text in _JAAS_OPTION.findall(jaas)}
-        user, password = found.get("username"), found.get("password")
+        options = {option: _jaas_value(text) for option, text in _JAAS_OPTION.findall(jaas)}
+        user, password = options.get("username"), options.get("password")
         if user is None or password is None or mechanism not in _PASSWORD_MECHANISMS:
             raise UsageError(
                 "--kafka_config: sasl.jaas.config can be used with sasl.mechanism "
@@ -212,13 +224,13 @@ def _jaas_config(user: str, password: str, mechanism: str) -> str:
 
 
 def _jaas_quoted(text: str) -> str:
-    """A string for StreamTokenizer, which ends one at the end of a line."""
+    """Quote a string for StreamTokenizer, where the end of a line ends a string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
 
 
 def _is_pem(properties: Mapping[str, str], store: str) -> bool:
-    """Whether a store is PEM: said so, or to be seen from its name or the settings used."""
+    """Return whether a store is PEM, by its type, its file name or its inline settings."""
     if kind := properties.get(f"ssl.{store}.type"):
         return kind.upper() == "PEM"
     inline = "ssl.truststore.certificates" if store == "truststore" else "ssl.keystore.key"

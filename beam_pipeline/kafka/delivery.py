@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection, librdkafka_logger
 
 Report = Callable[["KafkaError | None"], None]
 """Called once for a record: with None when the broker has it, else with the reason."""
@@ -58,7 +57,7 @@ class Delivery:
                 "message.max.bytes": 1_000_000_000,
                 **(settings or {}),
             },
-            logger=_quiet_logger(),
+            logger=librdkafka_logger(),
         )
 
     @property
@@ -140,12 +139,3 @@ class Delivery:
             self.poll(_MAX_NAP_SECONDS)
         if self.failure is not None:
             self._producer.purge()
-
-
-def _quiet_logger() -> logging.Logger:
-    """Return a logger that prints nothing; errors are reported for each record."""
-    logger = logging.getLogger("beam_pipeline.librdkafka")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    return logger

@@ -1,4 +1,4 @@
-"""Where the topics end, looked at now and then beside a run; only for the eye."""
+"""End offsets of the topics, fetched every two seconds in a thread; for display only."""
 
 from __future__ import annotations
 
@@ -8,50 +8,54 @@ from collections.abc import Mapping, Sequence
 from threading import Event, Thread
 from types import TracebackType
 
-from beam_pipeline.covered_offsets import TopicPartition
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.admin import EndOffsets
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 
 INTERVAL_SECONDS = 2.0
 RATE_SECONDS = 30.0
 
 
 class LogEnds:
-    """Asks for the end of each partition in a thread of its own, so that a broker that is away
-    holds nobody up; a context manager. What it does not know, it leaves out."""
+    """Fetches the end offset of each partition in a thread of its own, so that a broker that does
+    not answer blocks no one. A context manager; what is not known is left out."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
         self._partitions: Sequence[TopicPartition] = ()
+        # Replaced by the thread as a whole, never changed: a reader takes it once.
         self._seen: deque[tuple[float, Mapping[TopicPartition, int]]] = deque()
         self._stop = Event()
-        self._thread = Thread(target=self._ask, name="log-ends", daemon=True)
+        self._thread = Thread(target=self._fetch, name="log-ends", daemon=True)
 
     def watch(self, partitions: Sequence[TopicPartition]) -> None:
-        """Names the partitions to ask for from now on."""
+        """Set the partitions to fetch from now on."""
         self._partitions = partitions
 
     def ends(self) -> Mapping[TopicPartition, int]:
-        """The offset after the last record of each partition; nothing while the broker is away."""
-        return self._seen[-1][1] if self._seen else {}
+        """Return the offset after the last record of each partition; empty while the broker is
+        away."""
+        seen = self._seen
+        return seen[-1][1] if seen else {}
 
     def rate(self, partition: TopicPartition) -> float | None:
-        """Records that came a second, over up to half a minute."""
-        if len(self._seen) < 2:
+        """Return how many records a second were appended, over the last half minute at most."""
+        seen = self._seen
+        if len(seen) < 2:
             return None
-        (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
+        (first_at, first), (last_at, last) = seen[0], seen[-1]
         if partition not in first or partition not in last:
             return None
         return max(0, last[partition] - first[partition]) / (last_at - first_at)
 
-    def _ask(self) -> None:
+    def _fetch(self) -> None:
         client = EndOffsets(self._connection)
         while not self._stop.wait(INTERVAL_SECONDS if self._seen else 0.2):
             if not self._partitions:
                 continue
             try:
-                ends = client.ask(self._partitions)
+                ends = client.fetch(self._partitions)
             except EnvironmentFailure:
                 self._seen = deque()
                 continue

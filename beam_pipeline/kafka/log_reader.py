@@ -1,7 +1,7 @@
-"""Read stretches of a Kafka log without a consumer group, and find which offsets hold a record.
+"""Read ranges of a Kafka log without a consumer group, and find which offsets hold a record.
 
-Offsets without a record are ordinary: compaction removed it, it is the marker that ends a
-transaction, or, for a reader of committed records, its transaction was aborted.
+Offsets without a record are ordinary: compaction has removed it, the offset is the marker at the
+end of a transaction, or, for a reader of committed records, the transaction was aborted.
 """
 
 from __future__ import annotations
@@ -16,57 +16,52 @@ from confluent_kafka import Consumer, KafkaError, Message
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.connection import KafkaConnection, librdkafka_logger
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition, offset_set, ranges
 
 READ_UNCOMMITTED = "read_uncommitted"
 READ_COMMITTED = "read_committed"
 
 _MESSAGES_AT_A_TIME = 5_000
-# To read on over fewer offsets than these costs less than to begin anew behind them.
-_WORTH_A_JUMP = 50_000
-# librdkafka waits this long for so many messages to come together, even where there are fewer.
+# Reading over fewer offsets than these is quicker than a seek behind them.
+_WORTH_A_SEEK = 50_000
+# librdkafka waits this long for `_MESSAGES_AT_A_TIME`, even where there are fewer.
 _POLL_SECONDS = 0.1
 _SILENCE_SECONDS = 60.0
-# librdkafka goes on trying after all other errors by itself: a broker that is away, a topic so new
-# that not every broker knows it.
+# librdkafka retries after all other errors: a broker that is away, a topic so new that not every
+# broker knows it.
 _FINAL_ERRORS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNSUPPORTED_VERSION)
 
 
 class LogReader:
-    """A consumer without a group: it is told what to read, and commits nothing.
-
-    A context manager; closed at its end.
-    """
+    """A consumer without a group; it commits nothing. A context manager, closed at its end."""
 
     def __init__(
         self, connection: KafkaConnection, isolation_level: str = READ_UNCOMMITTED
     ) -> None:
-        """`isolation_level` is `read_uncommitted` or `read_committed`."""
+        """Make the consumer; `isolation_level` is `read_uncommitted` or `read_committed`."""
         self._last_error = "is the broker up?"
         self._consumer = Consumer(
             {
                 **connection.for_librdkafka(),
-                # librdkafka asks for one; with `assign` and no commit, no group comes to be.
+                # librdkafka requires one; `assign` without a commit creates no group.
                 "group.id": "beam-pipeline-log-reader",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
                 "isolation.level": isolation_level,
                 "queued.max.messages.kbytes": 16_384,
-                # The topic's own limit decides how large a record can be.
+                # The topic's own limit applies.
                 "receive.message.max.bytes": 1_000_000_000,
-                "log_level": 0,
-            }
+            },
+            logger=librdkafka_logger(),
         )
 
     def read(self, partition: TopicPartition, first: int, end: int) -> Iterator[list[Message]]:
-        """Reads the records from offset `first` up to, not including, `end`, some at a time.
-
-        Offsets without a record are passed over, and it is over where the log ends.
+        """Yield lists of the records from offset `first` to before `end`, or to the log's end.
 
         Raises:
-            EnvironmentFailure: the cluster refuses, or says nothing for a minute.
+            EnvironmentFailure: the cluster refuses, or no record comes for a minute.
         """
         if first >= end:
             return
@@ -87,19 +82,19 @@ class LogReader:
         )
 
     def _poll(self, partition: TopicPartition) -> tuple[list[Message], bool]:
-        """The next records, and whether the log ends after them."""
-        found, at_end = [], False
+        """Return the next records, and whether the log ends after them."""
+        records, at_end = [], False
         for message in self._consumer.consume(_MESSAGES_AT_A_TIME, _POLL_SECONDS):
             error = message.error()
             if error is None:
-                found.append(message)
+                records.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 at_end = True
             elif error.code() in _FINAL_ERRORS:
                 raise EnvironmentFailure(f"Kafka: reading {partition}: {error.str()}")
             else:
                 self._last_error = error.str()
-        return found, at_end
+        return records, at_end
 
     def __enter__(self) -> LogReader:
         return self
@@ -114,7 +109,7 @@ class LogReader:
 
 
 def _offset(message: Message) -> int:
-    # None only for an event that is no record.
+    # An offset is None only for an event that is no record.
     return message.offset() or 0
 
 
@@ -124,19 +119,19 @@ def find_records(
     isolation_level: str,
     progress: Callable[[int], object] = lambda offsets: None,
 ) -> dict[TopicPartition, BitMap64]:
-    """Reads the log to find which of some offsets hold a record.
+    """Read the log to find which of some offsets hold a record.
 
     Args:
         connection: the cluster.
         wanted: the offsets to look at.
-        isolation_level: `read_uncommitted` or `read_committed`, as the reader in question has it.
-        progress: is told how many more of the wanted offsets have been dealt with.
+        isolation_level: that of the reader in question, `read_uncommitted` or `read_committed`.
+        progress: called with how many more of the wanted offsets are done.
 
     Returns:
-        Of each partition, those of the wanted offsets that are records.
+        the wanted offsets that hold a record, by partition.
 
     Raises:
-        EnvironmentFailure: the cluster refuses, or says nothing for a minute.
+        EnvironmentFailure: the cluster refuses, or no record comes for a minute.
     """
     if not any(wanted.values()):
         return {partition: BitMap64() for partition in wanted}
@@ -153,26 +148,26 @@ def _find_in_partition(
     wanted: BitMap64,
     progress: Callable[[int], object],
 ) -> BitMap64:
-    found = BitMap64()
-    for first, end in _stretches(wanted):
+    with_record = BitMap64()
+    for first, end in _ranges_to_read(wanted):
         position = first
         for messages in reader.read(partition, first, end):
             offsets = np.array([message.offset() for message in messages], dtype=np.int64)
-            found |= offset_set(offsets) & wanted
+            with_record |= offset_set(offsets) & wanted
             if offsets.size:
                 reached = int(offsets[-1]) + 1
                 progress(wanted.range_cardinality(position, reached))
                 position = reached
         progress(wanted.range_cardinality(position, end))
-    return found
+    return with_record
 
 
-def _stretches(wanted: BitMap64) -> Iterator[tuple[int, int]]:
-    """Stretches of the log, first offset and end, that hold all wanted ones."""
+def _ranges_to_read(wanted: BitMap64) -> Iterator[tuple[int, int]]:
+    """Yield ranges of the log, first offset and end, that contain all wanted offsets."""
     first: int | None = None
     end = 0
     for range_first, range_last in ranges(wanted):
-        if first is not None and range_first - end >= _WORTH_A_JUMP:
+        if first is not None and range_first - end >= _WORTH_A_SEEK:
             yield first, end
             first = None
         first = range_first if first is None else first

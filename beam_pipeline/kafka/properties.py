@@ -32,12 +32,12 @@ def parse_properties(text: str) -> dict[str, str]:
 
 
 def format_properties(properties: Mapping[str, str]) -> str:
-    """A properties file in plain ASCII, which Java reads the same in any encoding."""
+    """Format a properties file in ASCII, which Java reads in any encoding."""
     return "".join(f"{_escape(key)}={_escape(value)}\n" for key, value in properties.items())
 
 
 def _logical_lines(text: str) -> list[str]:
-    """Lines without comments and blanks, those that end in a backslash joined with the next."""
+    """Drop comments and blank lines, and join a line that ends in a backslash with the next."""
     lines: list[str] = []
     continued = False
     for natural in re.split(r"\r\n|\r|\n", text):
@@ -64,7 +64,7 @@ def _unescape(text: str) -> str:
         return _CONTROLS.get(escape, escape)
 
     units = _ESCAPE.sub(character, text)
-    # Two escapes in a row may be one character beyond 16 bits.
+    # Two escapes in a row may be one character above 16 bits.
     return units.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 

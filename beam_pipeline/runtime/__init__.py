@@ -1,1 +1,1 @@
-"""A run: the supervisor, resuming, leases, preflight checks, engines and their processes."""
+"""A run: supervisor, restarts, resuming, leases, preflight checks, engines, processes."""

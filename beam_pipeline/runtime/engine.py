@@ -1,4 +1,4 @@
-"""The protocol of an engine: a runner and the services a job needs."""
+"""The protocol of an engine: a runner and the services that a job needs."""
 
 from __future__ import annotations
 
@@ -9,44 +9,57 @@ from pathlib import Path
 from typing import Protocol
 
 LogFile = Callable[[str], Path]
-"""The path of the log file for a process of that name."""
+"""Returns the path of the log file for a process of that name."""
 
 
 @dataclass(frozen=True)
-class Pulse:
-    """How the job's engine is now.
+class EngineStatus:
+    """The state of an engine and its job.
 
-    `failure` is why the job must be submitted again; `mended` what was started again without that,
-    since the last look; `counters` the job's, where the engine knows them; `runs_alone` whether
-    the process that submitted the job is no longer needed.
+    Attributes:
+      failure: why the job must be submitted again; None while it need not be.
+      repairs: what was started again without a new submission, since the last status.
+      counters: the job's counters; None where the engine does not know them.
+      runs_alone: whether the process that submitted the job is no longer needed.
     """
 
     failure: str | None = None
-    mended: Sequence[str] = ()
+    repairs: Sequence[str] = ()
     counters: Counter[str] | None = None
     runs_alone: bool = False
 
 
 class Engine(Protocol):
-    """A runner that can be started, watched, and started again after it died."""
+    """A runner that can be started, watched, and started again after a failure.
+
+    Attributes:
+      name: for messages.
+      restores_checkpoints: whether a job may be restored from a checkpoint, so that it writes files
+        of its epoch again.
+    """
 
     name: str
     restores_checkpoints: bool
 
     def start(self, epoch: str) -> None:
-        """Starts what a job of `epoch` needs; returns before it is ready."""
+        """Start what a job of `epoch` needs; return before it is ready.
+
+        Raises:
+          EnvironmentFailure: a program is missing or refuses its configuration.
+          OSError: a file can't be written, for example on a full disk.
+        """
 
     def job_flags(self) -> list[str]:
-        """The flags that make a job run here."""
+        """Return the flags with which a job runs on the started engine."""
 
-    def pulse(self) -> Pulse:
-        """Looks after the job; to be called several times a second."""
+    def status(self) -> EngineStatus:
+        """Return the status, and repair what can be repaired; call it several times a second."""
 
     def checkpoint(self) -> str | None:
-        """The checkpoint that the next job should be restored from, to go on in its epoch."""
+        """Return the checkpoint from which the next job of this epoch is restored, if any."""
 
     def stop(self) -> None:
-        """Ends the job and what was started."""
+        """End the job and everything that was started."""
 
     def leave(self) -> None:
-        """Leaves a job that runs alone to itself."""
+        """Leave a job that runs alone running, and end everything else."""

@@ -1,4 +1,14 @@
-"""A lease on an output directory: two pipelines writing the same one would count records twice."""
+"""The lease on an output directory: one writer at a time, or records would be written twice.
+
+On one machine the lease is an flock, which the kernel releases when its owner dies. Machines that
+share the storage may not share its flocks. Between them the lease is its content: the owner and a
+heartbeat. It expires when the heartbeat stops, and whoever takes it over becomes the owner. So the
+owner reads the file before each heartbeat, and stops when it finds another owner there.
+
+`lease.json` is a JSON object with `host`, `pid`, `id` and `heartbeat` (Unix time in seconds), and
+`{}` once it was released. It is written in place, in one call and at one length, because a rename
+would leave the flock behind and a full disk must not tear it.
+"""
 
 from __future__ import annotations
 
@@ -6,97 +16,230 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.mounts import file_system_of, is_local
 
 LEASE_FILE = Path("_ledger", "lease.json")
 HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 30.0
+SETTLE_SECONDS = 2.0
+"""Of machines that start at the same time the last one to write has the lease. Each waits this long
+after its write, then looks whether it was the last."""
+TORN_SECONDS = 1.0
+"""How long a lease that is not whole is read again: its owner may be writing it."""
+_LENGTH = 256
+
+
+class LeaseLostError(EnvironmentFailure):
+    """Another pipeline has the directory now; this one must write nothing more."""
+
+
+@dataclass(frozen=True)
+class LeaseRecord:
+    """What a lease that is held says; `heartbeat` is a Unix time in seconds."""
+
+    host: str
+    pid: int
+    heartbeat: float
+    id: str = ""
+
+    def is_held_elsewhere(self, host: str, now: float) -> bool:
+        """Return whether another machine holds the lease, and its heartbeat has not expired.
+
+        For a process of this machine, `host`, the flock has the answer.
+        """
+        return self.host != host and now - self.heartbeat < EXPIRY_SECONDS
+
+
+def parse_lease(content: bytes) -> LeaseRecord | None:
+    """Parse the content of a lease; None for one that was released.
+
+    Raises:
+      ValueError: it is empty, torn, or something else.
+    """
+    fields = json.loads(content)
+    if fields == {}:
+        return None
+    try:
+        record = LeaseRecord(
+            fields["host"], fields["pid"], fields["heartbeat"], fields.get("id", "")
+        )
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError("not a lease") from None
+    if not (isinstance(record.host, str) and isinstance(record.heartbeat, float | int)):
+        raise ValueError("not a lease")
+    return record
 
 
 class Lease:
-    """A held lease. On one machine the kernel frees it with its owner's death; between machines
-    on shared storage it expires when its heartbeat stops."""
+    """A lease that is held by this process; made by `hold_lease`."""
 
-    def __init__(self, directory: Path, handle: IO[str], owner: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, flag: str, descriptor: int) -> None:
         self._directory = directory
-        self._handle = handle
-        self._owner = owner
-        self._beat_at = 0.0
+        self._flag = flag
+        self._descriptor = descriptor
+        self._id = secrets.token_hex(8)
+        self._is_shared = _is_shared(directory)
+        self._next_beat = self._next_beat_unix = 0.0
 
-    def beat(self) -> None:
-        """Renews the lease when it is due; call it more often than `HEARTBEAT_SECONDS`.
+    def take(self) -> None:
+        """Become the owner of a lease that is free.
 
         Raises:
+          EnvironmentFailure: another machine took it at the same time.
+          OSError: it can't be written.
+        """
+        self._write_heartbeat()
+        if self._is_shared:
+            time.sleep(SETTLE_SECONDS)
+            holder = _read(self._directory / LEASE_FILE)
+            if holder is None or holder.id != self._id:
+                raise _taken(self._directory, self._flag, holder)
+
+    def beat(self) -> None:
+        """Renew the lease when that is due; call it more often than `HEARTBEAT_SECONDS`.
+
+        Raises:
+          LeaseLostError: another pipeline took the lease over.
           EnvironmentFailure: the directory is gone.
         """
-        if time.monotonic() < self._beat_at:
+        # The monotonic clock may stand still while a virtual machine is paused.
+        if time.monotonic() < self._next_beat and time.time() < self._next_beat_unix:
             return
-        self._beat_at = time.monotonic() + HEARTBEAT_SECONDS
-        if not (self._directory / LEASE_FILE).exists():
-            raise EnvironmentFailure(
-                f"{self._directory} has vanished, or its lease with it; nothing more is written. "
-                "Bring it back and start again: what is in its files is not read twice"
-            )
-        # On a full disk the flock still holds here; elsewhere the lease expires.
+        self.confirm()
+        # A disk that is full or away for a moment is no reason to stop; if the lease expires
+        # meanwhile and is taken over, the next `confirm` finds that.
         with contextlib.suppress(OSError):
-            self._handle.seek(0)
-            self._handle.truncate()
-            json.dump({**self._owner, "heartbeat": time.time()}, self._handle)
-            self._handle.flush()
+            self._write_heartbeat()
+
+    def confirm(self) -> None:
+        """Check that this process still owns the lease.
+
+        Raises:
+          LeaseLostError: another pipeline took the lease over.
+          EnvironmentFailure: the directory is gone.
+        """
+        where = f"{self._flag}={self._directory}"
+        try:
+            holder = _read(self._directory / LEASE_FILE)
+        except (FileNotFoundError, NotADirectoryError):
+            raise EnvironmentFailure(
+                f"{where} has vanished, or its lease with it; nothing more is written. "
+                "Bring it back and start again: what is in its files is not read twice"
+            ) from None
+        except OSError:
+            return  # storage that does not answer now takes no files either
+        if holder is None or holder.id != self._id:
+            raise LeaseLostError(
+                f"{where}: another pipeline ({_name_of(holder)}) took the lease over, because this "
+                f"one stood still for {EXPIRY_SECONDS:g} s; this one has stopped. Nothing is lost: "
+                "the other one resumes from the files"
+            )
+
+    def release(self) -> None:
+        """Release the lease, unless another pipeline has it."""
+        with contextlib.suppress(OSError, EnvironmentFailure):
+            self.confirm()
+            self._write(b"{}")
+
+    def _write_heartbeat(self) -> None:
+        self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
+        self._next_beat_unix = time.time() + HEARTBEAT_SECONDS
+        record = LeaseRecord(socket.gethostname(), os.getpid(), time.time(), self._id)
+        self._write(json.dumps(asdict(record)).encode())
+
+    def _write(self, content: bytes) -> None:
+        padded = content.ljust(_LENGTH)
+        os.pwrite(self._descriptor, padded, 0)
+        os.ftruncate(self._descriptor, len(padded))
+        if self._is_shared:
+            os.fsync(self._descriptor)  # or other machines see it half a minute later
 
 
 @contextlib.contextmanager
 def hold_lease(directory: Path, flag: str) -> Iterator[Lease]:
-    """Holds the lease on `directory` for the time of the block.
+    """Hold the lease on `directory` for the time of the block.
+
+    Args:
+      directory: an output or dead-letter directory; made when missing.
+      flag: the flag that names it, for messages.
 
     Raises:
       EnvironmentFailure: another pipeline holds it, or the directory can't be written.
     """
     path = directory / LEASE_FILE
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"{flag}={directory}: {error.strerror}; give a directory that can be written"
-        ) from None
-    with handle:
-        host = socket.gethostname()
-        handle.seek(0)
-        holder = _read(handle)
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise _taken(directory, flag, holder) from None
-        elsewhere = holder.get("host") not in (None, host)
-        if elsewhere and time.time() - holder.get("heartbeat", 0.0) < EXPIRY_SECONDS:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, is_new = _open(path)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            holder = None if is_new else _read(path)
+        except BlockingIOError:
+            raise _taken(directory, flag, _read(path)) from None
+        except OSError as error:
+            raise _unwritable(directory, flag, error) from None
+        if holder is not None and holder.is_held_elsewhere(socket.gethostname(), time.time()):
             raise _taken(directory, flag, holder)
-        lease = Lease(directory, handle, {"host": host, "pid": os.getpid()})
-        lease.beat()
+        lease = Lease(directory, flag, descriptor)
         try:
-            yield lease
-        finally:
-            with contextlib.suppress(OSError):
-                handle.truncate(0)
+            lease.take()
+        except OSError as error:
+            raise _unwritable(directory, flag, error) from None
+        stack.callback(lease.release)
+        yield lease
 
 
-def _read(handle: IO[str]) -> dict[str, Any]:
+def _open(path: Path) -> tuple[int, bool]:
+    """Open a lease; return the descriptor, and whether this call made the file."""
     try:
-        found: dict[str, Any] = json.load(handle)
-    except ValueError:
-        return {}
-    return found
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+    except FileExistsError:
+        return os.open(path, os.O_RDWR), False
 
 
-def _taken(directory: Path, flag: str, holder: dict[str, Any]) -> EnvironmentFailure:
-    owner = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+def _read(path: Path) -> LeaseRecord | None:
+    """Read a lease by opening it anew: a network file system looks for news only then.
+
+    One that is not whole is read again for a while. If it stays so, its owner is unknown, and its
+    heartbeat is the time of the file's last change.
+    """
+    give_up = time.monotonic() + TORN_SECONDS
+    while True:
+        try:
+            return parse_lease(path.read_bytes())
+        except ValueError:
+            changed = path.stat().st_mtime
+        if time.monotonic() >= give_up or time.time() - changed > EXPIRY_SECONDS:
+            return LeaseRecord("an unknown host", 0, changed)
+        time.sleep(0.05)
+
+
+def _is_shared(directory: Path) -> bool:
+    """Return whether other machines may see the directory too."""
+    kind = file_system_of(directory)
+    return kind is None or not is_local(kind)
+
+
+def _name_of(holder: LeaseRecord | None) -> str:
+    return f"process {holder.pid or '?'} on {holder.host}" if holder else "process unknown"
+
+
+def _taken(directory: Path, flag: str, holder: LeaseRecord | None) -> EnvironmentFailure:
     return EnvironmentFailure(
-        f"{flag}={directory} is being written by another pipeline ({owner}); "
+        f"{flag}={directory} is being written by another pipeline ({_name_of(holder)}); "
         "stop that one, or give this one a directory of its own"
+    )
+
+
+def _unwritable(directory: Path, flag: str, error: OSError) -> EnvironmentFailure:
+    return EnvironmentFailure(
+        f"{flag}={directory}: {error.strerror}; give a directory that can be written"
     )

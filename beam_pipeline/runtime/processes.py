@@ -1,4 +1,4 @@
-"""Child processes that never outlive this one, each with a log file of its own."""
+"""Child processes that never outlive this process, each with a log file of its own."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _POLL_SECONDS = 0.02
 _TAIL_BYTES = 65536
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-# Runs in the child and then becomes the program itself. A preexec_fn would do the same between
-# fork and exec, where the threads of gRPC and librdkafka make Python code unsafe.
+# Runs in the child and then executes the program in its place. A preexec_fn would run between fork
+# and exec, where Python code is unsafe because of the threads of gRPC and librdkafka.
 _EXEC_BOUND_TO_PARENT = f"""
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGKILL, 0, 0, 0)
@@ -39,11 +39,10 @@ os.execv(sys.argv[2], sys.argv[2:])
 class ManagedProcess:
     """A running child process in a session of its own, logging to a file (mode 0600).
 
-    On Linux the kernel kills it when this process dies, however that happens. The kernel watches
-    the thread that started the child, so only the main thread may start one.
+    On Linux the kernel kills it when this process dies for any reason. The kernel watches the
+    thread that started the child, so only the main thread may start one.
 
-    Used as a context manager it is terminated at the end; several in one `ExitStack` end in
-    reverse order of their start.
+    A context manager: the process is terminated at the end.
     """
 
     def __init__(
@@ -59,10 +58,10 @@ class ManagedProcess:
         """Start `command`.
 
         Args:
-            name: what the process is called in messages, for example "Kafka broker".
-            command: program and arguments; the program by path or by its name on PATH.
-            log_file: takes standard output and standard error, appended; made when missing.
-            env: variables set on top of this process's environment.
+            name: the name of the process in messages, for example "Kafka broker".
+            command: program and arguments; the program is a path or a name on PATH.
+            log_file: standard output and standard error are appended to it.
+            env: variables added to this process's environment.
             cwd: working directory.
             outlives_parent: leave it running when this process dies.
 
@@ -78,21 +77,21 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int:
-        """Process id, which is also the id of its process group."""
+        """Return the process id, which is also the id of its process group."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Return whether the process still runs."""
         return self._process.poll() is None
 
     @property
     def returncode(self) -> int | None:
-        """Exit code; negative is the signal that ended it; None while it runs."""
+        """Return the exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
     def wait(self, timeout_seconds: float | None = None) -> int | None:
-        """Wait for the end; returns the exit code, or None when the time is up."""
+        """Wait for the end; return the exit code, or None after `timeout_seconds`."""
         try:
             return self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
@@ -102,7 +101,7 @@ class ManagedProcess:
         """Wait until the process accepts connections on a loopback port.
 
         Raises:
-            EnvironmentFailure: it ended first, or the time was up.
+            EnvironmentFailure: it ended first, or did not open the port in time.
         """
         deadline = time.monotonic() + timeout_seconds
         while not _accepts(port):
@@ -113,35 +112,37 @@ class ManagedProcess:
             time.sleep(_POLL_SECONDS)
 
     def failure(self, what: str) -> EnvironmentFailure:
-        """An error that says `what` happened to the process, with its last word and its log."""
+        """Return an error that says `what` happened, with the last line of the log and its path."""
         lines = [line.strip() for line in self.tail(100)]
-        # A Java stack trace comes after what it is about, and a gRPC error ends in a brace.
-        told = [
+        # The frames of a Java stack trace follow its message, and a gRPC error ends in a brace.
+        messages = [
             line
             for line in lines
             if any(map(str.isalnum, line)) and not line.startswith(("at ", "... "))
         ]
-        last = told[-1][:300] if told else "no output"
+        last = messages[-1][:300] if messages else "no output"
         return EnvironmentFailure(f"{self.name} {what}: {last} (log: {self.log_file})")
 
     def end(self) -> str:
-        """One line on how the process ended."""
+        """Return one line on how the process ended."""
         return str(self.failure(f"ended with exit code {self.returncode}"))
 
     def kill(self) -> None:
-        """End the process and its whole group by SIGKILL, at once."""
+        """End the process and its whole group at once, by SIGKILL."""
         _signal_group(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def tail(self, lines: int = 20) -> list[str]:
-        """The last lines of the log."""
+        """Return the last lines of the log; none where it can't be read."""
         return _tail(self.log_file, lines)
 
     def terminate(self, grace_seconds: float = 5.0) -> int:
-        """End the process and its whole group: SIGTERM, a time of grace, then SIGKILL.
+        """End the process and its whole group: SIGTERM, then SIGKILL after `grace_seconds`.
 
-        Returns the exit code. Does nothing to a process that has ended, but for killing what it
-        left behind in its group.
+        If the process has ended already, what it left behind in its group is killed.
+
+        Returns:
+            the exit code.
         """
         return _terminate(self._process, grace_seconds)
 
@@ -158,7 +159,7 @@ class ManagedProcess:
 
 
 class Service(NamedTuple):
-    """A server in a child process, and where it listens."""
+    """A server in a child process, and its address."""
 
     process: ManagedProcess
     endpoint: str
@@ -168,7 +169,7 @@ class Service(NamedTuple):
         """Wait until it accepts connections.
 
         Raises:
-            EnvironmentFailure: it ended first, or the time was up.
+            EnvironmentFailure: it ended first, or did not accept one in time.
         """
         self.process.wait_for_port(int(self.endpoint.rpartition(":")[2]), timeout_seconds)
 
@@ -182,12 +183,12 @@ def run_to_end(
     cwd: Path | None = None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a program that ends by itself, from any thread; returns its exit code.
+    """Run a program to its end, from any thread; return its exit code.
 
     Args:
         name, command, log_file, env, cwd: as for `ManagedProcess`.
-        on_tick: called about five times a second. When it, or a signal, raises, the program is
-            ended and the exception goes on.
+        on_tick: called about five times a second. If it or a signal handler raises, the program is
+            ended and the exception propagates.
 
     Raises:
         EnvironmentFailure: the program is missing, or the log file can't be written.
@@ -204,11 +205,20 @@ def run_to_end(
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
+    """Return a loopback port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_port_like(port: int) -> int:
+    """Return `port` if nothing listens on it now, else another free loopback port."""
+    try:
+        _listen_once(port)
+    except OSError:
+        return free_port()
+    return port
 
 
 def require_free_port(name: str, port: int) -> None:
@@ -217,16 +227,20 @@ def require_free_port(name: str, port: int) -> None:
     Raises:
         EnvironmentFailure: it is taken.
     """
+    try:
+        _listen_once(port)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"{name}: port {port} on {LOOPBACK} can't be used ({error.strerror}); "
+            "end what listens there, or choose another port (0 takes a free one)"
+        ) from error
+
+
+def _listen_once(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-            probe.listen()
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"{name}: port {port} on {LOOPBACK} can't be used ({error.strerror}); "
-                "end what listens there, or choose another port (0 takes a free one)"
-            ) from error
+        probe.bind((LOOPBACK, port))
+        probe.listen()
 
 
 def _accepts(port: int) -> bool:

@@ -1,42 +1,92 @@
-"""Where a new epoch starts reading: behind what the files cover, nothing skipped in silence."""
+"""Where a new epoch starts to read: at the end of what the files cover without a gap."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pyroaring import BitMap64
 
-from beam_pipeline.covered_offsets import TopicPartition
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import Ledger
-from beam_pipeline.kafka.admin import topic_ids, watermarks
+from beam_pipeline.kafka.admin import (
+    alter_group_offsets,
+    cluster_reachable,
+    topic_ids,
+    watermarks,
+)
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records
-from beam_pipeline.offset_sets import TopicPartition as LogPartition
+from beam_pipeline.offset_sets import TopicPartition
 
 Ends = Mapping[TopicPartition, int]
-"""Per partition an offset, exclusive: everything before it."""
+"""An offset of each partition, exclusive: everything before it."""
+
+Spans = Mapping[TopicPartition, tuple[int, int | None]]
+"""First offset and end of each partition; the end None is the end of what is covered."""
 
 NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
-"""What brokers older than Kafka 2.8 give for a topic's id (a zero UUID, base64)."""
+"""The id of every topic on brokers older than Kafka 2.8 (a zero UUID, base64)."""
+
+_REACHABLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Per partition the offset to read from; `notices` are for the user's eyes."""
+    """The offset to read from in each partition; `notices` are for the user."""
 
     starts: dict[TopicPartition, int]
     notices: list[str]
 
 
+class Source(Protocol):
+    """What the supervisor needs of the input topics."""
+
+    def is_reachable(self) -> bool:
+        """Return whether a broker answers now."""
+
+    def find_resume_point(self, ledger: Ledger) -> ResumePoint:
+        """Return where to start reading; see `find_resume_point` of this module."""
+
+    def set_group_offsets(self, starts: Ends) -> None:
+        """Set the offsets from which the consumer group reads on."""
+
+    def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
+        """Cover offsets without a record; see `cover_offset_gaps` of this module."""
+
+
+@dataclass(frozen=True)
+class KafkaSource:
+    """Topics of a Kafka cluster, read by a consumer group.
+
+    Each method but `is_reachable` raises `EnvironmentFailure` when the cluster does not answer or
+    refuses.
+    """
+
+    connection: KafkaConnection
+    topics: Sequence[str]
+    consumer_group: str
+
+    def is_reachable(self) -> bool:
+        return cluster_reachable(self.connection, _REACHABLE_SECONDS)
+
+    def find_resume_point(self, ledger: Ledger) -> ResumePoint:
+        return find_resume_point(self.connection, self.topics, ledger)
+
+    def set_group_offsets(self, starts: Ends) -> None:
+        alter_group_offsets(self.connection, self.consumer_group, starts)
+
+    def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
+        return cover_offset_gaps(self.connection, ledger, spans)
+
+
 def find_resume_point(
     connection: KafkaConnection, topics: Sequence[str], ledger: Ledger
 ) -> ResumePoint:
-    """The end of each partition's contiguous prefix of covered offsets, over holes in the log.
+    """Return the end of each partition's contiguous covered offsets, gaps in the log included.
 
-    Holes that are found (compacted records, transaction markers) are added to `ledger.covered`:
-    there will never be a record at them.
+    Offsets without a record (compacted, transaction markers) are added to `ledger.covered`.
 
     Raises:
       EnvironmentFailure: the files belong to another topic of the same name, or the cluster
@@ -44,7 +94,7 @@ def find_resume_point(
     """
     _refuse_another_topic(topic_ids(connection, topics), ledger)
     logs = {
-        (topic, partition): bounds
+        TopicPartition(topic, partition): bounds
         for topic in topics
         for partition, bounds in watermarks(connection, topic).items()
     }
@@ -56,67 +106,70 @@ def find_resume_point(
         expired = ledger.covered.missing(topic, partition, first, low)
         if expired:
             notices.append(
-                f"{topic}/{partition}: {expired} offsets before {low} have expired by the topic's "
-                "retention before they were landed; they are lost to this pipeline"
+                f"{topic}/{partition}: {expired} offsets before {low} expired by the topic's "
+                "retention before they were read; they are lost to this pipeline"
             )
-    cover_holes(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
+    cover_offset_gaps(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
     starts = {
-        (topic, partition): ledger.covered.prefix_end(topic, partition, low)
-        for (topic, partition), (low, _) in logs.items()
+        key: ledger.covered.prefix_end(key.topic, key.partition, low)
+        for key, (low, _) in logs.items()
     }
     return ResumePoint(starts, notices)
 
 
-def cover_holes(
-    connection: KafkaConnection,
-    ledger: Ledger,
-    spans: Mapping[TopicPartition, tuple[int, int | None]],
-) -> int:
-    """Adds to `ledger.covered` the uncovered offsets at which the log has no record.
+def cover_offset_gaps(connection: KafkaConnection, ledger: Ledger, spans: Spans) -> int:
+    """Add to `ledger.covered` the uncovered offsets of `spans` at which the log has no record.
 
-    `spans` are first offset and end per partition; None ends at the last covered offset. Returns
-    how many offsets were holes.
+    Returns:
+      how many offsets were added.
+
+    Raises:
+      EnvironmentFailure: the cluster refuses, or does not answer for a minute.
     """
-    uncovered: dict[LogPartition, BitMap64] = {}
-    for (topic, partition), (first, end) in spans.items():
-        bounds = ledger.covered.bounds(topic, partition)
+    uncovered: dict[TopicPartition, BitMap64] = {}
+    for key, (first, end) in spans.items():
+        bounds = ledger.covered.bounds(key.topic, key.partition)
         last = end if end is not None else bounds[1] if bounds else first
-        gaps = ledger.covered.gaps(topic, partition, first, last)
-        if gaps:
-            uncovered[LogPartition(topic, partition)] = gaps
+        offsets = ledger.covered.gaps(key.topic, key.partition, first, last)
+        if offsets:
+            uncovered[key] = offsets
     isolation_level = connection.properties.get("isolation.level", READ_UNCOMMITTED)
     records = find_records(connection, uncovered, isolation_level) if uncovered else {}
-    holes = 0
-    for key, gaps in uncovered.items():
-        without_record = gaps - records[key]
+    added = 0
+    for key, offsets in uncovered.items():
+        without_record = offsets - records[key]
         ledger.add_offset_gaps(key.topic, key.partition, without_record)
-        holes += len(without_record)
-    return holes
+        added += len(without_record)
+    return added
 
 
 def ends_of(connection: KafkaConnection, topics: Sequence[str]) -> dict[TopicPartition, int]:
-    """Where the topics end now."""
+    """Return the end offset of each partition now.
+
+    Raises:
+      EnvironmentFailure: a topic is missing, or the cluster refused.
+    """
     return {
-        (topic, partition): high
+        TopicPartition(topic, partition): high
         for topic in topics
         for partition, (_, high) in watermarks(connection, topic).items()
     }
 
 
 def _refuse_another_topic(ids: Mapping[str, str], ledger: Ledger) -> None:
-    for topic, identity in ids.items():
-        if identity == NO_TOPIC_ID:
+    for topic, topic_id in ids.items():
+        if topic_id == NO_TOPIC_ID:
             continue
-        known = ledger.topic_ids.setdefault(topic, identity)
-        if known != identity:
+        known = ledger.topic_ids.setdefault(topic, topic_id)
+        if known != topic_id:
             raise EnvironmentFailure(
-                _another_log(topic, f"its id was {known} and is {identity} now")
+                _another_log(topic, f"its id was {known} and is {topic_id} now")
             )
 
 
 def _another_log(topic: str, evidence: str) -> str:
     return (
         f"topic {topic} is not the one that the files are from ({evidence}): it was deleted and "
-        "made anew, or this is another cluster, and its offsets start over. Give --output_dir and "
-        "--dead_letter_dir of their own, or move the old files and _ledger away"
+        "created again, or this is another cluster, and its offsets start over. Give other "
+        "--output_dir and --dead_letter_dir, or move the old files and _ledger away"
     )

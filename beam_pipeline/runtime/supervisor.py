@@ -1,4 +1,7 @@
-"""Runs the job until its goal or a signal; starts it again, from its files, when something died."""
+"""The supervisor: runs one epoch after another until the goal or a stop, and restarts failed ones.
+
+An epoch is one submission of the job. The next one resumes from the files of those before it.
+"""
 
 from __future__ import annotations
 
@@ -17,40 +20,47 @@ from threading import Event
 from typing import Any
 
 from beam_pipeline.config import BreakerLimits
-from beam_pipeline.covered_offsets import CoveredOffsets, TopicPartition
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.ledger import Ledger, load_ledger
 from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
 from beam_pipeline.job_file import JobFile
-from beam_pipeline.kafka.admin import alter_group_offsets, cluster_reachable
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.breaker import CircuitBreaker
-from beam_pipeline.runtime.engine import Engine, LogFile, Pulse
-from beam_pipeline.runtime.lease import Lease
+from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
+from beam_pipeline.runtime.lease import Lease, LeaseLostError
 from beam_pipeline.runtime.processes import ManagedProcess
-from beam_pipeline.runtime.resume import Ends, cover_holes, find_resume_point
+from beam_pipeline.runtime.restarts import RestartLimits, Restarts
+from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
 from beam_pipeline.settings.config import PipelineSettings
 
 POLL_SECONDS = 0.2
 SWEEP_SECONDS = 30.0
 MAX_LISTING_SHARE = 0.05
-STABLE_SECONDS = 600.0
 STANDSTILL_SECONDS = 10.0
 STATUS_FILE = "status.json"
-MAX_BACKOFF_SECONDS = 30.0
 JOB_GRACE_SECONDS = 5.0
 USAGE_EXIT_CODE = 2
-
-
 NEW_FILES_KEPT = 64
+JOB_COMMAND = (sys.executable, "-m", "beam_pipeline.job")
 
 
 @dataclass
 class RunStatus:
-    """What a run has done so far, for whoever watches it; counts are over all its epochs.
+    """What a run has done so far; counts are over all its epochs.
 
-    `starts` are the offsets where the epoch began to read, `covered` those that are in files now,
-    and `new_files` the names of the newest files, for the watcher to take away.
+    Attributes:
+      state: "starting", "running", "restarting", "waiting for the broker" or "ended".
+      epoch: the present epoch.
+      counters: the job's counters by name.
+      files: how many files the run has written.
+      restarts: how often something was started again.
+      remaining: how many offsets before the goal are in no file; None without a goal.
+      notices: one line each, for the user.
+      starts: the offsets from which the epoch reads.
+      covered: the offsets that are in files now.
+      new_files: names of the newest files; the reader takes them away.
     """
 
     state: str = "starting"
@@ -63,6 +73,10 @@ class RunStatus:
     starts: dict[TopicPartition, int] = field(default_factory=dict)
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
     new_files: deque[str] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
+
+
+OnTick = Callable[[RunStatus], None]
+"""Called several times a second; what it raises ends the run."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +92,34 @@ class RunPlan:
 
     @property
     def output_dir(self) -> Path:
-        """The root of the Parquet files."""
+        """Return the root of the Parquet files."""
         return Path(self.settings.output_dir)
 
     @property
     def dead_letter_dir(self) -> Path:
-        """The root of the dead-letter files."""
+        """Return the root of the dead-letter files."""
         return Path(self.settings.dead_letter_dir)
+
+    @property
+    def source(self) -> KafkaSource:
+        """Return the topics, as the consumer group reads them."""
+        settings = self.settings
+        return KafkaSource(self.connection, settings.input_topics, settings.consumer_group)
 
 
 @dataclass(frozen=True)
 class ResumedEpoch:
-    """An epoch that a restored job goes on with, and the offsets that it has skipped all along
-    (`CoveredOffsets.to_json`): those of files of the epoch itself may be rolled back."""
+    """The epoch of a restored job, and the offsets that the job skips (`CoveredOffsets.to_json`).
+
+    Offsets in files of the epoch itself are not among them: those files may be rolled back.
+    """
 
     name: str
     covered: list[dict[str, Any]]
 
 
 class Supervisor:
-    """One run: epochs one after another, each resuming where the files of those before it end."""
+    """One run: epochs one after another."""
 
     def __init__(
         self,
@@ -109,25 +131,38 @@ class Supervisor:
         resumed: ResumedEpoch | None = None,
         on_submit: Callable[[ResumedEpoch], None] = lambda epoch: None,
         kept_epoch: Callable[[], str] = lambda: "",
+        source: Source | None = None,
+        restart_limits: RestartLimits | None = None,
+        job_command: Sequence[str] = JOB_COMMAND,
     ) -> None:
         """Describe the run; nothing is started yet.
 
         Args:
-          resumed: the epoch that the engine's first job goes on with, from a savepoint.
-          on_submit: told of each job before it is submitted.
-          kept_epoch: asked at the end which epoch's parts stay, for a savepoint of it.
+          plan: what to run.
+          engine: what the job runs on.
+          log_file: returns the log file of a process.
+          leases: of the directories that the job writes.
+          resumed: the epoch that the engine's first job continues, from a savepoint.
+          on_submit: called before each job is submitted.
+          kept_epoch: called at the end; returns the epoch whose parts stay, for a savepoint of it.
+          source: the topics; by default those of the plan.
+          restart_limits: by default `max_restarts` of the plan with the usual backoff.
+          job_command: the program that submits the job.
         """
         self.status = RunStatus()
         self._covered: list[dict[str, Any]] = []
         self._resumed = resumed
         self._on_submit = on_submit
         self._kept_epoch = kept_epoch
-        self._left = False
+        self._is_detached = False
         self._plan = plan
         self._engine = engine
         self._log_file = log_file
         self._leases = leases
-        self._counted: Counter[str] = Counter()
+        self._source = source or plan.source
+        self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
+        self._job_command = job_command
+        self._counters_before: Counter[str] = Counter()
         self._ledger = Ledger(plan.output_dir, plan.dead_letter_dir)
         self._starts: dict[TopicPartition, int] = {}
         self._goal: Ends | None = None
@@ -137,23 +172,31 @@ class Supervisor:
         self._breaker = CircuitBreaker(plan.breaker_limits) if plan.breaker_limits else None
 
     def set_goal(self, ends: Ends) -> None:
-        """The run ends once every record before these offsets is in a file."""
+        """End the run once every record before these offsets is in a file."""
         self._goal = ends
 
-    def run(self, stop: Event, on_tick: Callable[[RunStatus], None]) -> bool:
-        """Runs until the goal is reached or the job left alone (True), or `stop` is set (False).
+    def run(self, stop: Event, on_tick: OnTick) -> bool:
+        """Run until the goal, a stop, or the submission of a job that is left running.
+
+        Args:
+          stop: ends the run when it is set.
+          on_tick: called several times a second; what it raises ends the run.
+
+        Returns:
+          True when the goal was reached or the job was left running, False after a stop.
 
         Raises:
-          EnvironmentFailure: it died more often than `max_restarts` allows.
+          EnvironmentFailure: the restarts in a row are used up, a directory is gone, or most
+            records are dead letters.
+          LeaseLostError: another pipeline has taken over a directory.
           UsageError: the job refuses its flags.
         """
         try:
             return self._run_epochs(stop, on_tick)
         finally:
-            self._sweep_dead_epochs(self._kept_epoch())
+            self._sweep_at_end()
 
-    def _run_epochs(self, stop: Event, on_tick: Callable[[RunStatus], None]) -> bool:
-        restarts_in_a_row = 0
+    def _run_epochs(self, stop: Event, on_tick: OnTick) -> bool:
         while True:
             started = time.monotonic()
             resumed, self._resumed = self._resumed, None
@@ -161,75 +204,81 @@ class Supervisor:
             if failure is None:
                 self.status.state = "ended"
                 return not stop.is_set()
-            if time.monotonic() - started > STABLE_SECONDS:
-                restarts_in_a_row = 0
-            restarts_in_a_row += 1
-            if restarts_in_a_row > self._plan.max_restarts:
+            ran_seconds = time.monotonic() - started
+            broker_is_away = not self._source.is_reachable()
+            backoff = self._restarts.backoff_after(ran_seconds, broker_is_away=broker_is_away)
+            if backoff is None:
                 raise EnvironmentFailure(
                     f"{failure}; gave up after {self._plan.max_restarts} restarts "
                     "(--max_restarts). Nothing is lost: the next start resumes from the files"
                 )
-            self.status.restarts += 1
-            again = "starting again"
-            if checkpoint := self._engine.checkpoint():
-                self._resumed = ResumedEpoch(self.status.epoch, self._covered)
-                again += f" from {checkpoint.rpartition('/')[2]}"
-            self.status.notices.append(f"{again} after: {failure}")
-            self.status.state = "restarting"
-            backoff_seconds = min(2.0 ** (restarts_in_a_row - 1), MAX_BACKOFF_SECONDS)
-            deadline = time.monotonic() + backoff_seconds
-            while time.monotonic() < deadline and not stop.wait(POLL_SECONDS):
-                self._beat()
-                on_tick(self.status)
+            self._prepare_restart(failure)
+            self._back_off(backoff, stop, on_tick)
             self._await_broker(stop, on_tick)
             if stop.is_set():
                 return False
 
-    def _await_broker(self, stop: Event, on_tick: Callable[[RunStatus], None]) -> None:
-        """Waits while the broker is away; that is no fault of what would be started again."""
-        while not stop.is_set() and not cluster_reachable(self._plan.connection, 2.0):
+    def _prepare_restart(self, failure: str) -> None:
+        self.status.restarts += 1
+        self.status.state = "restarting"
+        how = "starting again"
+        if checkpoint := self._engine.checkpoint():
+            self._resumed = ResumedEpoch(self.status.epoch, self._covered)
+            how += f" from {checkpoint.rpartition('/')[2]}"
+        self.status.notices.append(f"{how} after: {failure}")
+
+    def _back_off(self, seconds: float, stop: Event, on_tick: OnTick) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not stop.wait(POLL_SECONDS):
+            self._beat()
+            on_tick(self.status)
+
+    def _await_broker(self, stop: Event, on_tick: OnTick) -> None:
+        """Wait while the broker is away; a new epoch would fail at once."""
+        while not stop.is_set() and not self._source.is_reachable():
             self.status.state = "waiting for the broker"
             self._beat()
             on_tick(self.status)
 
-    def _run_epoch(
-        self,
-        stop: Event,
-        on_tick: Callable[[RunStatus], None],
-        resumed: ResumedEpoch | None,
-    ) -> str | None:
-        """One submission; None at its goal or a stop, else what died."""
+    def _run_epoch(self, stop: Event, on_tick: OnTick, resumed: ResumedEpoch | None) -> str | None:
+        """Run one epoch; return None at the goal or a stop, else one line with what failed."""
         self.status.state = "starting"
-        scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
+        scratch: Path | None = None
         job: ManagedProcess | None = None
+        writes_to = self._plan.output_dir
         try:
             self.status.epoch = resumed.name if resumed else new_epoch()
+            self._confirm_leases()
             self._engine.start(self.status.epoch)
             self._sweep_dead_epochs(self.status.epoch)
-            try:
-                self._resume(resumed)
-            except EnvironmentFailure as error:
-                if cluster_reachable(self._plan.connection, 2.0):
-                    raise
-                return str(error)
-            except OSError as error:  # a full disk may have room again at the next try
-                return f"{error.filename or self._plan.output_dir}: {error.strerror}"
+            if (outage := self._resume(resumed)) is not None:
+                return outage
+            self._confirm_leases()
+            self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
+            writes_to = scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
             job = self._submit(scratch)
+            writes_to = self._plan.output_dir
             return self._watch(job, scratch / STATUS_FILE, stop, on_tick)
-        finally:
+        except LeaseLostError:
             if job is not None:
+                job.kill()  # no grace: another pipeline is writing already
+            raise
+        except OSError as error:  # a full disk, for example, may have space at the next try
+            return f"{error.filename or writes_to}: {error.strerror or error}"
+        finally:
+            if job is not None and scratch is not None:
                 job.terminate(JOB_GRACE_SECONDS)
                 self._read_counters(scratch / STATUS_FILE)
-            if self._left:
+            if self._is_detached:
                 self._engine.leave()
             else:
                 self._engine.stop()
-            self._counted = Counter(self.status.counters)
-            shutil.rmtree(scratch, ignore_errors=True)
+            self._counters_before = Counter(self.status.counters)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _submit(self, scratch: Path) -> ManagedProcess:
-        """Starts the process that submits the job; its scratch directory takes what it needs."""
-        self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
+        """Start the process that submits the job; its temporary files go to `scratch`."""
         job_file = scratch / "job.json"
         JobFile(
             settings=self._plan.settings,
@@ -240,8 +289,7 @@ class Supervisor:
         return ManagedProcess(
             "pipeline",
             [
-                sys.executable,
-                *("-m", "beam_pipeline.job"),
+                *self._job_command,
                 f"--job_file={job_file}",
                 *self._plan.beam_flags,
                 *self._engine.job_flags(),
@@ -250,16 +298,29 @@ class Supervisor:
             env={"TMPDIR": str(scratch)},
         )
 
-    def _resume(self, resumed: ResumedEpoch | None) -> None:
-        """Sets the group's offsets to what the files do not cover, and what lies beyond aside.
+    def _resume(self, resumed: ResumedEpoch | None) -> str | None:
+        """Set the group's offsets, and the covered offsets that the job skips.
 
-        A restored job has its own offsets, and files of its epoch are no ground to skip a record.
+        A restored job has offsets of its own, and skips what it has skipped before: files of its
+        epoch may be rolled back.
+
+        Returns:
+          one line when the broker went away meanwhile, else None.
         """
+        try:
+            self._find_starts(resumed)
+        except EnvironmentFailure as error:
+            if self._source.is_reachable():
+                raise
+            return str(error)
+        return None
+
+    def _find_starts(self, resumed: ResumedEpoch | None) -> None:
         plan = self._plan
-        # Only a runner that goes back in time replaces files; looking at each again costs.
+        # Only a runner that restores checkpoints replaces files; to look at each again is slow.
         live_epoch = self.status.epoch if self._engine.restores_checkpoints else ""
         self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir, live_epoch)
-        point = find_resume_point(plan.connection, plan.settings.input_topics, self._ledger)
+        point = self._source.find_resume_point(self._ledger)
         self._starts = self.status.starts = point.starts
         self.status.covered = self._ledger.covered
         self.status.notices += [
@@ -269,39 +330,35 @@ class Supervisor:
             self._covered = resumed.covered
             return
         self._ledger.save()
-        alter_group_offsets(plan.connection, plan.settings.consumer_group, self._starts)
+        self._source.set_group_offsets(self._starts)
         self._covered = self._ledger.covered.beyond(self._starts).to_json()
 
     def _watch(
-        self,
-        job: ManagedProcess,
-        status_file: Path,
-        stop: Event,
-        on_tick: Callable[[RunStatus], None],
+        self, job: ManagedProcess, status_file: Path, stop: Event, on_tick: OnTick
     ) -> str | None:
         files_before = len(self._ledger.files) - self.status.files
         self._next_listing = 0.0
         next_sweep = time.monotonic() + SWEEP_SECONDS
         while not stop.wait(POLL_SECONDS):
             self._beat()
-            pulse = self._engine.pulse()
-            self._take_counters(pulse, status_file)
+            engine_status = self._engine.status()
+            self._take_status(engine_status, status_file)
             if self._breaker:
                 self._breaker.check(self.status.counters)
             self._look_for_files()
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
-            if self._goal is not None and self._reached(self._goal):
+            if self._goal is not None and self._is_reached(self._goal):
                 return None
-            if pulse.runs_alone and self._plan.detach:
-                self._left = True
+            if engine_status.runs_alone and self._plan.detach:
+                self._is_detached = True
                 return None
-            if pulse.failure is not None:
-                return pulse.failure
-            if pulse.runs_alone:
+            if engine_status.failure is not None:
+                return engine_status.failure
+            if engine_status.runs_alone:
                 job.terminate(JOB_GRACE_SECONDS)
             elif not job.alive:
-                return self._failure(job)
+                return _failure_of(job)
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + SWEEP_SECONDS
                 self._sweep()
@@ -309,30 +366,32 @@ class Supervisor:
         return None
 
     def _look_for_files(self) -> None:
-        """Reads what is new, at most for `MAX_LISTING_SHARE` of the time: with 100,000 files the
-        listing alone takes long."""
+        """Add new files to the ledger, for at most `MAX_LISTING_SHARE` of the time.
+
+        A listing of 100,000 files takes long.
+        """
         started = time.monotonic()
         if started >= self._next_listing:
             self.status.new_files.extend(self._ledger.refresh())
             ended = time.monotonic()
             self._next_listing = ended + (ended - started) / MAX_LISTING_SHARE
 
-    def _take_counters(self, pulse: Pulse, status_file: Path) -> None:
-        self.status.restarts += len(pulse.mended)
-        self.status.notices += [f"started again, and restored: {what}" for what in pulse.mended]
-        if pulse.counters is None:
+    def _take_status(self, engine_status: EngineStatus, status_file: Path) -> None:
+        self.status.restarts += len(engine_status.repairs)
+        self.status.notices += [
+            f"started again, and restored: {repair}" for repair in engine_status.repairs
+        ]
+        if engine_status.counters is None:
             self._read_counters(status_file)
-        elif pulse.counters:
+        elif engine_status.counters:
             self.status.state = "running"
-            self.status.counters = self._counted + pulse.counters
+            self.status.counters = self._counters_before + engine_status.counters
 
-    def _failure(self, job: ManagedProcess) -> str:
-        if job.returncode == USAGE_EXIT_CODE:
-            raise UsageError(job.tail(1)[-1])
-        return job.end()
+    def _is_reached(self, goal: Ends) -> bool:
+        """Return whether every record before the goal is in a file.
 
-    def _reached(self, goal: Ends) -> bool:
-        """Whether every record before the goal is in a file; looks for holes when nothing moves."""
+        When nothing moves, the offsets that remain may have no record: the log is read there.
+        """
         self.status.remaining = self._remaining(goal)
         progress = (self.status.state, self.status.counters["read"], self.status.remaining)
         if progress != self._progress or self.status.state != "running":
@@ -340,31 +399,31 @@ class Supervisor:
             self._moved_at = time.monotonic()
         elif self.status.remaining and time.monotonic() - self._moved_at > STANDSTILL_SECONDS:
             spans = {key: (self._starts.get(key, 0), end) for key, end in goal.items()}
-            if cluster_reachable(self._plan.connection, 2.0):
-                with contextlib.suppress(EnvironmentFailure):  # it went away; the next look tells
-                    cover_holes(self._plan.connection, self._ledger, spans)
+            if self._source.is_reachable():
+                with contextlib.suppress(EnvironmentFailure):  # the broker went away; try later
+                    self._source.cover_offset_gaps(self._ledger, spans)
             self._moved_at = time.monotonic()
         return self.status.remaining == 0
 
     def _remaining(self, goal: Ends) -> int:
         covered = self._ledger.covered
         return sum(
-            covered.missing(topic, partition, self._starts.get((topic, partition), 0), end)
-            for (topic, partition), end in goal.items()
+            covered.missing(key.topic, key.partition, self._starts.get(key, 0), end)
+            for key, end in goal.items()
         )
 
     def _read_counters(self, status_file: Path) -> None:
         try:
-            found = json.loads(status_file.read_bytes())
-        except FileNotFoundError:
+            status = json.loads(status_file.read_bytes())
+        except OSError:  # not written yet
             return
         self.status.state = "running"
-        self.status.counters = self._counted + Counter(found["counters"])
+        self.status.counters = self._counters_before + Counter(status["counters"])
 
     def _sweep(self) -> None:
-        retention = (
-            self._plan.settings.part_retention_seconds if self._engine.restores_checkpoints else 0
-        )
+        # Only a restored job reads the parts of files that were written.
+        seconds = self._plan.settings.part_retention_seconds
+        retention = seconds if self._engine.restores_checkpoints else 0
         for root in (self._plan.output_dir, self._plan.dead_letter_dir):
             sweep_parts(root, self.status.epoch, retention)
 
@@ -372,11 +431,35 @@ class Supervisor:
         for root in (self._plan.output_dir, self._plan.dead_letter_dir):
             sweep_dead_epochs(root, live_epoch)
 
+    def _sweep_at_end(self) -> None:
+        """Remove the parts of dead epochs; another pipeline's are alive once it has the lease."""
+        try:
+            self._confirm_leases()
+        except EnvironmentFailure:
+            return
+        self._sweep_dead_epochs(self._kept_epoch())
+
     def _beat(self) -> None:
         for lease in self._leases:
             lease.beat()
 
+    def _confirm_leases(self) -> None:
+        for lease in self._leases:
+            lease.confirm()
+
 
 def new_epoch() -> str:
-    """An identity for a submission that sorts by time: `20261124T133350Zx3f9a`."""
+    """Return a new identity of an epoch, such as `20261124T133350Zx3f9a`; they sort by time."""
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}x{secrets.token_hex(2)}"
+
+
+def _failure_of(job: ManagedProcess) -> str:
+    """Return one line on a job process that has ended.
+
+    Raises:
+      UsageError: it refused its flags.
+    """
+    if job.returncode == USAGE_EXIT_CODE:
+        no_reason = f"the job refused its flags and gave no reason (log: {job.log_file})"
+        raise UsageError(next(iter(job.tail(1)), no_reason))
+    return job.end()

@@ -71,7 +71,7 @@ MUTATIONS = (
     Mutation(
         name="offset reset",
         file="beam_pipeline/runtime/supervisor.py",
-        original="alter_group_offsets(plan.connection, plan.settings.consumer_group, self._starts)",
+        original="self._source.set_group_offsets(self._starts)",
         mutated="pass",
         test=RESTARTS,
     ),

@@ -33,6 +33,7 @@ from beam_pipeline.kafka.admin import (
 )
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.properties import format_properties
+from beam_pipeline.offset_sets import TopicPartition as Partition
 from beam_pipeline.runtime.processes import free_port
 from beam_pipeline.runtime.programs.broker import MAX_MESSAGE_BYTES, EmbeddedBroker
 from beam_pipeline.runtime.programs.jvm import start_jvm
@@ -239,12 +240,12 @@ def test_a_group_goes_on_where_it_is_told(kafka: KafkaConnection, fresh_topic: F
     produce(kafka, topic, b"0", b"1", b"2", b"3")
     group = f"group-of-{topic}"
     alter_group_offsets(kafka, group, {})
-    alter_group_offsets(kafka, group, {(topic, 0): 2})
+    alter_group_offsets(kafka, group, {Partition(topic, 0): 2})
     assert consume(kafka, topic, 2, group) == [b"2", b"3"]
-    alter_group_offsets(kafka, group, {(topic, 0): 1})
+    alter_group_offsets(kafka, group, {Partition(topic, 0): 1})
     assert consume(kafka, topic, 3, group) == [b"1", b"2", b"3"]
     with pytest.raises(EnvironmentFailure, match=f"offsets of consumer group {group}"):
-        alter_group_offsets(kafka, group, {("no-such-topic", 0): 1})
+        alter_group_offsets(kafka, group, {Partition("no-such-topic", 0): 1})
 
 
 def test_a_group_in_use_is_left_alone(kafka: KafkaConnection, fresh_topic: FreshTopic) -> None:
@@ -258,7 +259,7 @@ def test_a_group_in_use_is_left_alone(kafka: KafkaConnection, fresh_topic: Fresh
         consumer.subscribe([topic])
         assert consumer.poll(20) is not None
         with pytest.raises(EnvironmentFailure, match=f"offsets of consumer group {group}"):
-            alter_group_offsets(kafka, group, {(topic, 0): 0})
+            alter_group_offsets(kafka, group, {Partition(topic, 0): 0})
     finally:
         consumer.close()
 

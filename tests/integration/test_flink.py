@@ -238,7 +238,7 @@ def test_detach_savepoint_cancel_and_resume_with_another_parallelism(
     assert_each_once(run, kafka, topic, 600)
     stale = run.finish(*words, f"--from_savepoint={savepoint}")
     assert stale.code == 1
-    assert "not of the job that landed" in stale.output
+    assert "not of the job that wrote" in stale.output
 
 
 def test_a_cluster_that_does_not_serve_is_told(

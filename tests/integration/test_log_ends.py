@@ -12,11 +12,14 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.admin import EndOffsets
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_ends import LogEnds
+from beam_pipeline.offset_sets import TopicPartition
+
+ORDERS = TopicPartition("orders", 0)
 
 
 def test_the_ends_follow_the_log(kafka: KafkaConnection, fresh_topic: Callable[..., str]) -> None:
     topic = fresh_topic(partitions=2)
-    partitions = [(topic, 0), (topic, 1)]
+    partitions = [TopicPartition(topic, 0), TopicPartition(topic, 1)]
     with LogEnds(kafka) as log_ends:
         log_ends.watch(partitions)
         await_true(lambda: log_ends.ends() == {(topic, 0): 0, (topic, 1): 0})
@@ -25,22 +28,22 @@ def test_the_ends_follow_the_log(kafka: KafkaConnection, fresh_topic: Callable[.
             producer.produce(topic, b"v", partition=1)
         assert producer.flush(30) == 0
         await_true(lambda: log_ends.ends() == {(topic, 0): 0, (topic, 1): 20})
-        rate = log_ends.rate((topic, 1))
+        rate = log_ends.rate(partitions[1])
         assert rate is not None
         assert 0 < rate < 20
-        assert log_ends.rate((topic, 0)) == 0
-        assert log_ends.rate((topic, 7)) is None
+        assert log_ends.rate(partitions[0]) == 0
+        assert log_ends.rate(TopicPartition(topic, 7)) is None
 
 
 def test_a_broker_that_is_away_holds_nobody_up() -> None:
     nobody = KafkaConnection.from_flags("127.0.0.1:9", None)
     with pytest.raises(EnvironmentFailure, match="end of orders"):
-        EndOffsets(nobody).ask([("orders", 0)], timeout_seconds=0.5)
+        EndOffsets(nobody).fetch([ORDERS], timeout_seconds=0.5)
     started = time.monotonic()
     with LogEnds(nobody) as log_ends:
-        log_ends.watch([("orders", 0)])
+        log_ends.watch([ORDERS])
         assert log_ends.ends() == {}
-        assert log_ends.rate(("orders", 0)) is None
+        assert log_ends.rate(ORDERS) is None
     assert time.monotonic() - started < 1
 
 

@@ -61,8 +61,8 @@ def words_of(command: str, run: PipelineRun, config: Path, topic: str) -> list[s
     ("case", "said"),
     [
         ("wrong password", "the broker refuses the login (SASL authentication error: "),
-        (EXPIRED, "the broker's certificate has expired; have it renewed"),
-        (SELF_SIGNED, "the broker's certificate is self-signed and not trusted; name it, as a PEM"),
+        (EXPIRED, "the broker's certificate has expired; renew it"),
+        (SELF_SIGNED, "the broker's certificate is self-signed and not trusted; give it, as a PEM"),
     ],
 )
 def test_a_refusal_is_one_line_without_a_secret(
@@ -95,7 +95,7 @@ def test_a_certificate_that_is_named_is_trusted(secure: SecureBroker, tmp_path: 
     unknown = secure.config_file(tmp_path, listener=GOOD, ca=SELF_SIGNED)
     problem = certificate_problem(KafkaConnection.from_flags(None, unknown))
     assert problem is not None
-    assert problem.startswith("is by an issuer that is not trusted; name the issuer's")
+    assert problem.startswith("is by an issuer that is not trusted; give the issuer's")
     other = KafkaConnection.from_flags(None, secure.config_file(tmp_path, listener=OTHER_HOST))
     assert "is for other addresses; use one" in str(certificate_problem(other))
     good = KafkaConnection.from_flags(None, secure.config_file(tmp_path))

@@ -44,6 +44,7 @@ from beam_pipeline.io.windowed_files import (
     _WriteParts,
     publish,
 )
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.records import KafkaRecord
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms.validate import RecordValidator
@@ -194,10 +195,16 @@ class Epochs(RuleBasedStateMachine):
         ledger = load_ledger(self.roots["rows"], self.roots["letters"])
         ledger.save()
         self.snapshot_files = set(ledger.files)
-        starts = {(TOPIC, p): ledger.covered.prefix_end(TOPIC, p, 0) for p in PARTITIONS}
+        starts = {
+            TopicPartition(TOPIC, p): ledger.covered.prefix_end(TOPIC, p, 0) for p in PARTITIONS
+        }
         self.covered = CoveredOffsets.from_json(ledger.covered.beyond(starts).to_json())
         self.checkpoints: list[JobState] = []
-        self.commit(JobState({partition: starts[TOPIC, partition] for partition in PARTITIONS}))
+        self.commit(
+            JobState(
+                {partition: starts[TopicPartition(TOPIC, partition)] for partition in PARTITIONS}
+            )
+        )
         self.sinks = {
             "rows": Sink(self.roots["rows"], epoch, ParquetFormat(ROWS, NUM_SHARDS, CONTRACT.ref)),
             "letters": Sink(self.roots["letters"], epoch, JsonLinesFormat(epoch, NUM_SHARDS)),

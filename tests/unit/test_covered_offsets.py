@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pyroaring import BitMap64
 from sample_records import kafka_record
 
-from beam_pipeline.covered_offsets import CoveredOffsets, TopicPartition, without_covered
+from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.io.kafka import batch_of_records
+from beam_pipeline.offset_sets import TopicPartition
 
-KEYS: list[TopicPartition] = [("orders", 0), ("orders", 1), ("clicks", 0)]
+KEYS = [TopicPartition("orders", 0), TopicPartition("orders", 1), TopicPartition("clicks", 0)]
 BASES = [0, 2**16 - 20, 2**32 - 20, 2**53, 2**62]
 OFFSETS = st.builds(lambda base, step: base + step, st.sampled_from(BASES), st.integers(0, 60))
 RANGES = st.lists(
@@ -31,9 +32,9 @@ Model = dict[TopicPartition, set[int]]
 def filled(ranges: Ranges) -> tuple[CoveredOffsets, Model]:
     """The covered offsets of `ranges`, and the same as sets."""
     covered, model = CoveredOffsets(), Model()
-    for (topic, partition), first, last in ranges:
-        covered.add_range(topic, partition, first, last)
-        model.setdefault((topic, partition), set()).update(range(first, last + 1))
+    for key, first, last in ranges:
+        covered.add_range(*key, first, last)
+        model.setdefault(key, set()).update(range(first, last + 1))
     return covered, model
 
 

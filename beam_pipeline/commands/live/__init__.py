@@ -1,1 +1,1 @@
-"""The live view of a run: what it shows, and the numbers it shows them from."""
+"""The live view of a run: its layout (board) and its numbers (view)."""

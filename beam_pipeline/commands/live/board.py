@@ -1,7 +1,6 @@
-"""The live view as text: every number in a place of its own, so that nothing moves but numbers.
+"""The live view as text: each number has a fixed place, so that only numbers change.
 
-Pure: takes what is known and the terminal's size, and gives lines that fit. What is not known is
-left blank.
+Pure: a `Board` and the terminal's size in, lines that fit out. Unknown values are blank.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _LEAST_DETAIL = 3  # a heading and two lines
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A counter and, where it has one, its rate a second."""
+    """A counter; `rate` is its increase a second, if it has one."""
 
     name: str
     count: int
@@ -36,12 +35,13 @@ class PartitionLine:
     """One partition.
 
     Attributes:
+      name: topic and number, or the number alone.
       position: the first offset that is in no file.
-      end: the offset after the log's last record.
+      end: the log's end offset.
       lag: how many offsets before the end are in no file.
-      rate: records that come to the log, a second.
-      landed_to: end of the newest window of which a record of this partition is in a Parquet file
-        of this run; what the files tell of the watermark.
+      rate: records appended to the log a second.
+      landed_to: end of the newest window with a record of this partition in a Parquet file of this
+        run. It takes the place of a watermark.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PartitionLine:
 
 @dataclass(frozen=True, slots=True)
 class FileLine:
-    """A file of this run; `kind` is what it holds, `rows` how many where that is known."""
+    """A file of this run; `kind` is "rows" or "dead letters", `rows` their number if known."""
 
     topic: str
     window_start: datetime
@@ -66,7 +66,10 @@ class FileLine:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """All that the view shows; `partitions` and `dead` in a fixed order, `files` newest first."""
+    """Everything that the view shows.
+
+    `partitions` and `dead` (counts by reason) have a fixed order; `files` has the newest first.
+    """
 
     title: str
     state: str
@@ -80,7 +83,7 @@ class Board:
 
 
 def board_text(board: Board, width: int, height: int) -> Text:
-    """Lines of at most `width` cells, at most `height` of them; what is least urgent goes first."""
+    """Format at most `height` lines of at most `width` cells; drop the least urgent parts first."""
     width = min(width, _MAX_WIDTH)
     head = [_title(board, width), *_figures(board, width)]
     room = height - len(head)
@@ -103,7 +106,7 @@ def board_text(board: Board, width: int, height: int) -> Text:
 
 
 def count_text(count: float) -> str:
-    """A count in at most nine characters: `1,234,567`, `12.3M`."""
+    """Format a count in at most nine characters: `1,234,567`, `12.3M`."""
     for limit, factor, unit in ((1e7, 1, ""), (1e10, 1e6, "M"), (1e13, 1e9, "G")):
         if abs(count) < limit:
             return f"{count:,.0f}" if not unit else f"{count / factor:,.1f}{unit}"
@@ -111,12 +114,12 @@ def count_text(count: float) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """A rate a second in at most nine characters."""
+    """Format a rate a second in at most nine characters."""
     return f"{rate:.1f}/s" if rate < 100 else f"{count_text(rate)}/s"
 
 
 def age_text(seconds: float) -> str:
-    """How long ago, in at most seven characters: `12 s`, `3 min`, `5 h`, `12 d`."""
+    """Format an age in at most seven characters: `12 s`, `3 min`, `5 h`, `12 d`."""
     for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * length:
             return f"{min(seconds // length, 9_999):.0f} {unit}"
@@ -124,7 +127,7 @@ def age_text(seconds: float) -> str:
 
 
 def clock_text(seconds: float) -> str:
-    """`0:01:23`, `26:00:00`."""
+    """Format a duration: `0:01:23`, `26:00:00`."""
     whole = int(seconds)
     return f"{whole // 3_600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
@@ -162,14 +165,14 @@ def _optional(value: float | None, shown: Callable[[float], str]) -> str:
     return "" if value is None else shown(value)
 
 
-# In the order in which they stay when there is less room.
+# The first ones stay when there is less room.
 _COLUMNS = (
-    _Column("lag", 11, lambda one, now: _optional(one.lag, count_text)),
-    _Column("position", 14, lambda one, now: f"{one.position:,}"),
-    _Column("delay", 9, lambda one, now: _age(one.landed_to, now)),
-    _Column("landed to", 12, lambda one, now: _moment(one.landed_to, now)),
-    _Column("end", 14, lambda one, now: _optional(one.end, lambda end: f"{end:,.0f}")),
-    _Column("in", 10, lambda one, now: _optional(one.rate, rate_text)),
+    _Column("lag", 11, lambda line, now: _optional(line.lag, count_text)),
+    _Column("position", 14, lambda line, now: f"{line.position:,}"),
+    _Column("delay", 9, lambda line, now: _age(line.landed_to, now)),
+    _Column("landed to", 12, lambda line, now: _moment(line.landed_to, now)),
+    _Column("end", 14, lambda line, now: _optional(line.end, lambda end: f"{end:,.0f}")),
+    _Column("in", 10, lambda line, now: _optional(line.rate, rate_text)),
 )
 _ORDER = ("position", "end", "lag", "in", "landed to", "delay")
 _NAME_WIDTH = 10
@@ -183,24 +186,26 @@ def _partitions(board: Board, width: int, shown: int) -> list[Text]:
             columns.append(column)
             left -= column.width
     columns.sort(key=lambda column: _ORDER.index(column.heading))
-    longest = max(cell_len(printable(one.name)) for one in board.partitions) + 2
+    longest = max(cell_len(printable(partition.name)) for partition in board.partitions) + 2
     name_width = min(max(_NAME_WIDTH, longest), width - sum(column.width for column in columns))
     heading = set_cell_size("partition", name_width) + "".join(
         f"{column.heading:>{column.width}}" for column in columns
     )
     lines = [Text(heading, _DIM)]
-    for one in board.partitions[:shown]:
-        name = set_cell_size(_shortened(one.name, name_width - 1), name_width)
-        cells = "".join(f"{column.cell(one, board.now):>{column.width}}" for column in columns)
+    for partition in board.partitions[:shown]:
+        name = set_cell_size(_shortened(partition.name, name_width - 1), name_width)
+        cells = "".join(
+            f"{column.cell(partition, board.now):>{column.width}}" for column in columns
+        )
         lines.append(Text(name + cells))
     lines.append(_total(board, columns, name_width, shown))
     return lines
 
 
 def _total(board: Board, columns: Sequence[_Column], name_width: int, shown: int) -> Text:
-    """The sums, where all parts of them are known."""
-    lag = _sum([one.lag for one in board.partitions])
-    rate = _sum([one.rate for one in board.partitions])
+    """Format the line of sums; a sum with an unknown part is blank."""
+    lag = _sum([partition.lag for partition in board.partitions])
+    rate = _sum([partition.rate for partition in board.partitions])
     sums = {"lag": _optional(lag, count_text), "in": _optional(rate, rate_text)}
     hidden = len(board.partitions) - shown
     name = f"all {len(board.partitions):,}" if hidden > 0 else "all"
@@ -214,12 +219,12 @@ def _sum(values: Sequence[float | None]) -> float | None:
 
 
 def _details(board: Board, width: int, height: int) -> list[Text]:
-    """Dead letters by reason to the left, the newest files to the right."""
+    """Format dead letters by reason on the left, the newest files on the right."""
     reasons = 30 if width >= 72 else 0
     files = width - reasons
     left = [Text(set_cell_size("dead by reason", reasons), _DIM)] if reasons else [Text()]
     right = [Text(set_cell_size("newest files, window in UTC", files), _DIM)]
-    dead = _most(board.dead, height - 1)
+    dead = _most_frequent(board.dead, height - 1)
     for place in range(height - 1):
         reason = ""
         if reasons and place < len(dead):
@@ -231,13 +236,13 @@ def _details(board: Board, width: int, height: int) -> list[Text]:
     return [Text.assemble(*pair) for pair in zip(left, right, strict=True)]
 
 
-def _most(dead: Sequence[tuple[str, int]], lines: int) -> list[tuple[str, int]]:
-    """The commonest reasons, in the order given, so that they keep their places; then the rest."""
+def _most_frequent(dead: Sequence[tuple[str, int]], lines: int) -> list[tuple[str, int]]:
+    """Return the most frequent reasons in the given order, and the rest as "others"."""
     if len(dead) <= lines:
         return list(dead)
-    common = sorted(dead, key=lambda one: -one[1])[: lines - 1]
-    rest = sum(count for _, count in dead) - sum(count for _, count in common)
-    return [*(one for one in dead if one in common), ("others", rest)]
+    frequent = sorted(dead, key=lambda reason: -reason[1])[: lines - 1]
+    rest = sum(count for _, count in dead) - sum(count for _, count in frequent)
+    return [*(reason for reason in dead if reason in frequent), ("others", rest)]
 
 
 def _file_line(file: FileLine, width: int, now: datetime) -> str:
@@ -255,10 +260,10 @@ def _file_line(file: FileLine, width: int, now: datetime) -> str:
 
 
 def _moment(moment: datetime | None, now: datetime) -> str:
-    """`21:04:10` today, else `11-23 21:04` this year, else the date."""
+    """Format a time: `21:04:10` today, else `11-23 21:04` this year, else the date."""
     if moment is None:
         return ""
-    utc, today = (one.astimezone(timezone.utc).isoformat() for one in (moment, now))
+    utc, today = (time.astimezone(timezone.utc).isoformat() for time in (moment, now))
     if utc[:10] == today[:10]:
         return utc[11:19]
     return f"{utc[5:10]} {utc[11:16]}" if utc[:4] == today[:4] else utc[:10]
@@ -269,7 +274,7 @@ def _age(moment: datetime | None, now: datetime) -> str:
 
 
 def _shortened(name: str, width: int) -> str:
-    """A name without its middle: its end tells partitions apart."""
+    """Shorten a name in its middle: the end of a name distinguishes partitions."""
     name = printable(name)
     if cell_len(name) <= width:
         return name

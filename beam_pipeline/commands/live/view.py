@@ -1,7 +1,9 @@
-"""What a run looks like in the terminal: a live view, or a line now and then in a log."""
+"""The view of a run: a live view on a terminal, a line every five seconds in a log."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -15,11 +17,11 @@ from rich.console import Console
 from rich.live import Live
 
 from beam_pipeline.commands.live.board import Board, Figure, FileLine, PartitionLine, board_text
-from beam_pipeline.covered_offsets import TopicPartition
 from beam_pipeline.files.footer import FooterError, read_footer
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_ends import LogEnds
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.terminal import printable
 
@@ -29,10 +31,14 @@ REFRESH_SECONDS = 1.0
 LIVE_RATE_SECONDS = 10.0
 _FILES_KEPT = 10
 _RATED = ("read", "valid", "dead")
+_log = logging.getLogger(__name__)
 
 
 class RunView:
-    """Shows a `RunStatus` as it changes; a context manager."""
+    """Shows a `RunStatus` as it changes; a context manager.
+
+    A view that fails never ends the run: the first failure is logged, and the run goes on.
+    """
 
     def __init__(
         self,
@@ -42,13 +48,13 @@ class RunView:
         output_dir: Path,
         dead_letter_dir: Path,
     ) -> None:
-        """Describe the view.
+        """Describe the view; nothing is shown yet.
 
         Args:
-          title: what is landed.
-          console: where to; what is no terminal gets lines.
-          connection: asked where the topics end, for a terminal.
-          output_dir, dead_letter_dir: where the files are that the status names.
+          title: the topics.
+          console: where to print; one that is no terminal gets lines.
+          connection: the cluster, for the end offsets that a terminal shows.
+          output_dir, dead_letter_dir: the directories of the files that the status names.
         """
         self._title = title
         self._console = console
@@ -60,15 +66,23 @@ class RunView:
         self._started = time.monotonic()
         self._next_line = 0.0
         self._counts: deque[tuple[float, Counter[str]]] = deque()
-        self._told = 0
+        self._notices_shown = 0
+        self._has_failed = False
         self._files: deque[FileLine] = deque(maxlen=_FILES_KEPT)
         self._landed_to: dict[TopicPartition, datetime] = {}
 
     def show(self, status: RunStatus, produced: int | None = None) -> None:
-        """Brings the view up to date; `produced` where a producer belongs to the run."""
-        for notice in status.notices[self._told :]:
+        """Update the view; `produced` is the count of the demo's producer.
+
+        Raises nothing.
+        """
+        with self._failures_logged_once():
+            self._show(status, produced)
+
+    def _show(self, status: RunStatus, produced: int | None) -> None:
+        for notice in status.notices[self._notices_shown :]:
             self._console.print(printable(notice), markup=False, highlight=False, soft_wrap=True)
-        self._told = len(status.notices)
+        self._notices_shown = len(status.notices)
         now = time.monotonic()
         if self._console.is_terminal:
             if now >= self._next_line:
@@ -84,13 +98,24 @@ class RunView:
             line = "  ".join(f"{name} {value}" for name, value in self._facts(status, produced))
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    @contextlib.contextmanager
+    def _failures_logged_once(self) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # rich 15 exits on a closed pipe
+            if not self._has_failed:
+                self._has_failed = True
+                kind = type(error).__name__
+                _log.warning("the view of the run failed, and the run goes on: %s: %s", kind, error)
+                _log.debug("where the view failed", exc_info=True)
+
     def _take_counts(self, now: float, status: RunStatus, seconds: float) -> None:
         self._counts.append((now, Counter({name: status.counters[name] for name in _RATED})))
         while now - self._counts[0][0] > seconds:
             self._counts.popleft()
 
     def _rate(self, name: str) -> float:
-        """How much a counter rises, a second."""
+        """Return how much a counter rises a second."""
         if len(self._counts) < 2:
             return 0.0
         (first_at, first), (last_at, last) = self._counts[0], self._counts[-1]
@@ -115,7 +140,7 @@ class RunView:
     def _draw(self, status: RunStatus, produced: int | None) -> None:
         size = self._console.size
         board = self._board(status, produced)
-        # One line less than there are: the cursor stands behind the last one.
+        # One line is left for the cursor, which is below the last one.
         self._live.update(board_text(board, size.width, size.height - 1), refresh=True)
 
     def _board(self, status: RunStatus, produced: int | None) -> Board:
@@ -143,12 +168,12 @@ class RunView:
 
     def _partitions(self, status: RunStatus) -> Iterator[PartitionLine]:
         ends = self._ends.ends()
-        one_topic = len({topic for topic, _ in status.starts}) == 1
+        has_one_topic = len({topic for topic, _ in status.starts}) == 1
         for key in sorted(status.starts):
             topic, partition = key
             start, end = status.starts[key], ends.get(key)
             yield PartitionLine(
-                name=str(partition) if one_topic else f"{topic}/{partition}",
+                name=str(partition) if has_one_topic else f"{topic}/{partition}",
                 position=status.covered.prefix_end(topic, partition, start),
                 end=end,
                 lag=None if end is None else status.covered.missing(topic, partition, start, end),
@@ -157,7 +182,7 @@ class RunView:
             )
 
     def _take_files(self, status: RunStatus) -> None:
-        """Reads the footers of the files that are new, to tell how far each partition has come."""
+        """Read the footers of new files: sizes, and the newest window of each partition."""
         while status.new_files:
             name = OutputFile.parse(status.new_files.popleft())
             if name is None:
@@ -173,8 +198,8 @@ class RunView:
                     rows = footer.rows
                     for topic, partitions in footer.offsets.items():
                         for partition in partitions:
-                            self._note_landed((topic, partition), name.window_end)
-            except (OSError, FooterError, pa.ArrowException):  # replaced, or deleted, meanwhile
+                            self._note_landed(TopicPartition(topic, partition), name.window_end)
+            except (OSError, FooterError, pa.ArrowException):  # replaced or deleted meanwhile
                 pass
             kind = "rows" if is_parquet else "dead letters"
             self._files.appendleft(
@@ -186,7 +211,7 @@ class RunView:
 
     def __enter__(self) -> RunView:
         if self._console.is_terminal:
-            with ExitStack() as stack:
+            with self._failures_logged_once(), ExitStack() as stack:
                 stack.enter_context(self._ends)
                 stack.enter_context(self._live)
                 self._draw(RunStatus(), None)
@@ -199,4 +224,5 @@ class RunView:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        with self._failures_logged_once():
+            self._stack.close()

@@ -1,1 +1,1 @@
-"""Flink: the engine, a cluster on this machine, REST client, metrics, job records, preflight."""
+"""Flink: the engine, a local cluster, its distribution, REST client, job records, checks."""

@@ -1,4 +1,4 @@
-"""A real Flink cluster on this machine: a JobManager and a TaskManager, on loopback only."""
+"""A Flink cluster on this machine: a JobManager and a TaskManager, on loopback only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.flink.distribution import FlinkDistribution
 from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
-from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, free_port
+from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, free_port, free_port_like
 from beam_pipeline.runtime.programs.java_classes import OWN_CLASSES_PREFIX
 from beam_pipeline.runtime.programs.jvm import loopback_flags, start_jvm
 
@@ -25,7 +26,7 @@ _LOG4J = Path(__file__).with_name("log4j.properties")
 _PARAMETERS_CLASS = "org.apache.flink.runtime.util.bash.BashJavaUtils"
 _RESULT_PREFIX = "BASH_JAVA_UTILS_EXEC_RESULT:"
 
-# env.java.opts.all in the config.yaml of a Flink 1.19 release, without what only SQL needs.
+# env.java.opts.all in config.yaml of Flink 1.19, without the entries that only SQL needs.
 _JAVA_MODULES = (
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
     "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
@@ -50,8 +51,14 @@ _PROMETHEUS = {
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Sizes of a local cluster, in MiB, and its number of task slots; `prometheus` adds Flink's
-    reporter, which listens on all interfaces (PrometheusReporter of 1.19 takes no address)."""
+    """Sizes of a local cluster.
+
+    Attributes:
+        slots: the number of task slots.
+        task_manager_mb, job_manager_mb: memory of each process, in MiB.
+        prometheus: adds Flink's Prometheus reporter, which listens on all interfaces
+            (PrometheusReporter of Flink 1.19 takes no address).
+    """
 
     slots: int
     task_manager_mb: int = 2048
@@ -60,10 +67,10 @@ class ClusterSettings:
 
 
 class FlinkCluster:
-    """The two processes; the addresses stay when one is started again.
+    """The two processes of a cluster. A port that was taken meanwhile is replaced at a start.
 
-    Beam's jars are on the class path of both, `parent-first`: shipped with each job they would
-    fill the TaskManager's metaspace after about four jobs.
+    Beam's jars are on the class path of both, `parent-first`. If each job brought them along, they
+    would fill the TaskManager's metaspace after about four jobs.
     """
 
     def __init__(
@@ -78,54 +85,55 @@ class FlinkCluster:
         """Describe the cluster; nothing is started yet.
 
         Args:
-            distribution: Flink itself.
+            distribution: Flink's own files.
             java: the `java` program.
-            beam_jars: Beam's runner and KafkaIO, without Flink's own jars (`beam_only`).
-            directory: takes configuration, checkpoints, savepoints and temporary files.
+            beam_jars: Beam's runner and KafkaIO, without Flink's own jars (`jars_without_flink`).
+            directory: gets configuration, checkpoints, savepoints and temporary files.
             settings: sizes.
-            log_files: by `JOB_MANAGER` and `TASK_MANAGER`.
+            log_files: one for `JOB_MANAGER` and one for `TASK_MANAGER`.
         """
         self._distribution = distribution
         self._java = java
         self._class_path = [*distribution.jars, *beam_jars]
         self.directory = directory
         self._log_files = log_files
-        self._config = cluster_config(
-            directory, settings, rest_port=free_port(), rpc_port=free_port()
-        )
-        self._metrics_ports = {JOB_MANAGER: free_port(), TASK_MANAGER: free_port()}
+        self._settings = settings
+        self._ports = _Ports(*(free_port() for _ in range(4)))
         self._job_manager: ManagedProcess | None = None
         self._task_manager: ManagedProcess | None = None
         self._parameters: dict[str, tuple[list[str], list[str]]] = {}
-        self.rest = FlinkRest(f"{LOOPBACK}:{self._config['rest.port']}")
+        self.rest = FlinkRest(f"{LOOPBACK}:{self._ports.rest}")
 
     @property
     def metrics_address(self) -> str:
-        """Where the TaskManager's Prometheus reporter answers, if there is one, as host:port."""
-        return f"{LOOPBACK}:{self._metrics_ports[TASK_MANAGER]}"
+        """Return host:port of the TaskManager's Prometheus reporter."""
+        return f"{LOOPBACK}:{self._ports.task_manager_metrics}"
 
     def dead(self, name: str) -> ManagedProcess | None:
-        """The process of that name, if it has ended by itself."""
+        """Return the process of that name if it has ended by itself."""
         return next((p for p in self.processes if p.name == name and not p.alive), None)
 
     @property
     def processes(self) -> list[ManagedProcess]:
-        """The processes that were started."""
+        """Return the processes that were started."""
         return [process for process in (self._job_manager, self._task_manager) if process]
 
     def start(self) -> None:
-        """Start both; returns before they are ready.
+        """Start both; return before they are ready. From here on `rest` has the cluster's address.
 
         Raises:
-            EnvironmentFailure: the directory can't be written, or Java refuses the configuration.
+            EnvironmentFailure: Flink refuses the configuration.
+            OSError: the directory can't be written.
         """
+        self._ports = _Ports(*map(free_port_like, self._ports))
+        self.rest = FlinkRest(f"{LOOPBACK}:{self._ports.rest}")
         configuration = self.directory / "conf"
-        try:
-            for name in ("conf", "checkpoints", "savepoints", "tmp"):
-                (self.directory / name).mkdir(parents=True, exist_ok=True)
-            (configuration / "config.yaml").write_text(format_config(self._config))
-        except OSError as error:
-            raise EnvironmentFailure(f"{error.filename}: {error.strerror}") from error
+        for name in ("conf", "checkpoints", "savepoints", "tmp"):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        config = cluster_config(
+            self.directory, self._settings, rest_port=self._ports.rest, rpc_port=self._ports.rpc
+        )
+        (configuration / "config.yaml").write_text(format_config(config))
         if not self._parameters:
             self._parameters = self._find_parameters(configuration)
         self._job_manager = self._run(
@@ -145,7 +153,7 @@ class FlinkCluster:
         """Wait until the JobManager answers and the TaskManager has offered its slots.
 
         Raises:
-            EnvironmentFailure: a process ended first, or the time was up.
+            EnvironmentFailure: a process ended first, or Flink was not ready in time.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -169,15 +177,17 @@ class FlinkCluster:
         self._job_manager = self._task_manager = None
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint of any job, None where there is none."""
+        """Return the newest complete checkpoint of any job; None where there is none."""
         return latest_checkpoint(self.directory / "checkpoints")
 
     def _run(self, name: str, main_class: str, arguments: Sequence[str]) -> ManagedProcess:
         flags, dynamic = self._parameters[name]
         log_file = self._log_files[name]
         metrics: list[str] = []
-        if "metrics.reporters" in self._config:
-            metrics = ["-D", f"metrics.reporter.prometheus.port={self._metrics_ports[name]}"]
+        if self._settings.prometheus:
+            ports = self._ports
+            port = ports.job_manager_metrics if name == JOB_MANAGER else ports.task_manager_metrics
+            metrics = ["-D", f"metrics.reporter.prometheus.port={port}"]
         return start_jvm(
             name,
             self._java,
@@ -195,46 +205,60 @@ class FlinkCluster:
         )
 
     def _find_parameters(self, configuration: Path) -> dict[str, tuple[list[str], list[str]]]:
-        """Per process its JVM flags and its `-D` settings, worked out by Flink's own tool."""
+        """Return JVM flags and `-D` settings of each process, as Flink's own tool computes them."""
         class_path = os.pathsep.join(map(str, self._distribution.parameter_jars))
         command = [str(self._java), "-XX:TieredStopAtLevel=1", "-cp", class_path]
-        commands = {
+        requests = {
             JOB_MANAGER: "GET_JM_RESOURCE_PARAMS",
             TASK_MANAGER: "GET_TM_RESOURCE_PARAMS",
         }
-        found = {}
-        for name, wanted in commands.items():
-            told = subprocess.run(
-                [*command, _PARAMETERS_CLASS, wanted, "--configDir", str(configuration)],
-                capture_output=True,
-                text=True,
-                timeout=READY_TIMEOUT_SECONDS,
-                check=False,
-            )
-            if told.returncode != 0:
-                last = (told.stderr or told.stdout).strip().splitlines()[-1:]
-                raise EnvironmentFailure(f"{name}: Flink refuses its configuration: {last}")
-            found[name] = parse_parameters(told.stdout)
-        return found
+        parameters = {}
+        for name, request in requests.items():
+            try:
+                output = subprocess.run(
+                    [*command, _PARAMETERS_CLASS, request, "--configDir", str(configuration)],
+                    capture_output=True,
+                    text=True,
+                    timeout=READY_TIMEOUT_SECONDS,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise EnvironmentFailure(
+                    f"{name}: Flink did not compute its memory within {READY_TIMEOUT_SECONDS:g} s"
+                ) from None
+            if output.returncode != 0:
+                lines = (output.stderr or output.stdout).strip().splitlines()
+                reason = lines[-1] if lines else f"exit code {output.returncode}"
+                raise EnvironmentFailure(f"{name}: Flink refuses its configuration: {reason}")
+            parameters[name] = parse_parameters(output.stdout)
+        return parameters
 
 
-def beam_only(jars: Sequence[Path]) -> list[Path]:
-    """The jars of the "flink" lock without those that a cluster has itself: Flink's, and the
-    logging that it brings along. The cache has a directory for each group. The project's own
-    classes are not in it: they go with each job, so a cluster can't have those of another version.
+class _Ports(NamedTuple):
+    rest: int
+    rpc: int
+    job_manager_metrics: int
+    task_manager_metrics: int
+
+
+def jars_without_flink(jars: Sequence[Path]) -> list[Path]:
+    """Return the jars of the "flink" lock without those that a cluster has: Flink's and SLF4J's.
+
+    The project's own classes are left out too: each job brings them, so that a cluster can't have
+    those of another version. The cache has a directory for each Maven group.
     """
-    own = ("org.apache.flink", "org.slf4j")
+    groups = ("org.apache.flink", "org.slf4j")
     return [
         jar
         for jar in jars
-        if jar.parent.name not in own and not jar.name.startswith(OWN_CLASSES_PREFIX)
+        if jar.parent.name not in groups and not jar.name.startswith(OWN_CLASSES_PREFIX)
     ]
 
 
 def cluster_config(
     directory: Path, settings: ClusterSettings, *, rest_port: int, rpc_port: int
 ) -> dict[str, str]:
-    """Flink's configuration of a local cluster, option to value."""
+    """Return Flink's configuration of a local cluster, value by option."""
     return {
         "jobmanager.rpc.address": LOOPBACK,
         "jobmanager.rpc.port": str(rpc_port),
@@ -246,7 +270,7 @@ def cluster_config(
         "rest.port": str(rest_port),
         "jobmanager.memory.process.size": f"{settings.job_manager_mb}m",
         "taskmanager.memory.process.size": f"{settings.task_manager_mb}m",
-        # State is the names of parts, on the heap; managed memory is for RocksDB and SQL.
+        # State is names of parts, on the heap; managed memory is for RocksDB and SQL.
         "taskmanager.memory.managed.size": "16m",
         "taskmanager.memory.jvm-metaspace.size": "512m",
         "taskmanager.numberOfTaskSlots": str(settings.slots),
@@ -259,7 +283,7 @@ def cluster_config(
         "restart-strategy.failure-rate.delay": "1 s",
         "restart-strategy.failure-rate.failure-rate-interval": "5 min",
         "restart-strategy.failure-rate.max-failures-per-interval": "10",
-        # A killed TaskManager is noticed in seconds, one that stands still in twenty.
+        # A killed TaskManager is noticed within seconds, a frozen one after twenty.
         "heartbeat.interval": "1000",
         "heartbeat.timeout": "20000",
         "web.submit.enable": "false",
@@ -270,15 +294,15 @@ def cluster_config(
 
 
 def format_config(config: Mapping[str, str]) -> str:
-    """`config.yaml` of Flink 1.19; a JSON text is a YAML text."""
+    """Format `config.yaml` of Flink 1.19; each value is JSON, which is YAML too."""
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items())
 
 
 def parse_parameters(output: str) -> tuple[list[str], list[str]]:
-    """JVM flags and `-D` settings out of what BashJavaUtils prints.
+    """Parse JVM flags and `-D` settings from the output of BashJavaUtils.
 
     Raises:
-        EnvironmentFailure: it printed something else.
+        EnvironmentFailure: it has another form.
     """
     results = [
         line.removeprefix(_RESULT_PREFIX)
@@ -292,7 +316,7 @@ def parse_parameters(output: str) -> tuple[list[str], list[str]]:
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
-    """The newest complete checkpoint below a checkpoint directory, of whichever job.
+    """Return the newest complete checkpoint of any job below a checkpoint directory.
 
     Flink writes `<job id>/chk-<number>/_metadata` last.
     """

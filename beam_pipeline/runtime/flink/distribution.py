@@ -1,4 +1,4 @@
-"""Apache Flink itself, out of the source archive of the PyPI package apache-flink-libraries."""
+"""Find Apache Flink in the cache, or fetch it: PyPI has it in apache-flink-libraries' sdist."""
 
 from __future__ import annotations
 
@@ -23,51 +23,71 @@ _WANTED = (
     "deps/bin/bash-java-utils.jar",
     "deps/plugins/metrics-prometheus/*.jar",
 )
-"""Tables, SQL and PyFlink are left out: this pipeline has no use for them."""
+"""What a cluster needs of the archive; tables, SQL and PyFlink are left out."""
 
 
 @dataclass(frozen=True)
 class FlinkDistribution:
-    """The unpacked files, laid out as in a Flink release: `lib`, `bin`, `plugins`."""
+    """An unpacked Flink, laid out as a release is: `lib`, `bin`, `plugins`."""
 
     directory: Path
 
     @property
     def jars(self) -> list[Path]:
-        """The class path of Flink's processes."""
+        """Return the class path of Flink's processes."""
         return sorted((self.directory / "lib").glob("*.jar"))
 
     @property
     def parameter_jars(self) -> list[Path]:
-        """The class path of BashJavaUtils, which works out JVM parameters."""
-        dist = (self.directory / "lib").glob("flink-dist-*.jar")
-        return [self.directory / "bin" / "bash-java-utils.jar", *dist]
+        """Return the class path of BashJavaUtils, which computes JVM parameters."""
+        return [self.directory / "bin" / "bash-java-utils.jar", *self._dist_jars]
+
+    @property
+    def version(self) -> str:
+        """Return Flink's version, such as "1.19.3"; "" where its main jar is missing."""
+        names = [jar.stem.removeprefix("flink-dist-") for jar in self._dist_jars]
+        return next(iter(names), "")
 
     @property
     def plugins(self) -> Path:
-        """Where Flink finds its metrics reporters."""
+        """Return the directory in which Flink finds its metrics reporters."""
         return self.directory / "plugins"
 
+    @property
+    def _dist_jars(self) -> list[Path]:
+        return sorted((self.directory / "lib").glob("flink-dist-*.jar"))
 
-def cached_flink() -> FlinkDistribution | None:
-    """Flink as locked in requirements/flink.txt, if it is in the cache."""
-    directory = _cache_place()
-    return FlinkDistribution(directory) if directory.is_dir() else None
+
+def look_for_flink() -> FlinkDistribution | None:
+    """Return Flink as locked in requirements/flink.txt if it is in the cache; fetch nothing.
+
+    Raises:
+        EnvironmentFailure: it is not whole.
+    """
+    found = FlinkDistribution(_cache_place())
+    if not found.directory.is_dir():
+        return None
+    if not found.version:
+        raise EnvironmentFailure(
+            f"{found.directory} is not whole; remove it, and it is fetched again"
+        )
+    return found
 
 
 def find_flink(progress: SetupProgress) -> FlinkDistribution:
-    """Flink as locked in requirements/flink.txt, fetched into the cache the first time.
+    """Return Flink as locked in requirements/flink.txt; fetch it into the cache the first time.
 
     Raises:
-        EnvironmentFailure: it can't be downloaded, or is not what was locked.
+        EnvironmentFailure: it can't be downloaded, is not what was locked, or is not whole.
     """
+    if found := look_for_flink():
+        return found
     directory = _cache_place()
-    if not directory.is_dir():
-        with scratch_directory() as scratch:
-            archive = _download(scratch, progress)
-            with progress.step("Unpacking Flink"):
-                unpack(archive, scratch / "flink")
-            move_into_cache(scratch / "flink", directory)
+    with scratch_directory() as scratch:
+        archive = _download(scratch, progress)
+        with progress.step("Unpacking Flink"):
+            unpack(archive, scratch / "flink")
+        move_into_cache(scratch / "flink", directory)
     return FlinkDistribution(directory)
 
 
@@ -77,10 +97,10 @@ def _cache_place() -> Path:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack what a cluster needs of the archive into `lib`, `bin` and `plugins` of `target`.
+    """Unpack what a cluster needs into `lib`, `bin` and `plugins` of `target`.
 
     Raises:
-        EnvironmentFailure: something that is needed is not in it.
+        EnvironmentFailure: a file that is needed is not in it.
     """
     found = set()
     with tarfile.open(archive) as packed:
@@ -106,16 +126,16 @@ def _download(scratch: Path, progress: SetupProgress) -> Path:
     temporary.mkdir()
     try:
         with progress.step("Fetching Flink (230 MB)", _ARCHIVE_BYTES) as advance:
-            seen = 0
+            shown = 0
 
-            def look() -> None:
-                nonlocal seen
-                now = sum(_sizes(temporary))
-                advance(max(0, now - seen))
-                seen = max(seen, now)
+            def show() -> None:
+                nonlocal shown
+                fetched = sum(_sizes(temporary))
+                advance(max(0, fetched - shown))
+                shown = max(shown, fetched)
 
             pip_download_source(
-                "flink", target, scratch / "pip.log", temporary=temporary, on_tick=look
+                "flink", target, scratch / "pip.log", temporary=temporary, on_tick=show
             )
     except EnvironmentFailure as error:
         raise EnvironmentFailure(
@@ -127,7 +147,7 @@ def _download(scratch: Path, progress: SetupProgress) -> Path:
 
 
 def _sizes(directory: Path) -> Iterator[int]:
-    """Of the archives below `directory`, from which pip takes files away at any moment."""
+    """Yield the sizes of the archives below `directory`; pip may remove one at any moment."""
     for parent, _, names in os.walk(directory):
         for name in names:
             if name.endswith(".tar.gz"):

@@ -1,4 +1,4 @@
-"""The pipeline on Flink: a cluster on this machine, or the user's own."""
+"""Run jobs on Flink: on a cluster on this machine, or on the user's own."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from beam_pipeline.runtime.engine import LogFile, Pulse
+from beam_pipeline.runtime.engine import EngineStatus, LogFile
 from beam_pipeline.runtime.flink.cluster import (
     JOB_MANAGER,
     TASK_MANAGER,
     ClusterSettings,
     FlinkCluster,
-    beam_only,
+    jars_without_flink,
 )
 from beam_pipeline.runtime.flink.distribution import FlinkDistribution, find_flink
 from beam_pipeline.runtime.flink.job_record import job_name
@@ -29,7 +29,13 @@ from beam_pipeline.runtime.flink.rest import (
     FlinkRest,
     FlinkUnreachableError,
 )
-from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, Service, free_port
+from beam_pipeline.runtime.processes import (
+    LOOPBACK,
+    ManagedProcess,
+    Service,
+    free_port,
+    free_port_like,
+)
 from beam_pipeline.runtime.programs.expansion import FLINK_ARGUMENTS, start_expansion_service
 from beam_pipeline.runtime.programs.java import find_java
 from beam_pipeline.runtime.programs.java_classes import OWN_CLASSES_PREFIX, beam_jars
@@ -41,22 +47,21 @@ from beam_pipeline.runtime.programs.jvm import (
 )
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
-LOOK_SECONDS = 1.0
-AWAY_SECONDS = 120.0
-MAX_MENDS = 20
+POLL_SECONDS = 1.0
+UNREACHABLE_SECONDS = 120.0
+MAX_REPAIRS = 20
 MAX_BUNDLE_RECORDS = 20_000
-"""A bundle writes a part for each window, topic and shard that it touches. Beam's default of 1,000
-makes that the most of the work where a backlog touches many windows."""
+"""A bundle writes a part for each window, topic and shard that it touches. With Beam's default of
+1,000 that is most of the work on a backlog with many windows."""
 MAX_BUNDLE_MS = 200
-"""Three stages follow one another, and each passes a watermark on when its bundle ends. With Beam's
-default of 1,000 ms a window's file comes three seconds later."""
+"""Each of three stages in a row passes its watermark on when its bundle ends. With Beam's default
+of 1,000 ms a window's file is written three seconds later."""
 WORKER_POOL, JOB_SERVER = "Python worker pool", "Beam job server"
 
 
 @dataclass(frozen=True)
 class FlinkTools:
-    """What Flink needs; fetched on the first start. Without a distribution there is no cluster of
-    one's own."""
+    """The programs that Flink needs; the distribution is for a cluster on this machine only."""
 
     java: Path
     jars: list[Path]
@@ -64,10 +69,10 @@ class FlinkTools:
 
 
 def find_flink_tools(*, with_cluster: bool) -> FlinkTools:
-    """Finds or fetches the programs, with progress.
+    """Find or fetch the programs, and show the progress.
 
     Raises:
-      EnvironmentFailure: one can't be had.
+      EnvironmentFailure: one can't be found or fetched.
     """
     with SetupProgress() as progress:
         java = find_java(progress)
@@ -82,9 +87,13 @@ def find_flink_tools(*, with_cluster: bool) -> FlinkTools:
 class FlinkSettings:
     """How a job runs on Flink.
 
-    `master` is the host:port of a cluster's REST interface, None for one on this machine;
-    `worker_pool` the host:port of the Python workers as TaskManagers reach them; `savepoint` what
-    the first job is restored from.
+    Attributes:
+      parallelism: task slots and Python workers of the job.
+      checkpointing_interval_ms: milliseconds from one checkpoint to the next.
+      master: host:port of a cluster's REST interface; None for a cluster on this machine.
+      worker_pool: host:port of the Python workers as TaskManagers reach them.
+      savepoint: what the first job is restored from.
+      ship_jars: whether each job brings Beam's jars.
     """
 
     parallelism: int
@@ -96,11 +105,11 @@ class FlinkSettings:
 
 
 class FlinkEngine:
-    """Flink, with a job server and an expansion service for as long as a job is submitted.
+    """Flink, with a job server and an expansion service while a job is submitted.
 
     On this machine a TaskManager or a worker pool that died is started again, and Flink restores
-    the job from its last checkpoint; after the JobManager's death the job is submitted again, from
-    the last checkpoint too.
+    the job from its last checkpoint. After the death of the JobManager the job is submitted again,
+    from the last checkpoint too.
     """
 
     name = "Flink"
@@ -114,15 +123,22 @@ class FlinkEngine:
         log_file: LogFile,
         on_job: Callable[[str], None] = lambda job_id: None,
     ) -> None:
-        """`directory` takes the local cluster's files, and outlives `stop`; `on_job` is told the
-        id of each job that was submitted."""
+        """Describe the engine; nothing is started yet.
+
+        Args:
+          tools: the programs.
+          settings: how jobs run.
+          directory: gets the local cluster's files, which `stop` leaves there.
+          log_file: returns the log file of a process.
+          on_job: called with Flink's id of each job that was submitted.
+        """
         self._on_job = on_job
         self._tools = tools
         self._settings = settings
         self._log_file = log_file
         self._directory = directory
         self._cluster = self._make_cluster()
-        self.rest = self._cluster.rest if self._cluster else FlinkRest(settings.master or "")
+        self._rest = FlinkRest(settings.master or "")
         self._submission: list[ManagedProcess] = []
         self._worker_pool: ManagedProcess | None = None
         self._worker_port = free_port()
@@ -131,20 +147,25 @@ class FlinkEngine:
         self._job: FlinkJob | None = None
         self._restore_from = settings.savepoint
         self._restored: str | None = settings.savepoint
-        self._mends = 0
-        self._next_look = 0.0
-        self._seen_at = 0.0
-        self._counted: Counter[str] = Counter()
-        self._counted_before: Counter[str] = Counter()
+        self._repair_count = 0
+        self._next_poll = 0.0
+        self._reached_at = 0.0
+        self._counters: Counter[str] = Counter()
+        self._counters_before: Counter[str] = Counter()
+
+    @property
+    def rest(self) -> FlinkRest:
+        """Return a client of the cluster; a local cluster's address may change at `start`."""
+        return self._cluster.rest if self._cluster else self._rest
 
     @property
     def job_id(self) -> str | None:
-        """Flink's id of the job, once it runs."""
+        """Return Flink's id of the job, once it runs."""
         return self._job.id if self._job else None
 
     @property
     def is_local(self) -> bool:
-        """Whether the cluster is this engine's own."""
+        """Return whether the cluster is this engine's own."""
         return self._cluster is not None
 
     def _make_cluster(self) -> FlinkCluster | None:
@@ -154,7 +175,7 @@ class FlinkEngine:
         return FlinkCluster(
             distribution,
             self._tools.java,
-            beam_only(self._tools.jars),
+            jars_without_flink(self._tools.jars),
             self._directory,
             ClusterSettings(slots=self._settings.parallelism),
             {
@@ -164,11 +185,15 @@ class FlinkEngine:
         )
 
     def start(self, epoch: str) -> None:
+        # Taken first: a start that fails is followed by a new epoch, which must not restore it.
+        restore_from, self._restore_from = self._restore_from, None
+        self._restored = restore_from or self._restored
         self._job_name = job_name(epoch)
         self._job = None
-        self._mends = 0
-        self._seen_at = time.monotonic()
-        self._counted_before, self._counted = Counter(), Counter()
+        self._repair_count = 0
+        self._reached_at = time.monotonic()
+        self._counters_before, self._counters = Counter(), Counter()
+        self._worker_port = free_port_like(self._worker_port)
         expansion = self._start_expansion_service()
         if self._cluster:
             self._cluster.start()
@@ -193,37 +218,41 @@ class FlinkEngine:
             "--retain_externalized_checkpoints_on_cancellation",
             "--detach",
         ]
-        if self._restore_from:
-            self._flags.append(f"--savepoint_path={self._restore_from}")
-            self._restored, self._restore_from = self._restore_from, None
+        if restore_from:
+            self._flags.append(f"--savepoint_path={restore_from}")
 
     def job_flags(self) -> list[str]:
         return self._flags
 
-    def pulse(self) -> Pulse:
+    def status(self) -> EngineStatus:
         if self._cluster and (dead := self._cluster.dead(JOB_MANAGER)):
-            return self._pulse(dead.end())
-        mended = self._mend()
-        if mended and self._mends > MAX_MENDS:
-            return self._pulse(f"{mended[-1]}, started again {MAX_MENDS} times")
+            return self._status(dead.end())
+        repairs = self._repair()
+        if repairs and self._repair_count > MAX_REPAIRS:
+            return self._status(f"{repairs[-1]}, started again {MAX_REPAIRS} times")
         now = time.monotonic()
-        if now < self._next_look:
-            return self._pulse(None, mended)
-        self._next_look = now + LOOK_SECONDS
+        if now < self._next_poll:
+            return self._status(None, repairs)
+        self._next_poll = now + POLL_SECONDS
         try:
-            failure = self._look()
-            self._seen_at = now
+            failure = self._poll_job()
+            self._reached_at = now
         except FlinkUnreachableError as error:
-            failure = str(error) if now - self._seen_at > AWAY_SECONDS else None
+            failure = str(error) if now - self._reached_at > UNREACHABLE_SECONDS else None
         except FlinkRefusedError:
-            failure = None  # a job that starts or restarts has no metrics yet
-        return self._pulse(failure, mended)
+            failure = None  # a job that is starting has no metrics yet
+        return self._status(failure, repairs)
 
-    def _pulse(self, failure: str | None, mended: Sequence[str] = ()) -> Pulse:
-        return Pulse(failure, mended, self._counted_before + self._counted, self._job is not None)
+    def _status(self, failure: str | None, repairs: Sequence[str] = ()) -> EngineStatus:
+        return EngineStatus(
+            failure, repairs, self._counters_before + self._counters, self._job is not None
+        )
 
     def checkpoint(self) -> str | None:
-        """On this machine the newest one, unless that was tried; it is then restored from."""
+        """Return the newest checkpoint on this machine, unless the last job was restored from it.
+
+        The next job is restored from it.
+        """
         newest = self._cluster.latest_checkpoint() if self._cluster else None
         if newest is None or newest.as_uri() == self._restored:
             return None
@@ -231,10 +260,10 @@ class FlinkEngine:
         return self._restore_from
 
     def cancel(self) -> None:
-        """Ends the job on a cluster that goes on, and waits for that.
+        """Cancel the job on the user's own cluster, and wait for its end.
 
         Raises:
-          EnvironmentFailure: it can't be told whether the job has ended.
+          EnvironmentFailure: the cluster does not answer, or the job still runs.
         """
         job = self._job or self._find_job()
         if job is not None:
@@ -253,9 +282,9 @@ class FlinkEngine:
         self._worker_pool = None
 
     def leave(self) -> None:
-        """Ends what only a submission needs; the job goes on."""
+        """End what only a submission needs; the job continues."""
         for process in self._submission:
-            process.kill()  # SIGTERM would have the job server cancel its jobs
+            process.kill()  # at SIGTERM the job server cancels its jobs
         self._submission.clear()
 
     def _start_expansion_service(self) -> Service:
@@ -297,11 +326,11 @@ class FlinkEngine:
         return Service(process, f"{LOOPBACK}:{port}")
 
     def _unshipped(self) -> tuple[list[Path], list[str]]:
-        """Class path and JVM flags of a job server that ships next to nothing with a job.
+        """Return class path and JVM flags of a job server that ships almost nothing with a job.
 
-        Beam 2.70, FlinkJobInvoker: it ships whatever is on its class path, 150 MB, which takes
-        longer than all the rest of a start. It finds that by the property java.class.path, and
-        jars that come in with an agent are not in there; jamm is one that does nothing by itself.
+        Beam 2.70, FlinkJobInvoker: it ships everything on its class path, 150 MB, which takes
+        longer than all the rest of a start. It reads the property java.class.path, which lacks
+        jars that an agent brings. jamm is an agent that does nothing by itself.
         """
         shipped = [
             jar
@@ -327,25 +356,28 @@ class FlinkEngine:
             env={"PATH": path},
         )
 
-    def _mend(self) -> list[str]:
-        """Starts again what the job survives the death of; what that was."""
+    def _repair(self) -> list[str]:
+        """Start the TaskManager or the worker pool again if it died; return what was dead.
+
+        Flink restores the job from its last checkpoint.
+        """
         if self._cluster is None or self._worker_pool is None:
             return []
         task_manager = self._cluster.dead(TASK_MANAGER)
         if task_manager is None and self._worker_pool.alive:
             return []
         dead = task_manager or self._worker_pool
-        mended = [f"{dead.name} (exit code {dead.returncode})"]
-        # Workers of a dead TaskManager must not write a file of a timeline that is rolled back.
+        repairs = [f"{dead.name} (exit code {dead.returncode})"]
+        # Workers of a dead TaskManager must not write files of work that is rolled back.
         self._worker_pool.kill()
         self._start_worker_pool()
         if task_manager:
             self._cluster.start_task_manager()
-        self._mends += 1
-        return mended
+        self._repair_count += 1
+        return repairs
 
-    def _look(self) -> str | None:
-        """Finds the job, or what became of it; why it must be submitted again."""
+    def _poll_job(self) -> str | None:
+        """Find the job and read its counters; return why it must be submitted again, if so."""
         if self._job is None:
             self._job = self._find_job()
             if self._job is None:
@@ -357,30 +389,31 @@ class FlinkEngine:
             return f"job {self._job.id} is unknown to Flink at {self.rest.master}"
         self._job = job
         if job.is_over:
-            return f"the job ended as {job.state}: {self.rest.failure(job.id) or 'no reason'}"
-        self._count(job_counters(self.rest, job.id))
+            reason = self.rest.failure(job.id) or "Flink gives no reason"
+            return f"the job ended as {job.state}: {reason}"
+        self._take_counters(job_counters(self.rest, job.id))
         return None
 
     def _find_job(self) -> FlinkJob | None:
         jobs = [job for job in self.rest.jobs() if job.name == self._job_name]
         return next((job for job in jobs if not job.is_over), None)
 
-    def _count(self, counted: Counter[str]) -> None:
-        """Flink counts from zero after it has restored a job."""
-        if counted["read"] < self._counted["read"]:
-            self._counted_before += self._counted
-        self._counted = counted
+    def _take_counters(self, counters: Counter[str]) -> None:
+        """Take a job's counters; Flink counts from zero again after it has restored a job."""
+        if counters["read"] < self._counters["read"]:
+            self._counters_before += self._counters
+        self._counters = counters
 
 
 def end_job(rest: FlinkRest, job_id: str) -> None:
-    """Cancels a job and waits until it is over.
+    """Cancel a job and wait for its end.
 
     Raises:
-      EnvironmentFailure: that can't be told.
+      EnvironmentFailure: the cluster does not answer, or the job still runs.
     """
     job = rest.job(job_id)
     if job is None or job.is_over:
         return
-    with contextlib.suppress(FlinkRefusedError):  # it ended meanwhile
+    with contextlib.suppress(FlinkRefusedError):  # the job has ended meanwhile
         rest.cancel(job_id)
     rest.await_end(job_id)

@@ -1,7 +1,7 @@
-"""Which Flink jobs land an output directory: a record of each epoch's, beside the ledger.
+"""Records of the Flink jobs that write an output directory, one for each epoch, beside the ledger.
 
-A record is how a later command finds the job, and what a savepoint needs to be resumed: the epoch
-it was taken in, whose files the resumed job goes on with, and the offsets in files before it.
+A later command finds the job by its record. A savepoint is resumed by it: it has the epoch, whose
+files the restored job continues, and the offsets that the job skips.
 """
 
 from __future__ import annotations
@@ -25,10 +25,18 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class FlinkJobRecord:
-    """The jobs of an epoch: one, and one more for each time it was restored.
+    """The jobs of an epoch: the first, and one more for each restore.
 
-    `covered` is `CoveredOffsets.to_json` of what they skip; `detached` says that nobody watches
-    them; `local` that their cluster ends with the command that started it.
+    Attributes:
+      epoch: the epoch.
+      master: host:port of the cluster's REST interface.
+      dead_letter_dir, part_retention_seconds: the run's flags.
+      covered: the offsets that the jobs skip (`CoveredOffsets.to_json`).
+      detached: whether no command watches the jobs.
+      local: whether the cluster ends with the command that started it.
+      job_ids: Flink's ids of the jobs, the newest last.
+      savepoints: paths of the savepoints that were taken.
+      submitted_at: Unix time in seconds.
     """
 
     epoch: str
@@ -44,19 +52,19 @@ class FlinkJobRecord:
 
     @property
     def job_name(self) -> str:
-        """The name of the epoch's jobs in Flink."""
+        """Return the name of the epoch's jobs in Flink."""
         return job_name(self.epoch)
 
     def with_job(self, job_id: str) -> FlinkJobRecord:
-        """The record, with one more job."""
+        """Return the record with one more job."""
         return replace(self, job_ids=(*self.job_ids, job_id))
 
     def with_savepoint(self, path: str) -> FlinkJobRecord:
-        """The record, with one more savepoint."""
+        """Return the record with one more savepoint."""
         return replace(self, savepoints=(*self.savepoints, path))
 
     def took(self, savepoint: str) -> bool:
-        """Whether a savepoint, or a retained checkpoint, is of one of the jobs."""
+        """Return whether a savepoint or a retained checkpoint is of one of the jobs."""
         names = PurePosixPath(savepoint.rstrip("/")).parts
         starts = [match[1] for name in names if (match := _SAVEPOINT.fullmatch(name))]
         starts += [name for name in names if _JOB_ID.fullmatch(name)]
@@ -65,12 +73,16 @@ class FlinkJobRecord:
         )
 
     def running_job(self) -> FlinkJob | None:
-        """The epoch's job that is not over; raises as `FlinkRest` does."""
+        """Return the epoch's job that is not over, if any; raise as `FlinkRest` does."""
         jobs = [job for job in FlinkRest(self.master).jobs() if job.name == self.job_name]
         return next((job for job in jobs if not job.is_over), None)
 
     def save(self, output_dir: Path) -> None:
-        """Writes the record, atomically."""
+        """Write the record atomically.
+
+        Raises:
+          OSError: it can't be written.
+        """
         directory = output_dir / RECORDS
         directory.mkdir(parents=True, exist_ok=True)
         content = json.dumps(asdict(self)).encode()
@@ -78,50 +90,50 @@ class FlinkJobRecord:
 
 
 def job_name(epoch: str) -> str:
-    """What the jobs of an epoch are called in Flink."""
+    """Return the name of an epoch's jobs in Flink."""
     return f"beam-pipeline-{epoch}"
 
 
 def job_records(output_dir: Path) -> list[FlinkJobRecord]:
-    """Every record of the directory, the newest first.
+    """Return every record of the directory, the newest first.
 
     Raises:
-      EnvironmentFailure: one can't be read.
+      EnvironmentFailure: a record can't be read.
     """
     records = []
     for path in (output_dir / RECORDS).glob("*.json"):
         try:
-            found = json.loads(path.read_bytes())
-            lists = {name: tuple(found[name]) for name in ("job_ids", "savepoints")}
-            records.append(FlinkJobRecord(**{**found, **lists}))
+            fields = json.loads(path.read_bytes())
+            lists = {name: tuple(fields[name]) for name in ("job_ids", "savepoints")}
+            records.append(FlinkJobRecord(**{**fields, **lists}))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise EnvironmentFailure(
-                f"{path} can't be read ({error}); see that no Flink job writes {output_dir}, "
+                f"{path} can't be read ({error}); make sure that no Flink job writes {output_dir}, "
                 "and remove it"
             ) from None
     return sorted(records, key=lambda record: -record.submitted_at)
 
 
 def remove_records(output_dir: Path, *, but_epoch: str = "") -> None:
-    """Removes the records of all epochs but one: their savepoints can't be resumed any more."""
+    """Remove the records of all epochs but one; their savepoints can't be resumed any more."""
     for record in job_records(output_dir):
         if record.epoch != but_epoch:
             (output_dir / RECORDS / f"{record.epoch}.json").unlink(missing_ok=True)
 
 
 def record_of_savepoint(output_dir: Path, savepoint: str) -> FlinkJobRecord:
-    """The record of the epoch that took a savepoint, or a retained checkpoint.
+    """Return the record of the epoch that took a savepoint or a retained checkpoint.
 
     Raises:
-      EnvironmentFailure: the directory's last epoch did not.
+      EnvironmentFailure: it is not of the directory's last epoch.
     """
     for record in job_records(output_dir):
         if record.took(savepoint):
             return record
     raise EnvironmentFailure(
-        f"--from_savepoint={savepoint}: not of the job that landed --output_dir={output_dir} last; "
-        "resuming from it would land again what was landed since. Start without it: a start goes "
-        "on where the files end"
+        f"--from_savepoint={savepoint}: not of the job that wrote --output_dir={output_dir} last; "
+        "a job restored from it would write again what was written since. Start without it: a "
+        "start resumes from the files"
     )

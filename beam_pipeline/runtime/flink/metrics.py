@@ -1,4 +1,4 @@
-"""The pipeline's counters, out of the metrics that Beam's runner gives to Flink.
+"""The pipeline's counters, from the metrics that Beam's runner gives to Flink.
 
 Beam's Flink runner (2.70) names a counter `<operator>.<namespace>.<name>`; Flink's REST interface
 puts `_` for each dot of namespace and name.
@@ -18,7 +18,7 @@ _GROUP = re.compile(r"(parquet|dead_letters|dead)_(?=\w)")
 
 
 def job_counters(rest: FlinkRest, job_id: str) -> Counter[str]:
-    """The job's counters, summed over steps and subtasks, by the pipeline's names."""
+    """Return the job's counters by the pipeline's names, summed over steps and subtasks."""
     total: Counter[str] = Counter()
     for vertex in rest.vertices(job_id):
         names = [name for name in rest.subtask_metrics(job_id, vertex) if counter_name(name)]
@@ -28,7 +28,7 @@ def job_counters(rest: FlinkRest, job_id: str) -> Counter[str]:
 
 
 def sum_counters(metrics: Iterable[tuple[str, float]]) -> Counter[str]:
-    """Counters by the pipeline's names, out of Flink's."""
+    """Sum Flink's metrics into counters by the pipeline's names."""
     total: Counter[str] = Counter()
     for name, value in metrics:
         counter = counter_name(name)
@@ -38,7 +38,7 @@ def sum_counters(metrics: Iterable[tuple[str, float]]) -> Counter[str]:
 
 
 def counter_name(metric: str) -> str | None:
-    """The pipeline's name of a counter, None for any other metric.
+    """Return the pipeline's name of a counter; None for any other metric.
 
     `Validate.beam_pipeline_dead_TOO_OLD` is `dead.TOO_OLD`.
     """

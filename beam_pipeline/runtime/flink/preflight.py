@@ -1,4 +1,4 @@
-"""Checks of a Flink cluster of the user's own: each failure is one line with its remedy."""
+"""Checks of the user's own Flink cluster; each failure is one line with its remedy."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CONNECT_SECONDS = 3.0
 
 
 def check_cluster(rest: FlinkRest, parallelism: int, worker_pool: str) -> None:
-    """Checks version, free slots and worker pools.
+    """Check version, free slots and worker pools.
 
     Raises:
-      EnvironmentFailure: says what is missing.
+      EnvironmentFailure: a check fails.
     """
     overview = check_version(rest)
     check_slots(rest, overview, parallelism)
@@ -28,10 +28,10 @@ def check_cluster(rest: FlinkRest, parallelism: int, worker_pool: str) -> None:
 
 
 def check_version(rest: FlinkRest) -> ClusterOverview:
-    """The cluster, if it answers and is of the version that Beam's runner is made for.
+    """Check that the cluster answers and has the version that Beam's runner is made for.
 
     Raises:
-      EnvironmentFailure: it does not, or is not.
+      EnvironmentFailure: it does not answer, or has another version.
     """
     overview = rest.overview()
     if not overview.version.startswith(f"{FLINK_VERSION}."):
@@ -43,7 +43,7 @@ def check_version(rest: FlinkRest) -> ClusterOverview:
 
 
 def check_slots(rest: FlinkRest, overview: ClusterOverview, parallelism: int) -> None:
-    """Checks that a job gets its task slots.
+    """Check that enough task slots are free.
 
     Raises:
       EnvironmentFailure: too few are free.
@@ -57,10 +57,10 @@ def check_slots(rest: FlinkRest, overview: ClusterOverview, parallelism: int) ->
 
 
 def check_worker_pools(rest: FlinkRest, worker_pool: str) -> list[str]:
-    """Checks that every worker pool takes connections; their addresses.
+    """Check that every worker pool accepts connections; return their addresses.
 
     Raises:
-      EnvironmentFailure: one does not.
+      EnvironmentFailure: a pool does not.
     """
     addresses = pool_addresses(worker_pool, task_manager_hosts(rest))
     for address in addresses:
@@ -76,14 +76,14 @@ def check_worker_pools(rest: FlinkRest, worker_pool: str) -> list[str]:
 
 
 def unshared(hosts: Sequence[str], directories: Mapping[str, Path]) -> Iterator[str]:
-    """What speaks against the workers seeing this machine's directories, a line for each.
+    """Yield a warning for each directory that workers on other machines probably don't share.
 
-    It is no proof: a local directory may be exported to the workers, or mounted into their
-    containers. Only a worker could tell, and none runs before the job.
+    A warning is no proof: a local directory may be exported to the workers or mounted into their
+    containers, and no worker runs before the job.
 
     Args:
-      hosts: where the workers are.
-      directories: by flag.
+      hosts: the hosts of the workers.
+      directories: directories by flag.
     """
     elsewhere = [host for host in hosts if not is_this_machine(host)]
     if not elsewhere:
@@ -99,7 +99,7 @@ def unshared(hosts: Sequence[str], directories: Mapping[str, Path]) -> Iterator[
 
 
 def task_manager_hosts(rest: FlinkRest) -> list[str]:
-    """The hosts of the TaskManagers, each once.
+    """Return the hosts of the TaskManagers, each once.
 
     Their path is `pekko.tcp://flink@HOST:PORT/user/rpc/taskmanager_0`.
     """
@@ -108,25 +108,25 @@ def task_manager_hosts(rest: FlinkRest) -> list[str]:
 
 
 def pool_addresses(worker_pool: str, task_manager_hosts: Sequence[str]) -> list[str]:
-    """Where the worker pools must listen: a loopback address is one on each TaskManager's host."""
+    """Return where worker pools must listen: for a loopback address on each TaskManager's host."""
     host, _, port = worker_pool.rpartition(":")
     if host not in _LOCALHOST:
         return [worker_pool]
-    return [f"{found}:{port}" for found in task_manager_hosts]
+    return [f"{manager}:{port}" for manager in task_manager_hosts]
 
 
 def needs_jars(rest: FlinkRest) -> bool:
-    """Whether the cluster lacks Beam's jars, so that each job has to bring them along."""
+    """Return whether the cluster lacks Beam's jars, so that each job has to bring them."""
     return "beam-runners-flink" not in rest.class_path()
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a name or an address is this machine's: only then a socket can be bound to it."""
+    """Return whether a host is this machine: only then a socket can be bound to its address."""
     try:
-        found = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    for family, kind, protocol, _, address in found:
+    for family, kind, protocol, _, address in addresses:
         try:
             with socket.socket(family, kind, protocol) as probe:
                 probe.bind(address)

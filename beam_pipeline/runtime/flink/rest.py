@@ -1,4 +1,4 @@
-"""Flink's REST interface, as far as it is needed here.
+"""A client of Flink's REST interface.
 
 Paths and fields are those of Flink 1.19's "REST API" reference, version v1.
 """
@@ -22,12 +22,12 @@ TERMINAL_STATES = frozenset({"FINISHED", "CANCELED", "FAILED", "SUSPENDED"})
 _TIMEOUT_SECONDS = 10.0
 _OPERATION_POLL_SECONDS = 0.2
 _METRICS_PER_REQUEST = 10
-# A cluster is in one's own network; Beam's job server knows no proxy either.
+# A cluster is in the user's own network, and Beam's job server uses no proxy either.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class FlinkUnreachableError(EnvironmentFailure):
-    """No answer from the cluster."""
+    """The cluster does not answer."""
 
 
 class FlinkRefusedError(EnvironmentFailure):
@@ -40,7 +40,7 @@ class FlinkRefusedError(EnvironmentFailure):
 
 @dataclass(frozen=True, slots=True)
 class ClusterOverview:
-    """What a cluster is and has."""
+    """Version and resources of a cluster."""
 
     version: str
     task_managers: int
@@ -58,6 +58,7 @@ class FlinkJob:
 
     @property
     def is_over(self) -> bool:
+        """Return whether the job has ended."""
         return self.state in TERMINAL_STATES
 
 
@@ -86,56 +87,56 @@ class FlinkRest:
 
     @property
     def web_url(self) -> str:
-        """Address of the web UI."""
+        """Return the address of the web UI."""
         return f"http://{self.master}"
 
     def overview(self) -> ClusterOverview:
-        """Version and slots."""
-        found = self._get("/overview")
+        """Return version and slots."""
+        overview = self._get("/overview")
         try:
             return ClusterOverview(
-                version=found["flink-version"],
-                task_managers=found["taskmanagers"],
-                slots=found["slots-total"],
-                free_slots=found["slots-available"],
+                version=overview["flink-version"],
+                task_managers=overview["taskmanagers"],
+                slots=overview["slots-total"],
+                free_slots=overview["slots-available"],
             )
         except (LookupError, TypeError):
             raise FlinkUnreachableError(f"what answers at {self.master} is not Flink") from None
 
     def class_path(self) -> str:
-        """The JobManager's class path."""
+        """Return the JobManager's class path."""
         return str(self._get("/jobmanager/environment")["classpath"])
 
     def configuration(self) -> dict[str, str]:
-        """The JobManager's configuration; secrets are masked by Flink."""
+        """Return the JobManager's configuration; Flink masks secrets."""
         return {entry["key"]: entry["value"] for entry in self._get("/jobmanager/config")}
 
     def jobs(self) -> list[FlinkJob]:
-        """Every job the cluster knows, the newest first."""
-        found = sorted(self._get("/jobs/overview")["jobs"], key=lambda job: -job["start-time"])
-        return [FlinkJob(job["jid"], job["name"], job["state"]) for job in found]
+        """Return every job that the cluster knows, the newest first."""
+        jobs = sorted(self._get("/jobs/overview")["jobs"], key=lambda job: -job["start-time"])
+        return [FlinkJob(job["jid"], job["name"], job["state"]) for job in jobs]
 
     def job(self, job_id: str) -> FlinkJob | None:
-        """A job, or None where the cluster does not know it."""
+        """Return a job, or None where the cluster does not know it."""
         try:
-            found = self._get(f"/jobs/{job_id}")
+            job = self._get(f"/jobs/{job_id}")
         except FlinkRefusedError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
-        return FlinkJob(found["jid"], found["name"], found["state"])
+        return FlinkJob(job["jid"], job["name"], job["state"])
 
     def failure(self, job_id: str) -> str | None:
-        """The first line of the newest exception of a job."""
-        found = self._get(f"/jobs/{job_id}/exceptions")
-        entries = found.get("exceptionHistory", {}).get("entries", [])
-        traces = [found.get("root-exception"), *(entry.get("stacktrace") for entry in entries)]
+        """Return the first line of the newest exception of a job; None where there is none."""
+        exceptions = self._get(f"/jobs/{job_id}/exceptions")
+        entries = exceptions.get("exceptionHistory", {}).get("entries", [])
+        traces = [exceptions.get("root-exception"), *(entry.get("stacktrace") for entry in entries)]
         return next((trace.splitlines()[0] for trace in traces if trace), None)
 
     def checkpoints(self, job_id: str) -> Checkpoints:
-        """How the job's checkpoints go."""
-        found = self._get(f"/jobs/{job_id}/checkpoints")
-        counts, latest = found["counts"], found["latest"]["completed"] or {}
+        """Return counts of the job's checkpoints, and the latest one."""
+        checkpoints = self._get(f"/jobs/{job_id}/checkpoints")
+        counts, latest = checkpoints["counts"], checkpoints["latest"]["completed"] or {}
         return Checkpoints(
             completed=counts["completed"],
             failed=counts["failed"],
@@ -146,43 +147,46 @@ class FlinkRest:
         )
 
     def vertices(self, job_id: str) -> list[str]:
-        """The ids of the job's vertices."""
+        """Return the ids of the job's vertices."""
         return [vertex["id"] for vertex in self._get(f"/jobs/{job_id}")["vertices"]]
 
     def subtask_metrics(
         self, job_id: str, vertex: str, names: Sequence[str] = ()
     ) -> dict[str, float]:
-        """Metrics of a vertex, summed over its subtasks; without `names` only which there are."""
+        """Return metrics of a vertex, summed over its subtasks.
+
+        Without `names`, return 0.0 for each metric that there is.
+        """
         path = f"/jobs/{job_id}/vertices/{vertex}/subtasks/metrics"
         if not names:
-            return {found["id"]: 0.0 for found in self._get(path)}
+            return {metric["id"]: 0.0 for metric in self._get(path)}
         sums = {}
-        # Flink takes a request line of 4096 bytes.
+        # Flink accepts a request line of 4096 bytes.
         for start in range(0, len(names), _METRICS_PER_REQUEST):
             some = ",".join(names[start : start + _METRICS_PER_REQUEST])
-            for found in self._get(f"{path}?agg=sum&get={urllib.parse.quote(some)}"):
-                sums[found["id"]] = float(found["sum"])
+            for metric in self._get(f"{path}?agg=sum&get={urllib.parse.quote(some)}"):
+                sums[metric["id"]] = float(metric["sum"])
         return sums
 
     def metrics(self, path: str, names: str = "") -> dict[str, str]:
-        """Metrics below `path`, such as `/taskmanagers/ID`; the ones named, by commas."""
+        """Return metrics below a path such as `/taskmanagers/ID`; commas separate `names`."""
         query = f"?get={urllib.parse.quote(names)}" if names else ""
         return {m["id"]: m.get("value", "") for m in self._get(f"{path}/metrics{query}")}
 
     def task_managers(self) -> list[dict[str, Any]]:
-        """The TaskManagers, as Flink describes them."""
-        found: list[dict[str, Any]] = self._get("/taskmanagers")["taskmanagers"]
-        return found
+        """Return the TaskManagers, as Flink describes them."""
+        managers: list[dict[str, Any]] = self._get("/taskmanagers")["taskmanagers"]
+        return managers
 
     def cancel(self, job_id: str) -> None:
-        """Asks for the job's end; returns before it has ended."""
+        """Request the end of a job; return before it has ended."""
         self._request("PATCH", f"/jobs/{job_id}?mode=cancel", None)
 
     def savepoint(self, job_id: str, directory: str | None, timeout_seconds: float = 120.0) -> str:
-        """Takes a savepoint below `directory`, or where the cluster keeps them; its path.
+        """Take a savepoint and return its path; `directory` None is the cluster's own.
 
         Raises:
-            EnvironmentFailure: it did not come about.
+            EnvironmentFailure: it failed, or was not complete in time.
         """
         body: dict[str, Any] = {"cancel-job": False}
         if directory:
@@ -190,23 +194,23 @@ class FlinkRest:
         request = self._request("POST", f"/jobs/{job_id}/savepoints", body)["request-id"]
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
-            found = self._get(f"/jobs/{job_id}/savepoints/{request}")
-            if found["status"]["id"] == "COMPLETED":
-                operation = found["operation"]
+            status = self._get(f"/jobs/{job_id}/savepoints/{request}")
+            if status["status"]["id"] == "COMPLETED":
+                operation = status["operation"]
                 if "location" in operation:
                     return str(operation["location"])
                 reason = operation["failure-cause"]["stack-trace"].splitlines()[0]
                 raise EnvironmentFailure(f"savepoint of job {job_id} failed: {reason}")
             time.sleep(_OPERATION_POLL_SECONDS)
         raise EnvironmentFailure(
-            f"savepoint of job {job_id} did not come about within {timeout_seconds:g} s"
+            f"savepoint of job {job_id} was not complete within {timeout_seconds:g} s"
         )
 
     def await_end(self, job_id: str, timeout_seconds: float = 60.0) -> FlinkJob | None:
-        """Waits until the job is over, or gone; None when it is gone.
+        """Wait until the job is over; return it, or None when the cluster no longer knows it.
 
         Raises:
-            EnvironmentFailure: it still runs when the time is up.
+            EnvironmentFailure: it still runs after `timeout_seconds`.
         """
         deadline = time.monotonic() + timeout_seconds
         while (job := self.job(job_id)) is not None and not job.is_over:
@@ -231,7 +235,7 @@ class FlinkRest:
             with _opener.open(request, timeout=self._timeout_seconds) as response:
                 return json.loads(response.read() or b"{}")
         except urllib.error.HTTPError as error:
-            if error.code == HTTPStatus.SERVICE_UNAVAILABLE:  # no leader among the JobManagers yet
+            if error.code == HTTPStatus.SERVICE_UNAVAILABLE:  # no JobManager is the leader yet
                 raise FlinkUnreachableError(f"Flink at {self.master} is not ready") from None
             raise FlinkRefusedError(
                 f"Flink at {self.master} answered {method} {path} with {error.code}: "
@@ -246,12 +250,12 @@ class FlinkRest:
 
 
 def _reason_in(answer: bytes) -> str:
-    """The first line of the errors in a refusal."""
+    """Return the first line of the errors in a refusal."""
     try:
         errors = [text for text in json.loads(answer)["errors"] if text]
     except (ValueError, LookupError, TypeError):
         return answer[:200].decode("utf-8", "replace")
     lines = [line for text in errors for line in text.splitlines()]
     caused = [line for line in lines if line.startswith("Caused by: ")]
-    reasons: list[str] = caused[-1:] or lines or ["no reason"]
+    reasons: list[str] = caused[-1:] or lines or ["Flink gives no reason"]
     return reasons[0][:300]

@@ -1,1 +1,1 @@
-"""Prism, Beam's DirectRunner for streams: built from source with a patch, and run as an engine."""
+"""Prism, Beam's DirectRunner for streams: its build from source with a patch, and its engine."""

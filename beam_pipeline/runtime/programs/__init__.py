@@ -1,1 +1,1 @@
-"""Programs the pipeline starts: Java and its jars, broker, expansion service; and their cache."""
+"""Programs that the pipeline starts: Java and jars, broker, expansion service; their cache."""

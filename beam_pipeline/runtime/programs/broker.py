@@ -19,16 +19,16 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _BATCH_OVERHEAD_BYTES = 64 * 1024
 _FORMAT_TIMEOUT_SECONDS = 60.0
 _NAME = "Kafka broker"
-# Little class loading is worth compiling twice for a program that lives one second.
+# A program that lives for a second gains nothing from Java's second compiler.
 _SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
 
 
 class EmbeddedBroker:
-    """A Kafka broker whose data lives in one directory.
+    """A Kafka broker with its data in one directory.
 
-    `start` and `stop` may be called again and again: the address stays, the data too. A new
-    object on the same directory goes on with its data under a new address. As a context manager
-    it is started and ready inside, stopped at the end.
+    It may be stopped and started again, with the same address and data. A new object on the same
+    directory has the same data and a new address. A context manager: ready inside, stopped at the
+    end.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class EmbeddedBroker:
         """Describe the broker; nothing is started yet.
 
         Args:
-            directory: holds server.properties and the data; made when missing.
+            directory: server.properties and the data are in it; made when missing.
             java: the `java` program.
             jars: those of the "kafka" lock.
-            log_file: takes the broker's warnings and errors, appended.
-            port: loopback port to listen on; 0 takes a free one.
+            log_file: the broker's warnings and errors are appended to it.
+            port: loopback port to listen on; 0 is any free one.
             heap_mb: upper bound of the heap, in MiB.
-            settings: server properties beside the broker's own, or in their place.
-            outlives_parent: leave it running when this process dies without stopping it.
+            settings: server properties that are added, or replace the default ones.
+            outlives_parent: leave it running when this process dies.
         """
         self._directory = directory
         self._java = java
@@ -67,17 +67,17 @@ class EmbeddedBroker:
 
     @property
     def bootstrap(self) -> str:
-        """The broker's address for clients, as host:port."""
+        """Return the broker's address for clients, host:port."""
         return f"{LOOPBACK}:{self._port}"
 
     @property
     def connection(self) -> KafkaConnection:
-        """How a client reaches the broker."""
+        """Return a client's connection to the broker."""
         return KafkaConnection(self.bootstrap)
 
     @property
     def process(self) -> ManagedProcess:
-        """The broker's process.
+        """Return the broker's process.
 
         Raises:
             RuntimeError: it was not started.
@@ -87,7 +87,7 @@ class EmbeddedBroker:
         return self._process
 
     def start(self) -> None:
-        """Format the directory when it is new, and start the broker; `wait_ready` comes next.
+        """Format a new directory and start the broker; return before it is ready.
 
         Raises:
             EnvironmentFailure: the port is taken, or the directory can't be written.
@@ -102,14 +102,14 @@ class EmbeddedBroker:
         """Wait until the broker answers an admin client.
 
         Raises:
-            EnvironmentFailure: it ended first, or the time was up.
+            EnvironmentFailure: it ended first, or did not answer in time.
         """
         self.process.wait_for_port(self._port, timeout_seconds)
         if not cluster_reachable(self.connection, timeout_seconds):
             raise self.process.failure(f"did not answer within {timeout_seconds:g} s")
 
     def stop(self, grace_seconds: float = 10.0) -> None:
-        """Shut the broker down cleanly, or kill it when that takes too long."""
+        """Shut the broker down cleanly; kill it after `grace_seconds`."""
         if self._process is not None:
             self._process.terminate(grace_seconds)
 
@@ -177,7 +177,7 @@ class EmbeddedBroker:
 
 
 def _server_settings(data: Path, port: int, controller_port: int) -> dict[str, str]:
-    """Configuration of a node that is broker and controller at once."""
+    """Return the configuration of a node that is both broker and controller."""
     batch_bytes = str(MAX_MESSAGE_BYTES + _BATCH_OVERHEAD_BYTES)
     return {
         "process.roles": "broker,controller",
@@ -191,10 +191,10 @@ def _server_settings(data: Path, port: int, controller_port: int) -> dict[str, s
         "message.max.bytes": batch_bytes,
         "replica.fetch.max.bytes": batch_bytes,
         "group.initial.rebalance.delay.ms": "0",
-        # A killed broker is taken back only when its old session is over; nine seconds by default.
+        # A killed broker can register again only after its old session (default: nine seconds).
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
-        # Internal topics: one replica is all there is, and fifty partitions slow start and stop.
+        # Internal topics: there is one replica, and fifty partitions slow down start and stop.
         "offsets.topic.replication.factor": "1",
         "offsets.topic.num.partitions": "4",
         "transaction.state.log.replication.factor": "1",
@@ -203,6 +203,6 @@ def _server_settings(data: Path, port: int, controller_port: int) -> dict[str, s
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
         "share.coordinator.state.topic.num.partitions": "1",
-        # Its default takes 128 MiB of the heap.
+        # The default takes 128 MiB of the heap.
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
     }

@@ -1,4 +1,4 @@
-"""The directory of what is fetched once and kept: jars, a Java runtime, the Prism binary."""
+"""The cache directory: jars, a Java runtime, the Prism binary, Flink."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SWEEP_AGE_SECONDS = 60.0
 
 
 def cache_directory() -> Path:
-    """The cache directory, made when missing.
+    """Return the cache directory; make it when missing.
 
     `$BEAM_PIPELINE_CACHE`, else `$XDG_CACHE_HOME/beam-pipeline`, else `~/.cache/beam-pipeline`.
 
     Raises:
-        EnvironmentFailure: it can't be made or written.
+        EnvironmentFailure: it can't be made.
     """
     if own := os.environ.get("BEAM_PIPELINE_CACHE"):
         directory = Path(own).expanduser().absolute()
@@ -41,10 +41,10 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A temporary directory on the cache's own file system, removed at the end.
+    """Yield a temporary directory on the cache's file system, and remove it at the end.
 
-    Whatever is put together there can be moved into the cache by one rename. The owner holds a
-    lock on the directory, so those of processes that were killed are known and swept.
+    What is made there is moved into the cache by one rename. The owner holds a lock on the
+    directory, so that those of killed processes are recognised and removed.
 
     Raises:
         EnvironmentFailure: the cache can't be written.
@@ -69,7 +69,7 @@ def scratch_directory() -> Iterator[Path]:
 
 
 def move_into_cache(made: Path, target: Path) -> None:
-    """Rename a directory into the cache; another process may have been there first."""
+    """Rename a directory into the cache, unless another process has put one there first."""
     try:
         made.rename(target)
     except OSError:
@@ -81,7 +81,7 @@ def _sweep(parent: Path) -> None:
     """Remove scratch directories that no living process holds."""
     for directory in parent.iterdir():
         with contextlib.suppress(OSError):
-            # A younger one may be between its making and its lock.
+            # A younger one may have been made and not locked yet.
             if time.time() - directory.stat().st_mtime < _SWEEP_AGE_SECONDS:
                 continue
             lock = os.open(directory, os.O_RDONLY)

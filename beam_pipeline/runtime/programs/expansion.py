@@ -1,4 +1,4 @@
-"""Beam's Java expansion service, through which Python pipelines use KafkaIO."""
+"""Start Beam's Java expansion service, through which Python pipelines use KafkaIO."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from beam_pipeline.runtime.programs.jvm import (
 )
 
 LOCAL_ARGUMENTS = ("--alsoStartLoopbackWorker", f"--filesToStage={LOGGING_CONFIG}")
-"""The Java harness runs inside the service's own JVM: no Docker. It has its classes already; with
-no list of files to stage Beam copies the whole class path, 138 MB, twice at each start."""
+"""The Java harness runs inside the service's own JVM, without Docker. It has its classes already.
+Without a list of files to stage Beam copies the whole class path, 138 MB, twice at each start."""
 
 FLINK_ARGUMENTS = (
     "--defaultEnvironmentType=EMBEDDED",
     "--experiments=use_deprecated_read",
     f"--filesToStage={LOGGING_CONFIG}",
 )
-"""KafkaIO runs as a native source inside the TaskManager's JVM, which has its classes already."""
+"""KafkaIO runs as a native source in the TaskManager's JVM, which has its classes already."""
 
 
 def start_expansion_service(
@@ -33,14 +33,14 @@ def start_expansion_service(
     arguments: Sequence[str] = LOCAL_ARGUMENTS,
     heap_mb: int = 1024,
 ) -> Service:
-    """Start the service with all of Beam's transforms allowed; returns at once.
+    """Start the service with all of Beam's transforms allowed; return before it is ready.
 
     Args:
         java: the `java` program.
         jars: those of the "expansion" lock.
-        log_file: takes warnings and errors.
+        log_file: warnings and errors are appended to it.
         arguments: where transforms run, `LOCAL_ARGUMENTS` or `FLINK_ARGUMENTS`.
-        heap_mb: upper bound of the heap, in MiB; KafkaIO's buffers live in it.
+        heap_mb: upper bound of the heap, in MiB; it has KafkaIO's buffers.
 
     Returns:
         the service; its endpoint is for `expansion_service=`.

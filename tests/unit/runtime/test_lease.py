@@ -1,10 +1,12 @@
-"""The lease on an output directory, between processes and between machines."""
+"""The lease on an output directory: who may take it, and when its holder must stop."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,26 +14,99 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime import lease as lease_module
 from beam_pipeline.runtime.lease import EXPIRY_SECONDS, LEASE_FILE, hold_lease
 
+LONG_AGO = time.time() - EXPIRY_SECONDS - 1
 
-def test_a_beating_holder_on_another_machine_is_respected_a_silent_one_is_not(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / LEASE_FILE
-    path.parent.mkdir()
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 7, "heartbeat": time.time()}))
+
+@pytest.fixture
+def every_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of `beat` is due."""
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.0)
+
+
+def write_lease(directory: Path, content: bytes) -> Path:
+    path = directory / LEASE_FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def lease_of(**fields: Any) -> bytes:
+    fields = {"host": "elsewhere", "pid": 7, "heartbeat": time.time(), **fields}
+    return json.dumps(fields).encode()
+
+
+def test_the_heartbeat_of_another_machine_is_respected(tmp_path: Path) -> None:
+    path = write_lease(tmp_path, lease_of())
+    before = path.read_bytes()
     with (
         pytest.raises(EnvironmentFailure, match="process 7 on elsewhere"),
         hold_lease(tmp_path, "--output_dir"),
     ):
         pass
-    silent = time.time() - EXPIRY_SECONDS - 1
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 7, "heartbeat": silent}))
+    assert path.read_bytes() == before
+
+
+def test_an_expired_lease_is_taken_over(tmp_path: Path) -> None:
+    path = write_lease(tmp_path, lease_of(heartbeat=LONG_AGO))
     with hold_lease(tmp_path, "--output_dir"):
-        assert json.loads(path.read_text())["host"] != "elsewhere"
+        assert json.loads(path.read_bytes())["pid"] == os.getpid()
 
 
-def test_a_directory_that_vanishes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.0)
+def test_a_released_lease_is_free(tmp_path: Path) -> None:
+    for _ in range(2):
+        with hold_lease(tmp_path, "--output_dir"):
+            pass
+    assert json.loads((tmp_path / LEASE_FILE).read_bytes()) == {}
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"host": "elsewh', b"12", b'{"pid": 7}'])
+def test_a_lease_that_is_not_whole_is_held_until_it_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
+) -> None:
+    monkeypatch.setattr(lease_module, "TORN_SECONDS", 0.0)
+    path = write_lease(tmp_path, torn)
+    with (
+        pytest.raises(EnvironmentFailure, match="is being written by another pipeline"),
+        hold_lease(tmp_path, "--output_dir"),
+    ):
+        pass
+    assert path.read_bytes() == torn
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    with hold_lease(tmp_path, "--output_dir"):
+        pass
+
+
+@pytest.mark.usefixtures("every_beat")
+@pytest.mark.parametrize(
+    "content",
+    [lease_of(), lease_of(id="ff"), b"{}", b"", b'{"host"'],
+    ids=["older release", "another", "released", "empty", "torn"],
+)
+def test_a_lease_that_is_not_ours_any_more_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(lease_module, "TORN_SECONDS", 0.0)
+    with hold_lease(tmp_path, "--output_dir") as held:
+        held.beat()
+        path = write_lease(tmp_path, content)
+        with pytest.raises(EnvironmentFailure, match="took the lease over"):
+            held.beat()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.usefixtures("every_beat")
+def test_a_heartbeat_is_whole_at_any_moment(tmp_path: Path) -> None:
+    """It is one write over the old one, of the same length."""
+    with hold_lease(tmp_path, "--output_dir") as held:
+        sizes = {(tmp_path / LEASE_FILE).stat().st_size}
+        held.beat()
+        sizes.add((tmp_path / LEASE_FILE).stat().st_size)
+    sizes.add((tmp_path / LEASE_FILE).stat().st_size)
+    assert len(sizes) == 1
+
+
+@pytest.mark.usefixtures("every_beat")
+def test_a_directory_that_vanishes_is_an_error(tmp_path: Path) -> None:
     root = tmp_path / "out"
     with hold_lease(root, "--output_dir") as held:
         held.beat()
@@ -42,7 +117,7 @@ def test_a_directory_that_vanishes_is_told(tmp_path: Path, monkeypatch: pytest.M
         held.beat()
 
 
-def test_a_directory_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_can_not_be_made_is_an_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     with (

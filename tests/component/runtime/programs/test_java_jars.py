@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.programs.java import fetch_jars, find_java
+from beam_pipeline.runtime.programs.java import fetch_jars, find_java, look_for_jars
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
 LOCKED = {
@@ -132,6 +132,29 @@ def test_a_damaged_jar_is_fetched_again(
     assert len(repository.requests) == 2
 
 
+def test_jars_are_looked_for_without_fetching_them(
+    repository: Repository, cache: Path, lock: Path, progress: SetupProgress
+) -> None:
+    found = look_for_jars(lock)
+    assert [jar.coordinates for jar in found.missing] == list(LOCKED)
+    assert found.altered == []
+    assert files_below(cache) == set()
+    jars = fetch_jars(lock, progress, repository=repository.address)
+    found = look_for_jars(lock, verify=True)
+    assert (found.paths, found.missing, found.altered) == (jars, [], [])
+    jars[0].unlink()
+    status = jars[1].stat()
+    jars[1].write_bytes(b"OTHER jar")
+    os.utime(jars[1], ns=(status.st_atime_ns, status.st_mtime_ns))
+    repository.requests.clear()
+    found = look_for_jars(lock)
+    assert [jar.cache_name for jar in found.missing] == ["com.example/plain-1.0.jar"]
+    assert found.altered == [], "size and time are those of the jar that was checked"
+    (altered,) = look_for_jars(lock, verify=True).altered
+    assert found.directory / altered.cache_name == jars[1]
+    assert repository.requests == []
+
+
 def test_a_new_checksum_in_the_lock_is_noticed(
     repository: Repository, cache: Path, lock: Path, progress: SetupProgress
 ) -> None:
@@ -185,7 +208,7 @@ def test_beam_is_not_imported_for_cached_jars(
     fetch_jars(lock, progress, repository=repository.address)
     script = (
         "import sys, pathlib\n"
-        "from beam_pipeline.runtime.programs.java import fetch_jars\n"
+        "from beam_pipeline.runtime.programs.java import fetch_jars, look_for_jars\n"
         "from beam_pipeline.runtime.programs.progress import SetupProgress\n"
         "assert len(fetch_jars(pathlib.Path(sys.argv[1]), SetupProgress())) == 3\n"
         "assert 'apache_beam' not in sys.modules\n"

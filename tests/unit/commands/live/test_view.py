@@ -11,8 +11,10 @@ from output_trees import OutputTree, sources
 from rich.console import Console
 
 from beam_pipeline.commands.live.view import RunView
+from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.supervisor import RunStatus
 
 NOBODY = KafkaConnection.from_flags("127.0.0.1:9", None)
@@ -42,7 +44,7 @@ def status_of(tree: OutputTree) -> RunStatus:
         state="running",
         counters=Counter({"read": 1_010, "valid": 1_000, "dead": 10, "dead.TOO_OLD": 10}),
         files=len(ledger.files),
-        starts={("orders", 0): 0, ("orders", 1): 5},
+        starts={TopicPartition("orders", 0): 0, TopicPartition("orders", 1): 5},
         covered=ledger.covered,
     )
     status.new_files.extend(sorted(ledger.files))
@@ -87,3 +89,44 @@ def test_a_terminal_sees_how_far_the_files_are(tree: OutputTree) -> None:
     assert "100 rows" in out.getvalue()
     assert "TOO_OLD                  10" in out.getvalue()
     assert not status.new_files
+
+
+class ClosedTerminal(io.StringIO):
+    """Takes nothing, as a terminal or a pipe that was closed."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+class ExitsOnClosedPipe(Console):
+    """Does on a closed pipe what rich does, but for replacing the process's standard output."""
+
+    def on_broken_pipe(self) -> None:
+        raise SystemExit(1)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken")])
+def test_a_view_that_fails_does_not_end_the_run(
+    tree: OutputTree, caplog: pytest.LogCaptureFixture, terminal: bool, error: OSError
+) -> None:
+    file = ClosedTerminal(error)
+    console = ExitsOnClosedPipe(file=file, force_terminal=terminal, width=80, height=24)
+    run_view = RunView("orders", console, NOBODY, tree.output_dir, tree.dead_letter_dir)
+    status = status_of(tree)
+    status.notices.append("starting again")
+    with run_view:
+        for _ in range(3):
+            run_view.show(status)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the view of the run failed, and the run goes on: ")
+
+
+def test_an_error_of_the_run_is_not_the_views(tree: OutputTree) -> None:
+    run_view, _ = view(tree, terminal=True)
+    with pytest.raises(EnvironmentFailure), run_view:
+        raise EnvironmentFailure("the producer has ended")

@@ -12,9 +12,9 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path
 from beam_pipeline.runtime.flink.cluster import (
     ClusterSettings,
-    beam_only,
     cluster_config,
     format_config,
+    jars_without_flink,
     latest_checkpoint,
     parse_parameters,
 )
@@ -74,9 +74,9 @@ def test_the_newest_complete_checkpoint_counts(tmp_path: Path) -> None:
 
 def test_a_cluster_gets_beams_jars_without_flinks_own() -> None:
     jars = [Path("jars", jar.cache_name) for jar in read_lock(java_lock_path("flink"))]
-    left_out = set(jars) - set(beam_only(jars))
+    left_out = set(jars) - set(jars_without_flink(jars))
     assert {jar.parent.name for jar in left_out} == {"org.apache.flink", "org.slf4j"}
-    names = [jar.name for jar in beam_only(jars)]
+    names = [jar.name for jar in jars_without_flink(jars)]
     assert any(name.startswith("beam-runners-flink-1.19") for name in names)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path, requirements_path
-from beam_pipeline.runtime.flink.distribution import FlinkDistribution, unpack
+from beam_pipeline.runtime.flink import distribution
+from beam_pipeline.runtime.flink.distribution import FlinkDistribution, look_for_flink, unpack
 from beam_pipeline.runtime.programs.java import read_lock
 
 NEEDED = (
@@ -65,3 +66,16 @@ def test_flink_and_beams_runner_are_of_one_minor_version() -> None:
     assert "--hash=sha256:" in locked
     runners = [jar.artifact for jar in read_lock(java_lock_path("flink"))]
     assert "beam-runners-flink-1.19" in runners
+
+
+def test_one_that_is_not_whole_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEAM_PIPELINE_CACHE", str(tmp_path))
+    assert look_for_flink() is None
+    libraries = distribution._cache_place() / "lib"
+    libraries.mkdir(parents=True)
+    with pytest.raises(EnvironmentFailure, match="is not whole; remove it"):
+        look_for_flink()
+    (libraries / "flink-dist-1.19.3.jar").touch()
+    found = look_for_flink()
+    assert found is not None
+    assert found.version == "1.19.3"

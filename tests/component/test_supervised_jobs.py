@@ -1,0 +1,349 @@
+"""A run over real job processes, which are small scripts, and a fake engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from fake_engine import ORDERS, FakeEngine, FakeSource
+from output_trees import OutputTree, sources
+from pipeline_settings import settings_of
+
+from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.runtime import lease as lease_module
+from beam_pipeline.runtime import supervisor as supervisor_module
+from beam_pipeline.runtime.engine import EngineStatus
+from beam_pipeline.runtime.lease import LEASE_FILE, LeaseLostError, hold_lease
+from beam_pipeline.runtime.restarts import RestartLimits
+from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
+
+# Notes what its job file says in the directory that it is given, then does the rest.
+JOB = """
+import json, os, signal, sys, time
+from pathlib import Path
+directory, flags = Path(sys.argv[1]), dict(flag.split("=", 1) for flag in sys.argv[2:])
+number = len(list(directory.glob("job-*.json")))
+told = json.loads(Path(flags["--job_file"]).read_text())
+note = {"epoch": told["epoch"], "covered": told["covered"], "pid": os.getpid()}
+(directory / f"job-{number}.json").write_text(json.dumps(note))
+def report(**counters):
+    file = Path(told["status_file"])
+    file.with_suffix(".new").write_text(json.dumps({"counters": counters}))
+    file.with_suffix(".new").replace(file)
+"""
+DIE = "sys.exit('boom')"
+RUN = "report(read=5); time.sleep(60)"
+DIE_THEN_RUN = f"number or {DIE}\n{RUN}"
+NO_SPACE = OSError(28, "No space left on device")
+
+
+@dataclass
+class Run:
+    """A supervisor with what it is given, and the hands of its user."""
+
+    directory: Path
+    engine: FakeEngine = field(default_factory=FakeEngine)
+    source: FakeSource = field(default_factory=FakeSource)
+    limits: RestartLimits = field(
+        default_factory=lambda: RestartLimits(10, first_backoff_seconds=0.0)
+    )
+    stop: Event = field(default_factory=Event)
+    detach: bool = False
+    on_submit: Callable[[ResumedEpoch], None] = lambda epoch: None
+    states: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tree = OutputTree(self.directory)
+
+    def supervisor(self, job: str, leases: Any = ()) -> Supervisor:
+        plan = RunPlan(
+            connection=KafkaConnection("127.0.0.1:9"),
+            settings=settings_of(
+                "--input_topics=orders",
+                f"--output_dir={self.tree.output_dir}",
+                f"--dead_letter_dir={self.tree.dead_letter_dir}",
+            ),
+            beam_flags=[],
+            max_restarts=self.limits.max_restarts,
+            detach=self.detach,
+        )
+        self.made = Supervisor(
+            plan,
+            self.engine,
+            lambda name: self.directory / f"{name}.log",
+            leases,
+            on_submit=self.on_submit,
+            source=self.source,
+            restart_limits=self.limits,
+            job_command=[sys.executable, "-c", JOB + job, str(self.directory)],
+        )
+        return self.made
+
+    def until(self, job: str, condition: Callable[[RunStatus], bool]) -> RunStatus:
+        """Run until a status meets the condition, then stop."""
+
+        def on_tick(status: RunStatus) -> None:
+            self.states.append(status.state)
+            if condition(status):
+                self.stop.set()
+
+        assert self.supervisor(job).run(self.stop, on_tick) is False
+        assert self.stop.is_set()
+        return self.made.status
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """What each job noted, in order."""
+        files = sorted(self.directory.glob("job-*.json"))
+        return [json.loads(file.read_bytes()) for file in files]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(supervisor_module, "POLL_SECONDS", 0.01)
+    return Run(tmp_path)
+
+
+def no_tick(status: RunStatus) -> None:
+    """Watch nothing."""
+
+
+def is_running(status: RunStatus) -> bool:
+    return status.state == "running"
+
+
+def test_it_gives_up_after_max_restarts_in_a_row(run: Run) -> None:
+    run.limits = replace(run.limits, max_restarts=2)
+    with pytest.raises(EnvironmentFailure, match=r"exit code 1: boom .*gave up after 2 restarts"):
+        run.supervisor(DIE).run(run.stop, no_tick)
+    assert run.made.status.restarts == 2
+    assert [notice.partition(" (log")[0] for notice in run.made.status.notices] == [
+        "starting again after: pipeline ended with exit code 1: boom"
+    ] * 2
+    assert len({job["epoch"] for job in run.jobs()}) == 3
+    assert run.engine.epochs == [job["epoch"] for job in run.jobs()]
+    assert run.engine.calls == ["start", "stop"] * 3
+
+
+def test_an_epoch_that_ran_long_enough_resets_the_count(run: Run) -> None:
+    run.limits = replace(run.limits, max_restarts=1, stable_seconds=-1.0)
+    status = run.until(DIE, lambda status: status.restarts == 4)
+    assert status.restarts == 4
+
+
+def test_the_counters_are_summed_over_the_epochs(run: Run) -> None:
+    status = run.until(
+        f"report(read=5); {DIE_THEN_RUN}", lambda status: status.counters["read"] == 10
+    )
+    assert status.counters["read"] == 10
+
+
+def test_a_failure_of_the_engine_ends_the_epoch_and_a_repair_does_not(run: Run) -> None:
+    run.engine.statuses = [EngineStatus(repairs=["TaskManager"]), EngineStatus("Prism ended")]
+    status = run.until(RUN, lambda status: len(run.engine.epochs) == 2 and is_running(status))
+    assert status.notices == [
+        "started again, and restored: TaskManager",
+        "starting again after: Prism ended",
+    ]
+    assert status.restarts == 2
+    assert not any(Path(f"/proc/{job['pid']}").exists() for job in run.jobs())
+
+
+def covered_of(job: dict[str, Any]) -> list[int]:
+    covered = CoveredOffsets.from_json(job["covered"])
+    return [offset for offset in range(100) if not covered.missing(*ORDERS, offset, offset + 1)]
+
+
+@pytest.mark.parametrize("checkpoints", [["file:///checkpoints/j1/chk-7"], []])
+def test_a_restored_job_keeps_its_epoch_and_its_covered_offsets(
+    run: Run, checkpoints: list[str]
+) -> None:
+    run.engine.restores_checkpoints = True
+    run.engine.checkpoints = list(checkpoints)
+    run.tree.parquet(sources("orders", 0, range(5)))
+    run.tree.parquet(sources("orders", 0, range(7, 9)))
+    submitted: list[str] = []
+
+    def on_submit(epoch: ResumedEpoch) -> None:
+        submitted.append(epoch.name)
+        if len(submitted) == 1:  # as if the first job had written it
+            run.tree.parquet(sources("orders", 0, range(5, 7)))
+
+    run.on_submit = on_submit
+    status = run.until(DIE_THEN_RUN, is_running)
+    first, second = run.jobs()
+    assert submitted == [first["epoch"], second["epoch"]]
+    assert covered_of(first) == [7, 8]
+    if checkpoints:
+        assert status.notices[0].startswith("starting again from chk-7 after: ")
+        assert second["epoch"] == first["epoch"]
+        assert covered_of(second) == [7, 8]
+        assert run.source.group_offsets == [{ORDERS: 5}], "a restored job has its own offsets"
+    else:
+        assert second["epoch"] != first["epoch"]
+        assert covered_of(second) == []
+        assert run.source.group_offsets == [{ORDERS: 5}, {ORDERS: 9}]
+
+
+def test_a_job_that_fails_in_an_outage_of_the_broker_does_not_count(run: Run) -> None:
+    run.limits = replace(run.limits, max_restarts=0)
+    run.source.reachable = [False, False, False]
+    run.until(DIE_THEN_RUN, is_running)
+    assert len(run.jobs()) == 2
+    assert "waiting for the broker" in run.states
+
+
+def test_an_outage_while_resuming_does_not_count(run: Run) -> None:
+    run.limits = replace(run.limits, max_restarts=0)
+    run.source.resume_errors = [EnvironmentFailure("Kafka: offsets of topic orders: timed out")]
+    run.source.reachable = [False, False, False]
+    status = run.until(RUN, is_running)
+    assert status.notices == ["starting again after: Kafka: offsets of topic orders: timed out"]
+    assert run.engine.calls == ["start", "stop"] * 2
+
+
+def test_a_refusal_of_the_cluster_while_resuming_ends_the_run(run: Run) -> None:
+    run.source.resume_errors = [EnvironmentFailure("topic orders is not the one")]
+    with pytest.raises(EnvironmentFailure, match="topic orders is not the one"):
+        run.supervisor(RUN).run(run.stop, no_tick)
+    assert run.jobs() == []
+
+
+def test_a_stop_during_the_backoff_ends_the_run(run: Run) -> None:
+    run.limits = replace(run.limits, first_backoff_seconds=1e6, max_backoff_seconds=1e6)
+    run.until(DIE, lambda status: status.state == "restarting")
+    assert len(run.jobs()) == 1
+
+
+def test_a_stop_while_the_broker_is_away_ends_the_run(run: Run) -> None:
+    run.source.reachable = [False] * 1000
+    run.until(DIE, lambda status: status.state == "waiting for the broker")
+    assert len(run.jobs()) == 1
+
+
+def test_a_detached_job_is_left_running(run: Run) -> None:
+    run.detach = True
+    run.engine.statuses = [EngineStatus(), EngineStatus(runs_alone=True)]
+    assert run.supervisor(RUN).run(run.stop, no_tick) is True
+    assert run.engine.calls == ["start", "leave"]
+
+
+def test_a_submission_that_is_over_is_not_a_failure(run: Run) -> None:
+    alone = EngineStatus(runs_alone=True)
+    run.engine.statuses = [EngineStatus(), *[alone] * 1000]
+    status = run.until(RUN, lambda status: len(run.engine.statuses) < 990)
+    assert (status.restarts, status.notices) == (0, [])
+    assert run.engine.calls == ["start", "stop"]
+
+
+def test_the_goal_ends_the_run(run: Run) -> None:
+    run.tree.parquet(sources("orders", 0, range(5)))
+    supervisor = run.supervisor(RUN)
+    supervisor.set_goal({ORDERS: 7})
+
+    def on_tick(status: RunStatus) -> None:
+        if status.remaining == 2:
+            run.tree.letters(sources("orders", 0, range(5, 7)))
+
+    assert supervisor.run(run.stop, on_tick) is True
+    assert supervisor.status.state == "ended"
+    assert supervisor.status.files == 1
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("print('--schema=x: no such file', file=sys.stderr); sys.exit(2)", "^--schema=x: no such"),
+        ("sys.exit(2)", r"refused its flags and gave no reason \(log: .*pipeline.log\)"),
+    ],
+)
+def test_a_job_that_refuses_its_flags_ends_the_run(run: Run, job: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run.supervisor(job).run(run.stop, no_tick)
+    assert len(run.jobs()) == 1
+    assert run.engine.calls == ["start", "stop"]
+
+
+def test_a_temporary_directory_that_can_not_be_made_is_tried_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = run.directory / "tmp"
+    monkeypatch.setattr(tempfile, "tempdir", str(missing))
+
+    def make_room(status: RunStatus) -> bool:
+        missing.mkdir(exist_ok=True)
+        return is_running(status)
+
+    run.limits = replace(run.limits, first_backoff_seconds=0.05)
+    status = run.until(RUN, make_room)
+    (notice,) = status.notices
+    assert notice.startswith(f"starting again after: {missing}/")
+    assert notice.endswith(": No such file or directory")
+
+
+def test_a_full_disk_at_the_start_of_the_engine_is_tried_again(run: Run) -> None:
+    run.engine.start_errors = [NO_SPACE]
+    status = run.until(RUN, is_running)
+    assert status.notices == [
+        f"starting again after: {run.tree.output_dir}: No space left on device"
+    ]
+    assert run.engine.calls == ["start", "stop"] * 2
+
+
+def test_a_full_disk_at_each_submission_ends_the_run_with_one_line(run: Run) -> None:
+    def on_submit(epoch: ResumedEpoch) -> None:
+        raise NO_SPACE
+
+    run.on_submit = on_submit
+    run.limits = replace(run.limits, max_restarts=1)
+    with pytest.raises(EnvironmentFailure) as caught:
+        run.supervisor(RUN).run(run.stop, no_tick)
+    assert str(caught.value).startswith(f"{run.tree.output_dir}: No space left on device; gave up")
+    assert run.jobs() == []
+
+
+def test_a_run_that_loses_its_lease_kills_its_job_and_leaves_the_others_parts(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.0)
+    graceful = run.directory / "graceful"
+    job = f"signal.signal(signal.SIGTERM, lambda *_: Path({str(graceful)!r}).touch()); {RUN}"
+    part = run.tree.output_dir / "_tmp" / "epoch-of-the-other" / "part.arrow"
+    other = {"host": "elsewhere", "pid": 7, "heartbeat": 0.0, "id": "ff"}
+
+    def take_over(status: RunStatus) -> None:
+        if is_running(status):
+            part.parent.mkdir(parents=True)
+            part.touch()
+            (run.tree.output_dir / LEASE_FILE).write_text(json.dumps(other))
+
+    with (
+        pytest.raises(LeaseLostError, match="process 7 on elsewhere"),
+        hold_lease(run.tree.output_dir, "--output_dir") as lease,
+    ):
+        run.supervisor(job, [lease]).run(run.stop, take_over)
+    (noted,) = run.jobs()
+    with pytest.raises(ProcessLookupError):
+        os.kill(noted["pid"], 0)
+    assert not graceful.exists(), "it was killed, and had no time to write"
+    assert run.engine.calls == ["start", "stop"]
+    assert part.exists()
+    assert json.loads((run.tree.output_dir / LEASE_FILE).read_text()) == other
+
+
+def test_what_the_caller_raises_at_a_tick_ends_the_run(run: Run) -> None:
+    def on_tick(status: RunStatus) -> None:
+        raise EnvironmentFailure("the producer has ended")
+
+    with pytest.raises(EnvironmentFailure, match="the producer has ended"):
+        run.supervisor(RUN).run(run.stop, on_tick)
+    assert run.engine.calls == ["start", "stop"]

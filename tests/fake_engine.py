@@ -1,0 +1,84 @@
+"""An engine without a runner and topics without a broker, for tests of the supervisor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.ledger import Ledger
+from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.runtime.engine import EngineStatus
+from beam_pipeline.runtime.resume import Ends, ResumePoint, Spans
+
+ORDERS = TopicPartition("orders", 0)
+RUNNING = EngineStatus()
+
+
+@dataclass
+class FakeEngine:
+    """Plays what a test gives it, and notes what it was told.
+
+    Attributes:
+      statuses: what `status` returns, one after another; then `RUNNING`.
+      checkpoints: what `checkpoint` returns, one after another; then None.
+      start_errors: what `start` raises, one after another; then nothing.
+      calls: the names of the methods that were called, but for `status`.
+    """
+
+    statuses: list[EngineStatus] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)
+    start_errors: list[Exception] = field(default_factory=list)
+    restores_checkpoints: bool = False
+    name: str = "fake engine"
+    calls: list[str] = field(default_factory=list)
+    epochs: list[str] = field(default_factory=list)
+
+    def start(self, epoch: str) -> None:
+        self.calls.append("start")
+        self.epochs.append(epoch)
+        if self.start_errors:
+            raise self.start_errors.pop(0)
+
+    def job_flags(self) -> list[str]:
+        return ["--runner=Fake"]
+
+    def status(self) -> EngineStatus:
+        return self.statuses.pop(0) if self.statuses else RUNNING
+
+    def checkpoint(self) -> str | None:
+        return self.checkpoints.pop(0) if self.checkpoints else None
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def leave(self) -> None:
+        self.calls.append("leave")
+
+
+class FakeSource:
+    """One partition of a log that begins at offset 0 and has a record at each offset."""
+
+    def __init__(self, reachable: Iterable[bool] = ()) -> None:
+        """`reachable` is what `is_reachable` returns, one after another; then True."""
+        self.reachable = list(reachable)
+        self.group_offsets: list[Ends] = []
+        self.asked: Counter[str] = Counter()
+        self.resume_errors: list[EnvironmentFailure] = []
+
+    def is_reachable(self) -> bool:
+        self.asked["is_reachable"] += 1
+        return self.reachable.pop(0) if self.reachable else True
+
+    def find_resume_point(self, ledger: Ledger) -> ResumePoint:
+        if self.resume_errors:
+            raise self.resume_errors.pop(0)
+        return ResumePoint({ORDERS: ledger.covered.prefix_end(*ORDERS, 0)}, [])
+
+    def set_group_offsets(self, starts: Ends) -> None:
+        self.group_offsets.append(dict(starts))
+
+    def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
+        self.asked["cover_offset_gaps"] += 1
+        raise EnvironmentFailure("the broker went away")
