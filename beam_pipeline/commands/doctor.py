@@ -134,23 +134,28 @@ def _finding(name: str, examine: Callable[[], tuple[str, str]]) -> Finding:
 
 
 def _python() -> tuple[str, str]:
-    told = ".".join(map(str, sys.version_info[:3]))
+    python = ".".join(map(str, sys.version_info[:3]))
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-        return RED, f"{told}; use 3.10 to 3.13"
+        return RED, f"{python}; use 3.10 to 3.13"
     try:
-        return GREEN, f"{told}, Apache Beam {version('apache-beam')}"
+        return GREEN, f"{python}, Apache Beam {version('apache-beam')}"
     except PackageNotFoundError:
-        return RED, f"{told} without Apache Beam; start by ./run_direct.sh, which installs it"
+        return RED, f"{python} without Apache Beam; start with ./run_direct.sh, which installs it"
 
 
 def _java() -> tuple[str, str]:
-    from beam_pipeline.runtime.programs.java import look_for_java
+    from beam_pipeline.runtime.programs.java import MINIMUM_JAVA, look_for_java
 
-    found = look_for_java()
-    if found is None:
-        return NOTE, "none of version 17 or newer; one is fetched from PyPI at the first start"
-    passed_over = "".join(f"; passed over {java}" for java in found.passed_over)
-    return GREEN, f"{found.version}, {found.path} (from {found.source}{passed_over})"
+    java = look_for_java()
+    if java is None:
+        return (
+            NOTE,
+            f"none of version {MINIMUM_JAVA} or newer; the first start fetches one from PyPI",
+        )
+    text = f"{java.version}, {java.path} (from {java.source})"
+    if java.passed_over:
+        return GREEN, f"{text}; not used: {'; '.join(java.passed_over)}"
+    return GREEN, text
 
 
 def _prism() -> tuple[str, str]:
@@ -158,21 +163,21 @@ def _prism() -> tuple[str, str]:
 
     binary = look_for_prism()
     if binary is None:
-        return NOTE, f"{prism_release()} is not there yet; it is built at the first start"
+        return NOTE, f"{prism_release()} is not in the cache; the first start builds it"
     return GREEN, f"{prism_release()}, {binary}"
 
 
 def _jars(name: str) -> tuple[str, str]:
     from beam_pipeline.runtime.programs.java import look_for_jars
 
-    found = look_for_jars(resources.java_lock_path(name), verify=True)
-    for jar in found.altered:
-        path = found.directory / jar.cache_name
-        return RED, f"{path} is not the one that is locked; remove it, it is fetched again"
-    if found.missing:
-        counts = f"{len(found.missing)} of {len(found.paths)}"
-        return NOTE, f"{counts} are not there yet; they are fetched when needed"
-    return GREEN, f"{len(found.paths)} in {found.directory}, checksums right"
+    jars = look_for_jars(resources.java_lock_path(name), verify=True)
+    if jars.altered:
+        path = jars.directory / jars.altered[0].cache_name
+        return RED, f"{path} does not have the locked checksum; remove it, and it is fetched again"
+    if jars.missing:
+        counts = f"{len(jars.missing)} of {len(jars.paths)}"
+        return NOTE, f"{counts} are not in the cache; they are fetched when needed"
+    return GREEN, f"{len(jars.paths)} in {jars.directory}, checksums right"
 
 
 def _flink(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Finding]:
@@ -194,22 +199,25 @@ def _flink(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Findi
         return GREEN, f"{overview.free_slots} of {overview.slots} are free"
 
     def pools() -> tuple[str, str]:
-        return GREEN, f"listen at {', '.join(flink.check_worker_pools(rest, engine.worker_pool))}"
+        return GREEN, f"{', '.join(flink.check_worker_pools(rest, engine.worker_pool))}"
 
     def jars() -> tuple[str, str]:
         if flink.needs_jars(rest):
-            return NOTE, "not in the cluster's lib: each job brings 150 MB; see ./run_flink.sh jars"
+            return (
+                NOTE,
+                "not in the cluster's lib, so each job ships 150 MB; see ./run_flink.sh jars",
+            )
         return GREEN, "in the cluster's lib"
 
     def storage() -> tuple[str, str]:
-        against = list(flink.unshared(flink.task_manager_hosts(rest), directories_of(settings)))
-        if against:
-            return NOTE, "; ".join(against)
-        return GREEN, "nothing speaks against the workers sharing it"
+        doubts = list(flink.unshared(flink.task_manager_hosts(rest), directories_of(settings)))
+        if doubts:
+            return NOTE, "; ".join(doubts)
+        return GREEN, "no sign that the workers do not share it"
 
-    found = _finding("Flink", version)
-    yield found
-    if found.state == GREEN:
+    flink_finding = _finding("Flink", version)
+    yield flink_finding
+    if flink_finding.state == GREEN:
         looks = {"slots": slots, "worker pools": pools, "Beam's jars": jars, "storage": storage}
         for name, examine in looks.items():
             yield _finding(name, examine)
@@ -220,7 +228,7 @@ def _flink_distribution() -> tuple[str, str]:
 
     found = look_for_flink()
     if found is None:
-        return NOTE, "not there yet; 230 MB are fetched from PyPI at the first start"
+        return NOTE, "not in the cache; the first start fetches 230 MB from PyPI"
     return GREEN, f"{found.version}, {found.directory}"
 
 
