@@ -37,7 +37,7 @@ def pool(tmp_path: Path) -> Iterator[ManagedProcess]:
     # A worker that prints more than a pipe holds, as a transform may, before it calls its runner.
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
-        "if 'worker_start' in ' '.join(sys.orig_argv):\n"
+        "if 'beam_pipeline.worker_start' in sys.orig_argv:\n"
         f"    print('x' * {PRINTED_BYTES}, flush=True)\n"
         "    print('printed', flush=True)\n"
     )

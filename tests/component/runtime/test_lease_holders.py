@@ -1,40 +1,128 @@
-"""The lease on an output directory, between processes."""
+"""The lease between processes, and between machines that share the storage but not the flock."""
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from integration.pipeline_runs import wait_for
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.runtime.lease import LEASE_FILE, hold_lease
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from beam_pipeline.runtime.lease import hold_lease
-with hold_lease(Path(sys.argv[1]), "--output_dir"):
-    print("held", flush=True)
-    time.sleep(60)
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.runtime import lease
+
+directory, host = Path(sys.argv[1]), sys.argv[2]
+lease.HEARTBEAT_SECONDS, lease.EXPIRY_SECONDS = 0.05, 1.0
+if host != "this one":  # another machine: the storage is shared, and its flock is not
+    lease.socket.gethostname = lambda: host
+    lease.fcntl.flock = lambda *arguments: None
+    lease._is_shared = lambda directory: True
+if sys.argv[3:] == ["together"]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+try:
+    with lease.hold_lease(directory, "--output_dir") as held:
+        print("held", flush=True)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            held.beat()
+            time.sleep(0.01)
+except EnvironmentFailure as error:
+    print(error, flush=True)
 """
+Holder = subprocess.Popen[str]
 
 
-def test_a_second_holder_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+@pytest.fixture
+def processes() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def holder(processes: ExitStack, directory: Path, *arguments: str) -> Holder:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(directory), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    processes.callback(process.communicate)
+    processes.callback(process.kill)
+    return process
+
+
+def next_line(process: Holder) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip()
+
+
+def owner(directory: Path) -> int | None:
+    """The process id in the lease; None while it is being written."""
     try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(EnvironmentFailure, match=f"process {holder.pid} "),
-            hold_lease(tmp_path, "--output_dir"),
-        ):
-            pass
-    finally:
-        holder.kill()
-        holder.communicate()
+        return int(json.loads((directory / LEASE_FILE).read_bytes())["pid"])
+    except (ValueError, KeyError):
+        return None
+
+
+def test_a_second_holder_is_refused_until_the_first_is_dead(
+    processes: ExitStack, tmp_path: Path
+) -> None:
+    first = holder(processes, tmp_path, "this one")
+    assert next_line(first) == "held"
+    with (
+        pytest.raises(EnvironmentFailure, match=f"process {first.pid} "),
+        hold_lease(tmp_path, "--output_dir"),
+    ):
+        pass
+    first.kill()
+    first.wait()
     with hold_lease(tmp_path, "--output_dir"):
         pass
+
+
+def test_a_holder_that_was_frozen_stops_when_another_machine_has_the_lease(
+    processes: ExitStack, tmp_path: Path
+) -> None:
+    frozen = holder(processes, tmp_path, "machine-a")
+    assert next_line(frozen) == "held"
+    frozen.send_signal(signal.SIGSTOP)
+
+    def taken_over() -> Holder | None:
+        other = holder(processes, tmp_path, "machine-b")
+        return other if next_line(other) == "held" else None
+
+    other = wait_for(taken_over, "the lease to expire", 30)
+    frozen.send_signal(signal.SIGCONT)
+    told = next_line(frozen)
+    assert f"process {other.pid} on machine-b" in told
+    assert frozen.wait(10) == 0, "it has left its block"
+    assert wait_for(lambda: owner(tmp_path), "a whole lease") == other.pid
+    assert other.poll() is None
+
+
+def test_of_two_machines_that_start_at_once_one_holds_the_lease(
+    processes: ExitStack, tmp_path: Path
+) -> None:
+    both = [holder(processes, tmp_path, f"machine-{name}", "together") for name in "ab"]
+    for process in both:
+        assert next_line(process) == "ready"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    told = [next_line(process) for process in both]
+    assert told.count("held") == 1
+    (refusal,) = (line for line in told if line != "held")
+    assert "is being written by another pipeline" in refusal
+    assert owner(tmp_path) == both[told.index("held")].pid

@@ -117,5 +117,5 @@ def test_the_doctor_without_a_cluster(
     found = findings(capsys)
     assert found["Flink"] == {
         **{"name": "Flink", "state": "note"},
-        "text": "not there yet; 230 MB are fetched from PyPI at the first start",
+        "text": "not in the cache; the first start fetches 230 MB from PyPI",
     }

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.programs.java import fetch_jars, find_java, look_for_jars
+from beam_pipeline.runtime.programs.java import fetch_jars, look_for_jars
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
 LOCKED = {
@@ -200,38 +198,3 @@ def test_no_network_is_one_clear_line(cache: Path, lock: Path, progress: SetupPr
     with pytest.raises(EnvironmentFailure, match="check the network"):
         fetch_jars(lock, progress, repository="http://127.0.0.1:1")
     assert files_below(cache) == set()
-
-
-def test_beam_is_not_imported_for_cached_jars(
-    repository: Repository, cache: Path, lock: Path, progress: SetupProgress
-) -> None:
-    fetch_jars(lock, progress, repository=repository.address)
-    script = (
-        "import sys, pathlib\n"
-        "from beam_pipeline.runtime.programs.java import fetch_jars, look_for_jars\n"
-        "from beam_pipeline.runtime.programs.progress import SetupProgress\n"
-        "assert len(fetch_jars(pathlib.Path(sys.argv[1]), SetupProgress())) == 3\n"
-        "assert 'apache_beam' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script, lock], check=True)
-
-
-def test_java_is_taken_from_java_home_when_new_enough(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: SetupProgress
-) -> None:
-    calls = tmp_path / "calls"
-    for name, version in (("old", "1.8.0_402"), ("new", "21.0.2")):
-        program = tmp_path / name / "bin" / "java"
-        program.parent.mkdir(parents=True)
-        program.write_text(
-            f"#!/bin/sh\necho {name} >> {calls}\necho 'openjdk version \"{version}\"' >&2\n"
-        )
-        program.chmod(0o755)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
-    monkeypatch.setenv("PATH", str(tmp_path / "new" / "bin"), prepend=os.pathsep)
-    found = tmp_path / "new" / "bin" / "java"
-    assert find_java(progress) == found
-    assert find_java(progress) == found
-    assert calls.read_text().split() == ["old", "new"]
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "new"))
-    assert find_java(progress) == found

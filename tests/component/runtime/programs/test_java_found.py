@@ -82,7 +82,7 @@ def test_doctor_and_a_start_agree(machine: Machine, progress: SetupProgress) -> 
     path = machine.java("path", "17.0.9")
     state, text = doctor._java()
     assert state == doctor.GREEN
-    assert text.startswith(f"17.0.9, {path} (from PATH; passed over JAVA_HOME: ")
+    assert text.startswith(f"17.0.9, {path} (from PATH); not used: JAVA_HOME: ")
     assert find_java(progress) == path
 
 
