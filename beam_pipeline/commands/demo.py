@@ -139,7 +139,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     Raises:
       PipelineError: what the user can mend.
     """
-    demo = _demo_settings(args)
+    demo = demo_settings(args)
     settings, engine = pipeline_settings(vars(args)), engine_settings(vars(args))
     supervision = supervision_settings(vars(args))
     stop = stop_on_signals()
@@ -188,7 +188,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     return 0 if holds else 1
 
 
-def _demo_settings(args: argparse.Namespace) -> DemoSettings:
+def demo_settings(args: argparse.Namespace) -> DemoSettings:
+    """Convert and check the flags of the producer.
+
+    Raises:
+      UsageError: a value is out of range.
+    """
     for name in ("demo_seconds", "events_per_second"):
         if not 0 < getattr(args, name) < float("inf"):
             raise UsageError(f"--{name}={getattr(args, name):g}: must be more than 0")
