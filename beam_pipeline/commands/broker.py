@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
 from beam_pipeline import resources
-from beam_pipeline.commands.launch import logs_in, stop_on_signals
+from beam_pipeline.commands.launch import logs_in, stop_on_signals, temporary_directory
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.runtime.programs.broker import EmbeddedBroker
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     with SetupProgress() as progress:
         java = find_java(progress)
         jars = fetch_jars(resources.java_lock_path("kafka"), progress)
-    directory = args.directory or Path(tempfile.mkdtemp(prefix="beam-pipeline-kafka-"))
+    directory = args.directory or temporary_directory("kafka")
     try:
         with EmbeddedBroker(
             directory.absolute(), java=java, jars=jars, log_file=logs.file("broker"), port=args.port

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.compact.run import compact
 
-    with hold_lease(args.output_dir, "--output_dir"):
+    with hold_lease(args.output_dir, "--output_dir") as lease:
         if not args.dry_run:
             end_earlier_jobs(args.output_dir)
         report = compact(
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             target_bytes=args.target_file_bytes,
             codec=args.parquet_codec,
             dry_run=args.dry_run,
+            keep_lease=lease.beat,
         )
     if args.json:
         sys.stdout.write(report_json(report, args.dry_run))

@@ -8,7 +8,6 @@ import json
 import shlex
 import shutil
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.console import Console
 from beam_pipeline import resources
 from beam_pipeline.commands import produce
 from beam_pipeline.commands.broker import LOG_APPEND_TIME
-from beam_pipeline.commands.launch import Launch, logs_in, stop_on_signals
+from beam_pipeline.commands.launch import Launch, logs_in, stop_on_signals, temporary_directory
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -149,7 +148,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     with SetupProgress() as progress:
         java = find_java(progress)
         kafka_jars = fetch_jars(resources.java_lock_path("kafka"), progress)
-    directory = Path(tempfile.mkdtemp(prefix="beam-pipeline-demo-"))
+    directory = temporary_directory("demo")
     with ExitStack() as stack:
         broker = EmbeddedBroker(
             directory,

@@ -119,6 +119,21 @@ def logs_in(directory: Path) -> RunLogs:
     return RunLogs(directory)
 
 
+def temporary_directory(purpose: str) -> Path:
+    """Make a temporary directory for a broker, a cluster or a job.
+
+    Raises:
+      EnvironmentFailure: it can't be made.
+    """
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"beam-pipeline-{purpose}-"))
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"TMPDIR={tempfile.gettempdir()}: {error.strerror}; make room there, or set TMPDIR to "
+            "another directory"
+        ) from None
+
+
 def stop_on_signals() -> Event:
     """Return an event that SIGINT and SIGTERM set."""
     stop = Event()
@@ -189,7 +204,7 @@ class _FlinkRun:
             for warning in unshared(task_manager_hosts(rest), launch.directories):
                 launch.say(warning)
             ship_jars = needs_jars(rest)
-        directory = Path(tempfile.mkdtemp(prefix="beam-pipeline-flink-"))
+        directory = temporary_directory("flink")
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         self._engine = FlinkEngine(
             find_flink_tools(with_cluster=not settings.flink_master),

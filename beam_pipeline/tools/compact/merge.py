@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,15 @@ ROW_GROUP_BYTES = 64 * 1024 * 1024
 _ROWS_AT_A_TIME = 65_536
 
 
-def merge(group: Group, path: Path, codec: str = "zstd") -> None:
+def merge(
+    group: Group,
+    path: Path,
+    codec: str = "zstd",
+    on_row_group: Callable[[], None] = lambda: None,
+) -> None:
     """Write the group's rows to `path`, then check the written rows against the footer.
+
+    `on_row_group` is called after each row group that was written.
 
     Raises:
         pa.ArrowException, OSError: a source can't be read, or `path` can't be written.
@@ -33,6 +40,7 @@ def merge(group: Group, path: Path, codec: str = "zstd") -> None:
         for table in row_groups(_batches_of(group, schema), schema, ROW_GROUP_BYTES):
             row_group = table.unify_dictionaries()
             writer.write_table(row_group, row_group_size=row_group.num_rows)
+            on_row_group()
         writer.add_key_value_metadata({FOOTER_KEY: group.footer().to_json()})
     _verify(group, path)
 

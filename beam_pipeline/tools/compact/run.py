@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -54,6 +54,7 @@ def compact(
     dry_run: bool = False,
     live_epochs: Collection[str] = (),
     now: datetime | None = None,
+    keep_lease: Callable[[], None] = lambda: None,
 ) -> CompactionReport:
     """Merge the small files of closed windows below `output_dir`, one directory at a time.
 
@@ -68,6 +69,8 @@ def compact(
         dry_run: plan only.
         live_epochs: epochs whose files stay.
         now: the time by which windows have closed; None means the current time.
+        keep_lease: called for each row group and before each exchange; renews the caller's lease,
+            and raises where it is lost.
 
     Raises:
         UsageError: the directory does not exist.
@@ -94,7 +97,7 @@ def compact(
                 )
                 _add(report, plan)
                 if plan.groups and report.bytes_after is not None:
-                    report.bytes_after += _carry_out(plan, scratch, codec)
+                    report.bytes_after += _carry_out(plan, scratch, codec, keep_lease)
             except (OSError, pa.ArrowException) as error:
                 raise EnvironmentFailure(
                     f"{directory} can't be compacted ({' '.join(str(error).split())}); no row of "
@@ -132,7 +135,9 @@ def _add(report: CompactionReport, plan: DirectoryPlan) -> None:
         report.bytes_before += sum(source.size_bytes for source in group.sources)
 
 
-def _carry_out(plan: DirectoryPlan, scratch: Path, codec: str) -> int:
+def _carry_out(
+    plan: DirectoryPlan, scratch: Path, codec: str, keep_lease: Callable[[], None]
+) -> int:
     """Put the merged files in place; return their size in bytes."""
     old, new = plan.directory, scratch / plan.directory.name
     new.mkdir(parents=True)
@@ -140,7 +145,7 @@ def _carry_out(plan: DirectoryPlan, scratch: Path, codec: str) -> int:
     written = 0
     for group in plan.groups:
         path = new / group.target.name
-        merge(group, path, codec)
+        merge(group, path, codec, keep_lease)
         _make_alike(path, group.sources[0].path)
         sync(path)
         written += path.stat().st_size
@@ -149,6 +154,7 @@ def _carry_out(plan: DirectoryPlan, scratch: Path, codec: str) -> int:
     for name in known - merged:
         os.link(old / name, new / name)
     sync(new)
+    keep_lease()
     exchange(old, new)
     sync(old.parent)
     sync(new.parent)

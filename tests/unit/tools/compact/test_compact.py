@@ -24,9 +24,9 @@ from beam_pipeline.files import durable
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.files.names import OutputFile
-from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.runtime.lease import LeaseLostError, hold_lease
 from beam_pipeline.tools.compact import run as compact_module
-from beam_pipeline.tools.compact.run import CompactionReport, compact
+from beam_pipeline.tools.compact.run import CompactionReport, compact, remove_leftovers
 from beam_pipeline.tools.reconcile.coverage import read_coverage
 
 LARGE = 128 * 1024 * 1024
@@ -303,3 +303,26 @@ def test_a_window_of_the_future_stays(tree: CompactionTree) -> None:
     for number in range(2):
         tree.write("orders", ahead // 3600 * 3600 + 3600 + number, [(0, number)])
     assert compact(tree.output_dir, target_bytes=LARGE).files_before == 0
+
+
+def test_the_lease_is_kept_while_it_works(tree: CompactionTree) -> None:
+    for number in range(3):
+        tree.write("orders", 10 * number, [(0, number)])
+    calls: list[set[Path]] = []
+    compact(tree.output_dir, target_bytes=10**6, keep_lease=lambda: calls.append(set(files(tree))))
+    assert len(calls) == 2, "for the row group, and before the exchange"
+
+
+def test_a_lease_that_is_lost_leaves_the_directory_as_it_was(tree: CompactionTree) -> None:
+    for number in range(3):
+        tree.write("orders", 10 * number, [(0, number)])
+    before = files(tree)
+
+    def lose() -> None:
+        raise LeaseLostError("another pipeline took the lease over")
+
+    with pytest.raises(LeaseLostError):
+        compact(tree.output_dir, target_bytes=10**6, keep_lease=lose)
+    assert files(tree) == before
+    remove_leftovers(tree.output_dir)
+    assert not list((tree.output_dir / "_tmp").glob("*c*"))
