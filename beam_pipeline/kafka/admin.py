@@ -61,12 +61,17 @@ class TopicSpec:
     replication_factor: int = -1
 
 
+class ClusterRefusedError(EnvironmentFailure):
+    """A broker answers, and refuses the login or shows a certificate that is not trusted."""
+
+
 def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) -> None:
     """Check that a broker answers.
 
     Raises:
-        EnvironmentFailure: none answers, or it refuses the login, or its certificate is not
-            trusted. The message has the flag and the reason, and no setting's value.
+        ClusterRefusedError: a broker refuses the login, or its certificate is not trusted.
+        EnvironmentFailure: no broker answers. Messages have the flag and the reason, and no
+            setting's value.
     """
     errors: list[KafkaError] = []
     admin = _admin(connection, on_error=errors.append)
@@ -79,7 +84,7 @@ def require_cluster(connection: KafkaConnection, timeout_seconds: float = 10.0) 
         except KafkaException as error:
             admin.poll(0)  # calls `errors.append` for the errors so far
             if refusal := _refusal(connection, errors):
-                raise EnvironmentFailure(
+                raise ClusterRefusedError(
                     f"--kafka_bootstrap_servers={connection.bootstrap_servers}: {refusal}"
                 ) from None
             if left <= _ANSWER_SECONDS:
@@ -110,9 +115,11 @@ def _refusal(connection: KafkaConnection, errors: Sequence[KafkaError]) -> str |
 
 
 def cluster_reachable(connection: KafkaConnection, timeout_seconds: float = 10.0) -> bool:
-    """Return whether a broker answers within the time."""
+    """Return whether a broker answers within the time, even if it refuses the login."""
     try:
         require_cluster(connection, timeout_seconds)
+    except ClusterRefusedError:
+        return True  # waiting does not help
     except EnvironmentFailure:
         return False
     return True
