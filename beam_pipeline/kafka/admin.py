@@ -238,7 +238,7 @@ class EndOffsets:
     def fetch(
         self, partitions: Iterable[TopicPartition], timeout_seconds: float = 5.0
     ) -> dict[TopicPartition, int]:
-        """Return the offset after the last record of each partition.
+        """Return the offset after the last record of each partition, where it is known.
 
         Raises:
             EnvironmentFailure: the cluster did not answer in time, or refused.
@@ -251,10 +251,11 @@ class EndOffsets:
             futures = self._admin.list_offsets(requests, request_timeout=timeout_seconds)
         except KafkaException as error:
             raise _failure("ends of partitions", error) from None
-        return {
+        ends = {
             TopicPartition(key.topic, key.partition): _result(f"end of {key.topic}", future).offset
             for key, future in futures.items()
         }
+        return {partition: end for partition, end in ends.items() if end >= 0}
 
 
 def alter_group_offsets(

@@ -50,13 +50,17 @@ class LogEnds:
         return max(0, last[partition] - first[partition]) / (last_at - first_at)
 
     def _fetch(self) -> None:
-        client = EndOffsets(self._connection)
+        client: EndOffsets | None = None
         while not self._stop.wait(INTERVAL_SECONDS if self._seen else 0.2):
             if not self._partitions:
                 continue
             try:
+                client = client or EndOffsets(self._connection)
                 ends = client.fetch(self._partitions)
             except EnvironmentFailure:
+                # librdkafka 2.16: a client that knows the leader's epoch from before a broker's
+                # restart gets FENCED_LEADER_EPOCH ever after; a new client asks anew.
+                client = None
                 self._seen = deque()
                 continue
             now = time.monotonic()

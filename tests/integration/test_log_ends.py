@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.kafka.admin import EndOffsets
+from beam_pipeline.kafka.admin import EndOffsets, TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_ends import LogEnds
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 
 ORDERS = TopicPartition("orders", 0)
 
@@ -45,6 +47,24 @@ def test_a_broker_that_is_away_holds_nobody_up() -> None:
         assert log_ends.ends() == {}
         assert log_ends.rate(ORDERS) is None
     assert time.monotonic() - started < 1
+
+
+def test_a_broker_that_was_restarted_is_seen_again(
+    java: Path, kafka_jars: list[Path], tmp_path: Path
+) -> None:
+    """A client from before the restart gets FENCED_LEADER_EPOCH ever after (librdkafka 2.16)."""
+    broker = EmbeddedBroker(
+        tmp_path / "kafka", java=java, jars=kafka_jars, log_file=tmp_path / "broker.log"
+    )
+    with broker, LogEnds(broker.connection) as log_ends:
+        create_topics(broker.connection, [TopicSpec("orders", 1)])
+        log_ends.watch([ORDERS])
+        await_true(lambda: log_ends.ends() == {ORDERS: 0})
+        broker.stop()
+        await_true(lambda: log_ends.ends() == {})
+        broker.start()
+        broker.wait_ready()
+        await_true(lambda: log_ends.ends() == {ORDERS: 0})
 
 
 def await_true(holds: Callable[[], bool], seconds: float = 30.0) -> None:
