@@ -106,8 +106,6 @@ def command_words(words: list[str], sources: Sources) -> list[str]:
     first = words[0] if words else "--"
     if first in _COMMANDS:
         return words
-    if "-h" in words or "--help" in words:
-        return ["--help"]
     on_flink = sources.environment_value("engine") == FLINK
     actions = flink.ACTIONS if on_flink else ()
     if first in actions:
@@ -118,6 +116,8 @@ def command_words(words: list[str], sources: Sources) -> list[str]:
             f"{first} is not a command{did_you_mean(first, known)}; the commands are "
             f"{', '.join(known)}"
         )
+    if "-h" in words or "--help" in words:
+        return ["--help"]
     names_source = _RUN_FLAGS & {word.split("=")[0] for word in words}
     return ["run" if names_source or sources.give_any(_SOURCE_FLAGS, "run") else "demo", *words]
 
@@ -164,10 +164,12 @@ def _dispatch(words: list[str]) -> int:
     words, beam_flags = _split_at_dashes(words)
     on_flink = os.environ.get(variable_of("engine")) == FLINK
     program = resources.program("run_flink.sh" if on_flink else "run_direct.sh", _PROGRAM)
-    parser, _ = _parsers(program)
+    parser, commands = _parsers(program)
     sources = read_sources(parser, words)
     words = command_words(words, sources)
-    refuse_unknown_flags(command_of(parser, words)[1], words)
+    command, leaf = command_of(parser, words)
+    # Without a command it is the demo, where a flag of `run` may be meant.
+    refuse_unknown_flags(leaf, words, [commands["run"]] if command == ("demo",) else [])
     configured = parse(parser, words, sources)
     args = configured.args
     module = _COMMANDS[args.command][0]

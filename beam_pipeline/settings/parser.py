@@ -56,8 +56,14 @@ def readable(message: str) -> str:
     return message
 
 
-def refuse_unknown_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+def refuse_unknown_flags(
+    parser: argparse.ArgumentParser,
+    words: Sequence[str],
+    others: Sequence[argparse.ArgumentParser] = (),
+) -> None:
     """Refuse a word that looks like a flag and is none of the parser's.
+
+    The nearest flag may also be one of `others`.
 
     Raises:
       UsageError: names the word and the nearest flag.
@@ -65,7 +71,8 @@ def refuse_unknown_flags(parser: argparse.ArgumentParser, words: Sequence[str]) 
     known = [option for action in parser._actions for option in action.option_strings]
     shown = [
         option
-        for action in parser._actions
+        for each in (parser, *others)
+        for action in each._actions
         for option in action.option_strings
         if action.help != argparse.SUPPRESS
     ]

@@ -121,18 +121,18 @@ def read_sources(
 ) -> Sources:
     """Return the environment, and the file that `--config` names on the command line or there.
 
-    Where help is asked for it returns nothing, so that a broken file can't prevent help.
+    Where help is asked for no file is read, so that a broken file can't prevent help.
 
     Raises:
       UsageError: the file is not usable; see `read_config`.
     """
     if _asks_for_help(words):
-        return Sources()
+        return Sources(environment)
     variable = variable_of("config")
     path, given_as = environment.get(variable) or None, variable
-    for word, following in zip(words, [*words[1:], None], strict=True):
-        if word == "--config" and following is not None:
-            path, given_as = following, "--config"
+    for position, word in enumerate(words):
+        if word == "--config" and position + 1 < len(words):
+            path, given_as = words[position + 1], "--config"
         elif word.startswith("--config="):
             path, given_as = word.removeprefix("--config="), "--config"
     if path is None:

@@ -55,6 +55,8 @@ def test_help_lists_the_commands_and_says_what_happens_without_one(
         ),
         (["--windw_seconds=1"], "(did you mean --window_seconds?)"),
         (["run", "--kafka_password=hunter2"], "--kafka_password=*** is not a flag"),
+        (["--kafka_bootstrap_server=h:1"], "(did you mean --kafka_bootstrap_servers?)"),
+        (["nonsense", "--help"], "nonsense is not a command"),
         (["recncile"], "recncile is not a command (did you mean reconcile?)"),
         (["dlq", "stts"], "COMMAND=stts: must be one of stats, show, replay (did you mean stats?)"),
         (["run", "--engine=flnk"], "--engine=flnk: must be one of prism, flink (did you mean"),

@@ -47,7 +47,11 @@ class PipelineRun:
         return [
             sys.executable,
             *("-m", "beam_pipeline", *words),
-            *([f"--log_dir={self.directory / 'logs'}"] if words[0] in ("run", "demo") else []),
+            *(
+                [f"--log_dir={self.directory / 'logs'}"]
+                if words[:1] in (("run",), ("demo",))
+                else []
+            ),
         ]
 
     def run_words(self, kafka: KafkaConnection, topics: str, *flags: str) -> list[str]:

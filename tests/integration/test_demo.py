@@ -34,12 +34,8 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: P
 
 
 def test_ctrl_c_ends_a_demo_with_all_its_processes(tmp_path: Path) -> None:
+    """Started without any argument, as the README says."""
     run = PipelineRun(tmp_path / "demo")
-    words = [
-        "demo",
-        f"--output_dir={run.output_dir}",
-        f"--dead_letter_dir={run.dead_letter_dir}",
-    ]
-    with running(run, words, signal.SIGINT):
+    with running(run, [], signal.SIGINT):
         wait_for(lambda: len(run.processes()) >= 6, "every process of the demo", 60)
     assert run.processes() == {}

@@ -416,3 +416,9 @@ def test_what_is_printed_is_yaml_of_the_same(value: object) -> None:
         assert float(node.value) == value
     else:
         assert node.value == masked("transform", str(value))
+
+
+@pytest.mark.parametrize("words", [[], ["--config"], ["--", "--runner=x"]])
+def test_any_number_of_words_may_stand_there(words: list[str]) -> None:
+    environment = {"BEAM_PIPELINE_SEED": "7"}
+    assert read_sources(small_parser(), words, environment).environment == environment

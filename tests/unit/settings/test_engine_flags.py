@@ -67,6 +67,12 @@ def test_what_run_flink_means(words: list[str], meaning: list[str]) -> None:
     assert command_words(words, run_flink) == meaning
 
 
+def test_help_of_an_action_is_that_of_flink() -> None:
+    run_flink = Sources({"BEAM_PIPELINE_ENGINE": "flink"})
+    assert command_words(["status", "--help"], run_flink) == ["flink", "status", "--help"]
+    assert command_words(["--help"], run_flink) == ["--help"]
+
+
 def test_actions_of_flink_are_commands_there_alone() -> None:
     with pytest.raises(UsageError, match="status is not a command"):
         command_words(["status"], Sources())
