@@ -20,7 +20,7 @@ from beam_pipeline.settings.flags import add_shared
 LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 
 _DESCRIPTION = """\
-A real Kafka broker for a machine that has none: one KRaft node on loopback, until Ctrl-C.
+Runs a real Kafka broker for a machine that has none: one KRaft node on loopback, until Ctrl-C.
 """
 _EPILOG = """\
 example:

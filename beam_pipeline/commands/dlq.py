@@ -34,6 +34,8 @@ _DESCRIPTION = """\
 Dead letters are the records that could not become rows. Count those below --dead_letter_dir, show
 one, or send them back to Kafka once the cause is fixed.
 """
+_STATS_DESCRIPTION = "Counts dead letters by code, schema keyword, field, hour and attempt."
+_SHOW_DESCRIPTION = "Shows dead letters in full: the one with ID, or the first that match --where."
 _REPLAY_DESCRIPTION = """\
 Sends dead letters back to the topic they came from, or to another topic. Key, value and headers are
 sent byte for byte; the headers about the failure are left out, dlq.attempt and dlq.redrive.of are
@@ -59,12 +61,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="dlq_command", required=True, metavar="COMMAND")
 
     stats = _add_command(
-        commands, "stats", "count them by code, keyword, field and hour", _WHERE_HELP
+        commands, "stats", "count them by code, keyword, field, hour and attempt", _WHERE_HELP
     )
+    stats.description = _STATS_DESCRIPTION
     add_shared(stats, "json")
     stats.set_defaults(dlq_run=_run_stats)
 
     show = _add_command(commands, "show", "show one in full", _WHERE_HELP)
+    show.description = _SHOW_DESCRIPTION
     show.add_argument("id", nargs="?", metavar="ID", help="the letter's id, or the beginning of it")
     show.add_argument(
         "--limit",
@@ -94,7 +98,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=_rate,
         default=0.0,
         metavar="R",
-        help="evenly paced rate; 0 means as fast as it goes (default: %(default)g)",
+        help="evenly paced rate; 0 means as fast as possible (default: %(default)g)",
     )
     replay.add_argument(
         "--max_attempts",
@@ -127,7 +131,6 @@ def _add_command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=what,
-        description=f"Dead letters: {what}.",
         epilog=epilog,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -23,11 +23,12 @@ ACTIONS = ("status", "savepoint", "cancel", "jars")
 METRICS_FETCH_SECONDS = 1.0
 
 _DESCRIPTION = """\
-Manages the Flink job that writes an output directory. The record beside the ledger identifies it.
+Manages the Flink job that writes an output directory. A record in _ledger below the directory
+identifies it.
 
   status     print its state, checkpoints and counters; exit code 1 if it does not run
   savepoint  take a savepoint, from which --from_savepoint resumes
-  cancel     end it; a later start resumes from the files
+  cancel     end a detached job; a later start resumes from the files
   jars       copy Beam's jars to --lib_dir, the lib directory of your own Flink
 """
 _EPILOG = """\

@@ -128,7 +128,8 @@ def _add_event_flags(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=30.0,
         metavar="S",
-        help="a late record is late by half of this to all of it (default: %(default)g)",
+        help="a late record has an event time that is half of this to all of this in the past "
+        "(default: %(default)g)",
     )
     group.add_argument(
         "--seed",

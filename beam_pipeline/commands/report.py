@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DEFAULT_REPORT_FILE = Path("report.html")
 
 _DESCRIPTION = """\
-Writes one HTML file about what a pipeline has landed: completeness, rows per window, dead letters
+Writes one HTML file about what a pipeline has written: completeness, rows per window, dead letters
 by reason over time, the delay from event to file, lag, file sizes, and the columns with null rates
 and ranges. The file needs no network and no script, has light and dark colours, and fits a phone.
 

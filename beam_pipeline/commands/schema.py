@@ -22,6 +22,7 @@ _INFER_DESCRIPTION = """\
 Prints a JSON Schema under which all events of a file are valid. Review it before you use it: add
 what the samples do not show, such as bounds and further values.
 """
+_SHOW_DESCRIPTION = "Prints the Arrow columns that files get with a schema, and the schema's hash."
 _CHECK_DESCRIPTION = """\
 Checks whether the schema NEW may replace OLD, and prints why not:
 
@@ -66,6 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     infer.set_defaults(schema_run=_run_infer)
 
     show = _add_command(commands, "show", "print the Arrow columns that files get")
+    show.description = _SHOW_DESCRIPTION
     show.add_argument("file", metavar="FILE", help="a JSON Schema, JSON or YAML")
     add_shared(show, "reference_dir", "json")
     show.set_defaults(schema_run=_run_show)
@@ -108,7 +110,6 @@ def _add_command(
     return commands.add_parser(
         name,
         help=what,
-        description=what,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

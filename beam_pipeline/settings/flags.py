@@ -117,8 +117,8 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--consumer_group",
         metavar="NAME",
-        help="consumer group whose committed offsets are where reading starts; each start sets "
-        "them from the files, so no other reader may use the group "
+        help="consumer group; each start sets its committed offsets from the files and reads from "
+        "there, so no other consumer may use it "
         "(default: beam-pipeline- and a hash of --output_dir)",
     )
 
@@ -135,9 +135,9 @@ def _add_contract_flags(contract: Flags) -> None:
     contract.add_argument(
         "--schema_version_field",
         metavar="FIELD",
-        help="what tells a record's version of --schema, which each schema states as x-version: "
-        "a field of the event (dotted when nested), header:NAME, or wire for the schema id in "
-        "Confluent's wire format; records without one use the first schema "
+        help="where a record states its version of --schema: a field of the event (dotted when "
+        "nested), header:NAME, or wire for the schema id in Confluent's wire format; each schema "
+        "states its version as x-version, and records without a version use the first schema "
         "(default: there is one version)",
     )
     contract.add_argument(
@@ -185,7 +185,7 @@ def _add_window_flags(windows: Flags) -> None:
         metavar="SECONDS",
         type=int,
         default=60,
-        help="length of a window, and so of a file (default: %(default)s)",
+        help="length of a window; each window gets files of its own (default: %(default)s)",
     )
     windows.add_argument(
         "--window_by",
@@ -208,15 +208,15 @@ def _add_window_flags(windows: Flags) -> None:
         metavar="SECONDS",
         type=int,
         default=5,
-        help="how long events that come after that are collected before they get a file of their "
-        "own (default: %(default)s)",
+        help="how long events that come after the window's file was written are collected before "
+        "they get a file of their own (default: %(default)s)",
     )
     windows.add_argument(
         "--early_pane_seconds",
         metavar="SECONDS",
         type=int,
-        help="write what an open window holds this long after its first event; 0 waits for the "
-        "window's end (default: 0; 5 with --until=caught_up)",
+        help="a window that is still open this long after its first event gets an early file; 0 "
+        "writes no early files (default: 0; 5 with --until=caught_up)",
     )
 
 
@@ -282,7 +282,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "--worker_pool",
         metavar="HOST:PORT",
         default=DEFAULT_WORKER_POOL,
-        help="with --flink_master, the Python worker pool as a TaskManager reaches it "
+        help="with --flink_master, address of the Python worker pool as seen by a TaskManager "
         "(default: %(default)s, one on the host of each TaskManager)",
     )
     group.add_argument(
@@ -290,7 +290,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=2,
-        help="on Flink, the job's task slots and Python processes (default: %(default)s)",
+        help="on Flink, number of task slots and Python processes for the job "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--checkpointing_interval",
