@@ -67,7 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     show = _add_command(commands, "show", "print the Arrow columns that files get")
     show.add_argument("file", metavar="FILE", help="a JSON Schema, JSON or YAML")
-    add_shared(show, "reference_dir", "json")
+    add_shared(show, "max_columns", "reference_dir", "json")
     show.set_defaults(schema_run=_run_show)
 
     check = _add_command(commands, "check", "check whether one schema may replace another")
@@ -87,7 +87,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a newly named field is incompatible too, since events may have it already",
     )
-    add_shared(check, "json")
+    add_shared(check, "max_columns", "json")
     check.set_defaults(schema_run=_run_check)
 
 
@@ -180,7 +180,7 @@ def _run_show(args: argparse.Namespace) -> int:
     from beam_pipeline.terminal import printable, show
     from beam_pipeline.transforms import Enrich, Normalize
 
-    contract = load_contract(args.file, "FILE")
+    contract = load_contract(args.file, "FILE", args.max_columns)
     normalized = Normalize(contract).output_schema(contract.batch_schema)
     schema = file_schema(Enrich(contract, args.reference_dir).output_schema(normalized))
     if args.json:
@@ -189,12 +189,15 @@ def _run_show(args: argparse.Namespace) -> int:
             "sha256": contract.ref.sha256,
             "event_time_field": contract.event_time_field,
             "columns": [{"name": column.name, "type": str(column.type)} for column in schema],
+            "notes": list(contract.notes),
         }
         _write_json(document)
     else:
         show(_columns_table(schema, dict(contract.columns), contract.event_time_field))
         name = printable(contract.ref.id or "(no $id)")
         print(f"schema {name} sha256 {contract.ref.sha256}")
+        for note in contract.notes:
+            print(printable(note))
     return 0
 
 
@@ -262,7 +265,8 @@ def _run_check(args: argparse.Namespace) -> int:
     from beam_pipeline.schemas.contract import incompatible_columns
     from beam_pipeline.terminal import printable
 
-    old, new = load_contract(args.old, "OLD"), load_contract(args.new, "NEW")
+    old = load_contract(args.old, "OLD", args.max_columns)
+    new = load_contract(args.new, "NEW", args.max_columns)
     reasons = {
         "backward": reasons_against(old.document, new.document),
         "forward": reasons_against(new.document, old.document),

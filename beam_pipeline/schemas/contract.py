@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from jsonschema.validators import validator_for
 from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
 from beam_pipeline.schemas.judge import compile_validator
-from beam_pipeline.schemas.nodes import Node, Struct, derive_node
+from beam_pipeline.schemas.nodes import (
+    DEFAULT_MAX_COLUMNS,
+    Derived,
+    Flattener,
+    Node,
+    Struct,
+    derive,
+)
+from beam_pipeline.schemas.references import References
 from beam_pipeline.schemas.source import read_schema
 
 VALUE_COLUMN = "value"
@@ -60,7 +69,7 @@ class Contract:
     `versions` has name and contract of each; the first is for records that name no version.
 
     A contract can be pickled and is small. Validators can't (jsonschema-rs), so they are compiled
-    from `document` where they are used.
+    from `document` where they are used. The columns are derived once in each process.
     """
 
     source: str
@@ -69,11 +78,48 @@ class Contract:
     versions: tuple[tuple[str, Contract], ...] = field(default=(), repr=False)
     version_field: str | None = None
     unified_node: Node | None = field(default=None, repr=False)
+    max_columns: int = DEFAULT_MAX_COLUMNS
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = {part.name for part in fields(self)}
+        return {name: value for name, value in self.__dict__.items() if name in names}
+
+    @functools.cached_property
+    def flattener(self) -> Flattener:
+        """Merges parts of the document; it knows the document's references."""
+        return Flattener(References(self.document))
+
+    @functools.cached_property
+    def _derived(self) -> Derived:
+        return derive(self.document, self.flattener, self.max_columns)
 
     @property
     def node(self) -> Node:
         """The node of an event of any version."""
-        return self.unified_node or derive_node(self.document, self.document)
+        return self.unified_node or self._derived.node
+
+    @property
+    def levels(self) -> int | None:
+        """How many levels below the event have Arrow types, None if all have (`nodes.Derived`)."""
+        return self._derived.levels
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the columns, one line each, of all versions."""
+        if self.versions:
+            return tuple(note for _, part in self.versions for note in part.notes)
+        derived = self._derived
+        if derived.levels is None:
+            return ()
+        why = (
+            f"it has more than --max_columns={self.max_columns} columns"
+            if derived.is_too_wide
+            else "Arrow's files can't nest deeper"
+        )
+        return (
+            f"{self.source}: objects and lists more than {derived.levels} levels below the event "
+            f"are JSON text, since {why}",
+        )
 
     @property
     def columns(self) -> tuple[tuple[str, Node], ...]:
@@ -165,34 +211,56 @@ _KINDS_OF_TIMES = (
 )
 
 
-def load_contract(path: str | Path, flag: str = "--schema") -> Contract:
+def load_contract(
+    path: str | Path, flag: str = "--schema", max_columns: int = DEFAULT_MAX_COLUMNS
+) -> Contract:
     """Read and check the JSON Schema at `path`, JSON or YAML.
 
     Args:
       path: the file; it may refer to others in its directory.
       flag: what error messages name as the source of the path.
+      max_columns: how many Parquet columns an event may have; beyond it the deepest are JSON text.
 
     Raises:
       UsageError: the file can't be read, is not JSON or YAML, is not a valid JSON Schema, refers
         to something else than files beside it, or has a property that is a column of the pipeline.
     """
     document, sha256 = read_schema(path, flag)
-    validator = validator_for(document, default=jsonschema.Draft202012Validator)
-    try:
-        validator.check_schema(document)
-    except jsonschema.SchemaError as error:
-        raise UsageError(
-            f"{flag}={path}: not a valid JSON Schema at {error.json_path}: {error.message}"
-        ) from None
-    try:
-        compile_validator(document)
-    except jsonschema_rs.ValidationError as error:
-        raise UsageError(f"{flag}={path}: {' '.join(error.message.split())}") from None
+    _check_schema(document, f"{flag}={path}")
     contract = Contract(
-        source=str(path), document=document, ref=SchemaRef(document.get("$id"), sha256)
+        source=str(path),
+        document=document,
+        ref=SchemaRef(document.get("$id"), sha256),
+        max_columns=max_columns,
     )
     _refuse_reserved_names(contract, flag)
     return contract
+
+
+def _check_schema(document: Mapping[str, Any], where: str) -> None:
+    """Check that the library that decides takes a schema.
+
+    Raises:
+      UsageError: it does not; the words are those of the library that explains, if it has any.
+    """
+    try:
+        compile_validator(document)
+        return
+    except (jsonschema_rs.ReferencingError, ValueError) as error:
+        # ValidationError is a ValueError. An error that is none has no message of its own.
+        reason = " ".join(str(getattr(error, "message", error)).split())
+    try:
+        validator_for(document, default=jsonschema.Draft202012Validator).check_schema(document)
+    except jsonschema.SchemaError as error:
+        raise UsageError(
+            f"{where}: not a valid JSON Schema at {error.json_path}: {error.message}"
+        ) from None
+    except Exception:  # it can fail in any way on what is no schema, and has no say in this
+        pass
+    raise UsageError(f"{where}: {reason[:_MAX_REASON_CHARACTERS]}") from None
+
+
+_MAX_REASON_CHARACTERS = 500
 
 
 def _refuse_reserved_names(contract: Contract, flag: str) -> None:

@@ -13,6 +13,10 @@ import yaml  # type: ignore[import-untyped]
 
 from beam_pipeline.errors import UsageError
 
+MAX_DEPTH = 250
+"""How deep the objects and lists of a schema file may be nested. jsonschema-rs converts 255 levels,
+and Python's stack bounds what walks a schema."""
+
 YAML_SUFFIXES = frozenset({".yaml", ".yml"})
 
 _DATA_KEYWORDS = frozenset({"const", "default", "enum", "examples"})
@@ -68,6 +72,11 @@ class _Bundle:
             ) from None
         self.sha256.update(raw)
         document = _parse_yaml(raw, where) if path.suffix in YAML_SUFFIXES else _parse(raw, where)
+        if _is_too_deep(document):
+            raise UsageError(
+                f"{where}: is nested more than {MAX_DEPTH} levels deep; move what is deep inside "
+                "to $defs, and refer to it"
+            )
         if not isinstance(document, dict):
             kind = type(document).__name__
             raise UsageError(f"{where}: a JSON Schema is an object, not {kind}")
@@ -134,6 +143,18 @@ class _Bundle:
             self._names[target] = name
             self._pending.append(target)
         return target
+
+
+def _is_too_deep(document: Any) -> bool:
+    parts = [document]
+    for _ in range(MAX_DEPTH + 1):
+        parts = [
+            child
+            for part in parts
+            if isinstance(part, dict | list)
+            for child in (part.values() if isinstance(part, dict) else part)
+        ]
+    return bool(parts)
 
 
 def _parse(raw: bytes, where: str) -> Any:
