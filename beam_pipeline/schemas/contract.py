@@ -25,7 +25,7 @@ from beam_pipeline.schemas.nodes import (
     derive,
 )
 from beam_pipeline.schemas.references import References
-from beam_pipeline.schemas.source import read_schema
+from beam_pipeline.schemas.source import read_schema, with_pointers_only
 
 VALUE_COLUMN = "value"
 """The only column of events whose schema is not an object with properties."""
@@ -87,11 +87,16 @@ class Contract:
     @functools.cached_property
     def flattener(self) -> Flattener:
         """Merges parts of the document; it knows the document's references."""
-        return Flattener(References(self.document))
+        return Flattener(References(self.plain_document))
+
+    @functools.cached_property
+    def plain_document(self) -> Mapping[str, Any]:
+        """The document, with JSON pointers as references (`source.with_pointers_only`)."""
+        return with_pointers_only(self.document)
 
     @functools.cached_property
     def _derived(self) -> Derived:
-        return derive(self.document, self.flattener, self.max_columns)
+        return derive(self.plain_document, self.flattener, self.max_columns)
 
     @property
     def node(self) -> Node:
@@ -226,11 +231,12 @@ def load_contract(
         to something else than files beside it, or has a property that is a column of the pipeline.
     """
     document, sha256 = read_schema(path, flag)
+    identity = document.get("$id")
     _check_schema(document, f"{flag}={path}")
     contract = Contract(
         source=str(path),
         document=document,
-        ref=SchemaRef(document.get("$id"), sha256),
+        ref=SchemaRef(identity if isinstance(identity, str) else None, sha256),
         max_columns=max_columns,
     )
     _refuse_reserved_names(contract, flag)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import jsonschema
 import jsonschema_rs
+import jsonschema_specifications
 import msgspec
 import numpy as np
-import referencing
 from jsonschema.validators import extend, validator_for
 
 from beam_pipeline.records import ErrorCode, Failure, Violation
@@ -131,7 +131,7 @@ def explaining_validator(document: Mapping[str, Any]) -> Any:
     return validator_class(
         document,
         format_checker=validator_class.FORMAT_CHECKER,
-        registry=referencing.Registry(),
+        registry=jsonschema_specifications.REGISTRY,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from beam_pipeline.schemas.dialects import draft_of
 from beam_pipeline.schemas.references import References
 
 EXTRA = "extra"
@@ -393,7 +394,7 @@ class Flattener:
             if not isinstance(target, Mapping) or self.references.bit(reference) & seen:
                 return None
             siblings = {name: value for name, value in schema.items() if name != "$ref"}
-            if not siblings or _ignores_siblings(self.references.root):
+            if not siblings or draft_of(self.references.root) <= 7:
                 merged = target
             else:
                 merged = merge_schemas(target, siblings)
@@ -477,11 +478,6 @@ def _common_types(first: Any, second: Any) -> list[str]:
     if "integer" in others and "number" in names and "integer" not in common:
         common.append("integer")
     return common
-
-
-def _ignores_siblings(root: Mapping[str, Any]) -> bool:
-    """Return whether keywords beside a `$ref` have no effect, as up to draft 7."""
-    return any(f"draft-0{number}" in str(root.get("$schema", "")) for number in (3, 4, 6, 7))
 
 
 def resolve_pointer(root: Mapping[str, Any], reference: str) -> Any | None:

@@ -21,6 +21,15 @@ KEYWORDS_OF_NAMES = frozenset(
 )
 """Keywords whose values are objects with a schema for each name."""
 
+KEYWORDS_OF_SCHEMAS = frozenset(
+    {
+        *("additionalItems", "additionalProperties", "allOf", "anyOf", "contains"),
+        *("contentSchema", "else", "if", "items", "not", "oneOf", "prefixItems"),
+        *("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"),
+    }
+)
+"""Keywords whose values are schemas or lists of them."""
+
 
 class References:
     """The references of one document.
@@ -139,7 +148,7 @@ class References:
                     above = id(way[-1][0])
                     lowest[above] = min(lowest[above], lowest[id(part)])
                 if lowest[id(part)] == order[id(part)]:
-                    component = []
+                    component: list[Any] = []
                     while not component or component[-1] is not part:
                         component.append(open_parts.pop())
                         is_open.discard(id(component[-1]))
@@ -168,7 +177,7 @@ def schemas_in(root: Any) -> Iterator[Mapping[str, Any]]:
                 yield part
             waiting.extend(
                 (child, not (is_schema and keyword in KEYWORDS_OF_NAMES))
-                for keyword, child in reversed(part.items())
+                for keyword, child in reversed([*part.items()])
                 if not (is_schema and keyword in DATA_KEYWORDS)
             )
 

@@ -86,10 +86,10 @@ def rules_of(contract: Contract) -> tuple[Rule, ...]:
     Raises:
       UsageError: an annotation names an unknown rule, or is where it can't be applied.
     """
-    if not any(part.keys() & _ANNOTATIONS for part in schemas_in(contract.document)):
+    if not any(part.keys() & _ANNOTATIONS for part in schemas_in(contract.plain_document)):
         return ()
     top = () if isinstance(contract.node, Struct) else (VALUE_COLUMN,)
-    return tuple(_rules_below(contract, contract.document, top))
+    return tuple(_rules_below(contract, contract.plain_document, top))
 
 
 _ANNOTATIONS = frozenset({"x-decimal", "x-normalize"})
