@@ -270,14 +270,22 @@ _MAX_REASON_CHARACTERS = 500
 
 
 def _refuse_reserved_names(contract: Contract, flag: str) -> None:
-    reserved = {column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS)}
-    taken = sorted(
-        name
-        for name in contract.event_schema.names
-        if name in reserved or name.lower() in PARTITION_COLUMNS
-    )
+    taken = sorted(name for name in contract.event_schema.names if is_reserved(name))
     if taken:
-        raise UsageError(
-            f"{flag}={contract.source}: property {taken[0]!r} is a column that the pipeline "
-            "adds; rename it"
+        where = (
+            "readers take from the names of directories"
+            if taken[0].lower() in PARTITION_COLUMNS
+            else "the pipeline adds"
         )
+        raise UsageError(
+            f"{flag}={contract.source}: property {taken[0]!r} is a column that {where}; take it "
+            "out of the schema's properties, and the column of unnamed fields (extra) will hold it"
+        )
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether no field of an event may have a column of this name."""
+    return name in _RESERVED or name.lower() in PARTITION_COLUMNS
+
+
+_RESERVED = frozenset(column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS))

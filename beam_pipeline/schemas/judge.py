@@ -162,16 +162,59 @@ def _explaining_class(validator_class: Any) -> Any:
     """Return `validator_class` with the patterns of the library that decides.
 
     Python's `re` has another dialect: no `\\p{L}`, and `$` matches before a last newline. Its
-    backtracking would also let one hostile value block the job.
+    backtracking would also let one hostile value, or name of a field, block the job.
     """
-    return extend(validator_class, {"pattern": _check_pattern})
+    checks = {
+        "pattern": _check_pattern,
+        "patternProperties": _check_pattern_properties,
+        "additionalProperties": _check_additional_properties,
+    }
+    known = validator_class.VALIDATORS
+    return extend(validator_class, {name: check for name, check in checks.items() if name in known})
 
 
 def _check_pattern(
     validator: Any, pattern: str, instance: Any, _schema: Any
 ) -> Iterator[jsonschema.ValidationError]:
-    if validator.is_type(instance, "string") and not _pattern_validator(pattern).is_valid(instance):
+    if validator.is_type(instance, "string") and not matches(pattern, instance):
         yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _check_pattern_properties(
+    validator: Any, patterns: Mapping[str, Any], instance: Any, _schema: Any
+) -> Iterator[jsonschema.ValidationError]:
+    if validator.is_type(instance, "object"):
+        for pattern, part in patterns.items():
+            for name, value in instance.items():
+                if matches(pattern, name):
+                    yield from validator.descend(value, part, path=name, schema_path=pattern)
+
+
+def _check_additional_properties(
+    validator: Any, others: Any, instance: Any, schema: Mapping[str, Any]
+) -> Iterator[jsonschema.ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    names = [
+        name
+        for name in instance
+        if name not in named and not any(matches(pattern, name) for pattern in patterns)
+    ]
+    if validator.is_type(others, "object"):
+        for name in names:
+            yield from validator.descend(instance[name], others, path=name)
+    elif not others and names:
+        verb = "was" if len(names) == 1 else "were"
+        shown = ", ".join(map(repr, sorted(names)))
+        yield jsonschema.ValidationError(
+            f"Additional properties are not allowed ({shown} {verb} unexpected)"
+        )
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Return whether a text matches a pattern somewhere, as the library that decides says."""
+    return bool(_pattern_validator(pattern).is_valid(text))
 
 
 @functools.cache
