@@ -114,14 +114,26 @@ class Judge:
         return Failure(ErrorCode.SCHEMA_VIOLATION, violations[0].message, violations=violations)
 
 
-def compile_validator(document: Mapping[str, Any]) -> jsonschema_rs.Validator:
-    """Return the validator that decides: it checks formats and fetches no references.
+def compile_validator(
+    document: Mapping[str, Any],
+    asserts_formats: bool = True,
+    registry: jsonschema_rs.Registry | None = None,
+) -> jsonschema_rs.Validator:
+    """Return the validator that decides: it fetches no references.
+
+    Args:
+      document: the schema.
+      asserts_formats: whether it checks formats, in any draft.
+      registry: further documents that the schema may refer to.
 
     Raises:
       jsonschema_rs.ValidationError: a pattern, reference or `$schema` is not understood.
     """
     return jsonschema_rs.validator_for(
-        dict(document), validate_formats=True, retriever=_refuse_retrieval
+        dict(document),
+        validate_formats=asserts_formats,
+        retriever=_refuse_retrieval,
+        registry=registry,
     )
 
 

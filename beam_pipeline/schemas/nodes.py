@@ -434,11 +434,6 @@ class Flattener:
         return branches
 
 
-def flatten(schema: Any, root: Mapping[str, Any]) -> Flat | None:
-    """Return a part of `root` with its `$ref` and `allOf` merged into it, see `Flattener`."""
-    return Flattener(References(root)).flatten(schema)
-
-
 def merge_schemas(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema that allows all values that are valid under both.
 
@@ -478,11 +473,6 @@ def _common_types(first: Any, second: Any) -> list[str]:
     if "integer" in others and "number" in names and "integer" not in common:
         common.append("integer")
     return common
-
-
-def resolve_pointer(root: Mapping[str, Any], reference: str) -> Any | None:
-    """Return the target of a local reference in `root`, see `References.resolve`."""
-    return References(root).resolve(reference)
 
 
 def types_of(schema: Mapping[str, Any]) -> set[str]:

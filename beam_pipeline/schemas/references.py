@@ -88,9 +88,9 @@ class References:
         if self._anchors is None:
             self._anchors = {}
             for part in schemas_in(self.root):
-                anchor = part.get("$anchor")
-                if isinstance(anchor, str):
-                    self._anchors.setdefault(anchor, part)
+                for keyword in ("$anchor", "$dynamicAnchor"):
+                    if isinstance(part.get(keyword), str):
+                        self._anchors.setdefault(part[keyword], part)
         return self._anchors.get(reference[1:])
 
     def _find_recursive(self) -> None:
