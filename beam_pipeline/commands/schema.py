@@ -28,7 +28,8 @@ Checks whether the schema NEW may replace OLD, and prints why not:
   backward  NEW allows every event that OLD allows: the pipeline can be started with NEW while
             events written under OLD are still in the topic
   forward   OLD allows every event that NEW allows: producers may be upgraded first
-  dataset   columns of the same name have the same type, so files of both are one dataset
+  dataset   columns of the same name have the same type and encoding, so files of both are
+            one dataset
 
 What can't be decided counts as incompatible. A field that NEW names and OLD does not is printed,
 and counts only with --strict: it is incompatible if events already have a field of that name.
@@ -276,7 +277,7 @@ def _run_check(args: argparse.Namespace) -> int:
         for name, why in reasons.items()
     }
     verdicts["full"] = verdicts["backward"] and verdicts["forward"]
-    apart = incompatible_columns(old.event_schema, new.event_schema)
+    apart = incompatible_columns(old, new)
     verdicts["dataset"] = not apart
     if args.json:
         document = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,8 +19,13 @@ from beam_pipeline.records import SchemaRef
 from beam_pipeline.schemas.judge import compile_validator
 from beam_pipeline.schemas.nodes import (
     DEFAULT_MAX_COLUMNS,
+    JSON_TEXT,
     Derived,
+    Encoding,
     Flattener,
+    Leaf,
+    ListOf,
+    MapOf,
     Node,
     Struct,
     derive,
@@ -168,19 +174,60 @@ def file_schema(batch_schema: pa.Schema) -> pa.Schema:
     return pa.schema([column for column in batch_schema if column.name not in dropped])
 
 
-def incompatible_columns(old: pa.Schema, new: pa.Schema) -> list[str]:
-    """Return why files of two schemas can't be read as one dataset, by column; empty if they can.
+def incompatible_columns(old: Contract, new: Contract) -> list[str]:
+    """Return why files of two contracts can't be read as one dataset, by column; empty if they can.
 
-    A column that only one of the schemas has is null in the files of the other.
-
-    >>> incompatible_columns(pa.schema([("a", pa.int64())]), pa.schema([("a", pa.string())]))
-    ["column 'a' is int64 and string"]
+    A column that only one of them has is null in the files of the other. A column of JSON text and
+    one of plain text have one Arrow type, but a reader would find texts with and without quotes.
     """
+    columns = _columns_with_extra(new)
     return [
-        f"column {column.name!r} is {column.type} and {new.field(column.name).type}"
-        for column in old
-        if column.name in new.names and new.field(column.name).type != column.type
+        f"column {name!r} is {described(node)} and {described(columns[name])}"
+        for name, node in _columns_with_extra(old).items()
+        if name in columns and not _is_read_alike(node, columns[name])
     ]
+
+
+def _columns_with_extra(contract: Contract) -> dict[str, Node]:
+    extra = contract.extra_column
+    return {**dict(contract.columns), **({extra: JSON_TEXT} if extra else {})}
+
+
+def _is_read_alike(old: Node, new: Node) -> bool:
+    """Return whether a reader finds values of both nodes in one form."""
+    if old.arrow_type != new.arrow_type:
+        return False
+    if isinstance(old, Struct) and isinstance(new, Struct):
+        fields = dict(new.fields)
+        pairs = [(node, fields.get(name, JSON_TEXT)) for name, node in old.fields]
+        return old.extra == new.extra and all(itertools.starmap(_is_read_alike, pairs))
+    if isinstance(old, ListOf) and isinstance(new, ListOf):
+        return _is_read_alike(old.items, new.items)
+    if isinstance(old, MapOf) and isinstance(new, MapOf):
+        return _is_read_alike(old.values, new.values)
+    return _is_json_text(old) == _is_json_text(new)
+
+
+def _is_json_text(node: Node) -> bool:
+    return isinstance(node, Leaf) and node.encoding is Encoding.JSON_TEXT
+
+
+def described(node: Node) -> str:
+    """Return the type of a node for people; JSON text is said where it is.
+
+    >>> described(ListOf(JSON_TEXT))
+    'list<JSON text>'
+    """
+    if isinstance(node, ListOf):
+        return f"list<{described(node.items)}>"
+    if isinstance(node, MapOf):
+        return f"map<string, {described(node.values)}>"
+    if isinstance(node, Struct):
+        fields = [f"{name}: {described(child)}" for name, child in node.fields]
+        return (
+            f"struct<{', '.join([*fields, *([f'{node.extra}: JSON text'] if node.extra else [])])}>"
+        )
+    return "JSON text" if _is_json_text(node) else str(node.arrow_type)
 
 
 def check_event_time_field(contract: Contract, path: str) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from random_changes import DRAFTS
+from sample_records import contract_of
 
 from beam_pipeline.cli import main
 from beam_pipeline.schemas.compatibility import Reason, reasons_against
+from beam_pipeline.schemas.contract import incompatible_columns
 from beam_pipeline.schemas.judge import compile_validator
 
 NAME = {"type": "string"}
@@ -293,7 +295,8 @@ def test_parts_that_refer_to_each_other_are_compared_in_bounded_work() -> None:
 
     def document(kind: str) -> dict[str, Any]:
         fields = {name: {"$ref": f"#/$defs/{name}"} for name in names}
-        parts = {name: obj(**fields, n={"type": kind}) for name in names}
+        part = {"type": "object", "properties": {**fields, "n": {"type": kind}}}
+        parts = dict.fromkeys(names, part)
         return {"properties": fields, "$defs": parts}
 
     assert reasons_against(document("integer"), document("number")) == []
@@ -331,3 +334,44 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["schema", "check", str(old), str(apart), "--compatibility=none"]) == 0
     assert main(["schema", "check", str(old), str(tmp_path / "nowhere.json")]) == 2
     assert "NEW=" in capsys.readouterr().err
+
+
+ID_OR_NUMBER = {"type": ["string", "integer"]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "apart"),
+    [
+        (obj(a=NAME), obj(a=ID_OR_NUMBER), ["column 'a' is string and JSON text"]),
+        (obj(a=NAME), obj(a={"type": "string", "enum": ["x"]}), ["column 'a' is string and dict"]),
+        (obj(a=NAME), obj(a={"type": "string", "format": "uuid"}), []),
+        (obj(a=ID_OR_NUMBER), obj(a={"anyOf": [NAME, {"type": "integer"}]}), []),
+        (obj(a=NAME), obj(b=ID_OR_NUMBER), []),
+        (
+            obj(a={"type": "array", "items": NAME}),
+            obj(a={"type": "array", "items": ID_OR_NUMBER}),
+            ["column 'a' is list<string> and list<JSON text>"],
+        ),
+        (
+            obj(a={"type": "object", "additionalProperties": NAME}),
+            obj(a={"type": "object", "additionalProperties": ID_OR_NUMBER}),
+            ["column 'a' is map<string, string> and map<string, JSON text>"],
+        ),
+        (
+            obj(a=obj(b=NAME)),
+            obj(a=obj(b=ID_OR_NUMBER)),
+            ["column 'a' is struct<b: string, extra: JSON text> and struct<b: JSON text, extra"],
+        ),
+        (
+            obj(True, extra=NAME),
+            obj(a=NAME),
+            ["column 'extra' is string and JSON text"],
+        ),
+        ({"type": "string"}, ID_OR_NUMBER, ["column 'value' is string and JSON text"]),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_a_dataset_has_one_encoding_for_each_column(old: Any, new: Any, apart: list[str]) -> None:
+    found = incompatible_columns(contract_of(old), contract_of(new))
+    assert len(found) == len(apart)
+    assert all(text.startswith(start) for text, start in zip(found, apart, strict=True)), found
