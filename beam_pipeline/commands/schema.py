@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.settings.flags import add_shared
+from beam_pipeline.settings.flags import ASSERT, add_shared
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     show = _add_command(commands, "show", "print the Arrow columns that files get")
     show.add_argument("file", metavar="FILE", help="a JSON Schema, JSON or YAML")
-    add_shared(show, "max_columns", "reference_dir", "json")
+    add_shared(show, "formats", "max_columns", "reference_dir", "json")
     show.set_defaults(schema_run=_run_show)
 
     check = _add_command(commands, "check", "check whether one schema may replace another")
@@ -88,7 +88,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a newly named field is incompatible too, since events may have it already",
     )
-    add_shared(check, "max_columns", "json")
+    add_shared(check, "formats", "max_columns", "json")
     check.set_defaults(schema_run=_run_check)
 
 
@@ -181,7 +181,7 @@ def _run_show(args: argparse.Namespace) -> int:
     from beam_pipeline.terminal import printable, show
     from beam_pipeline.transforms import Enrich, Normalize
 
-    contract = load_contract(args.file, "FILE", args.max_columns)
+    contract = load_contract(args.file, "FILE", args.max_columns, args.formats == ASSERT)
     normalized = Normalize(contract).output_schema(contract.batch_schema)
     schema = file_schema(Enrich(contract, args.reference_dir).output_schema(normalized))
     if args.json:
@@ -266,11 +266,12 @@ def _run_check(args: argparse.Namespace) -> int:
     from beam_pipeline.schemas.contract import incompatible_columns
     from beam_pipeline.terminal import printable
 
-    old = load_contract(args.old, "OLD", args.max_columns)
-    new = load_contract(args.new, "NEW", args.max_columns)
+    asserts_formats = args.formats == ASSERT
+    old = load_contract(args.old, "OLD", args.max_columns, asserts_formats)
+    new = load_contract(args.new, "NEW", args.max_columns, asserts_formats)
     reasons = {
-        "backward": reasons_against(old.document, new.document),
-        "forward": reasons_against(new.document, old.document),
+        "backward": reasons_against(old.document, new.document, asserts_formats),
+        "forward": reasons_against(new.document, old.document, asserts_formats),
     }
     verdicts = {
         name: all(reason.unless_unused and not args.strict for reason in why)

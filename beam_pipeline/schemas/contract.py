@@ -16,7 +16,7 @@ from jsonschema.validators import validator_for
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
-from beam_pipeline.schemas.judge import compile_validator
+from beam_pipeline.schemas.judge import Judge, compile_validator
 from beam_pipeline.schemas.nodes import (
     DEFAULT_MAX_COLUMNS,
     JSON_TEXT,
@@ -29,6 +29,7 @@ from beam_pipeline.schemas.nodes import (
     Node,
     Struct,
     derive,
+    has_json_text,
 )
 from beam_pipeline.schemas.references import References
 from beam_pipeline.schemas.source import read_schema, with_pointers_only
@@ -85,6 +86,7 @@ class Contract:
     version_field: str | None = None
     unified_node: Node | None = field(default=None, repr=False)
     max_columns: int = DEFAULT_MAX_COLUMNS
+    asserts_formats: bool = True
 
     def __getstate__(self) -> dict[str, Any]:
         names = {part.name for part in fields(self)}
@@ -93,7 +95,7 @@ class Contract:
     @functools.cached_property
     def flattener(self) -> Flattener:
         """Merges parts of the document; it knows the document's references."""
-        return Flattener(References(self.plain_document))
+        return Flattener(References(self.plain_document), self.asserts_formats)
 
     @functools.cached_property
     def plain_document(self) -> Mapping[str, Any]:
@@ -108,6 +110,11 @@ class Contract:
     def node(self) -> Node:
         """The node of an event of any version."""
         return self.unified_node or self._derived.node
+
+    def judge(self, max_value_bytes: int) -> Judge:
+        """Return what judges events by this contract."""
+        keeps_digits = has_json_text(self.node)
+        return Judge(self.document, max_value_bytes, self.asserts_formats, keeps_digits)
 
     @property
     def levels(self) -> int | None:
@@ -264,7 +271,10 @@ _KINDS_OF_TIMES = (
 
 
 def load_contract(
-    path: str | Path, flag: str = "--schema", max_columns: int = DEFAULT_MAX_COLUMNS
+    path: str | Path,
+    flag: str = "--schema",
+    max_columns: int = DEFAULT_MAX_COLUMNS,
+    asserts_formats: bool = True,
 ) -> Contract:
     """Read and check the JSON Schema at `path`, JSON or YAML.
 
@@ -272,6 +282,7 @@ def load_contract(
       path: the file; it may refer to others in its directory.
       flag: what error messages name as the source of the path.
       max_columns: how many Parquet columns an event may have; beyond it the deepest are JSON text.
+      asserts_formats: whether a text without the format that the schema names is refused.
 
     Raises:
       UsageError: the file can't be read, is not JSON or YAML, is not a valid JSON Schema, refers
@@ -285,6 +296,7 @@ def load_contract(
         document=document,
         ref=SchemaRef(identity if isinstance(identity, str) else None, sha256),
         max_columns=max_columns,
+        asserts_formats=asserts_formats,
     )
     _refuse_reserved_names(contract, flag)
     return contract

@@ -249,7 +249,7 @@ class _Derivation:
                 return JSON_TEXT
             return self._collection(ListOf, items, seen, level)
         if types == {"string"}:
-            return _derive_string(schema)
+            return _derive_string(schema, self._flattener.asserts_formats)
         if types == {"integer"}:
             return _derive_integer(schema)
         if types == {"integer", "number"}:
@@ -356,10 +356,15 @@ class Flat(NamedTuple):
 
 
 class Flattener:
-    """Merges the `$ref` and `allOf` of schemas into them; each is done once."""
+    """Merges the `$ref` and `allOf` of schemas into them; each is done once.
 
-    def __init__(self, references: References) -> None:
+    With `asserts_formats`, a text with a format is known to have it.
+    """
+
+    def __init__(self, references: References, asserts_formats: bool = True) -> None:
         self.references = references
+        self.asserts_formats = asserts_formats
+        self._draft = draft_of(references.root)
         self._flat: dict[tuple[int, int], Flat | None] = {}
         self._branches: dict[tuple[int, str, int], list[Flat] | None] = {}
         self._kept_alive: list[Any] = []
@@ -373,7 +378,8 @@ class Flattener:
         """
         if not isinstance(schema, Mapping):
             return None
-        if "$ref" not in schema and "allOf" not in schema:
+        has_unknown = self._draft == 4 and "const" in schema
+        if "$ref" not in schema and "allOf" not in schema and not has_unknown:
             return Flat(schema, seen)
         known = seen & self.references.reached_from(schema)
         key = (id(schema), known)
@@ -388,19 +394,20 @@ class Flattener:
         return flat and Flat(flat.schema, flat.seen | seen)
 
     def _merged(self, schema: Mapping[str, Any], seen: int) -> Flat | None:
+        if self._draft == 4 and "const" in schema:  # draft 4 does not know it
+            schema = {name: part for name, part in schema.items() if name != "const"}
+            self._kept_alive.append(schema)
         if "$ref" in schema:
             reference = schema["$ref"]
             target = self.references.resolve(reference)
             if not isinstance(target, Mapping) or self.references.bit(reference) & seen:
                 return None
             siblings = {name: value for name, value in schema.items() if name != "$ref"}
-            if not siblings or draft_of(self.references.root) <= 7:
-                merged = target
-            else:
-                merged = merge_schemas(target, siblings)
+            is_target = not siblings or self._draft <= 7
+            merged = target if is_target else merge_schemas(target, siblings)
             return self.flatten(merged, seen | self.references.bit(reference))
         folded: Mapping[str, Any] = {}
-        for branch in schema["allOf"]:
+        for branch in schema.get("allOf", ()):
             flat = self.flatten(branch, seen)
             if flat is not None:
                 folded = merge_schemas(folded, flat.schema)
@@ -423,7 +430,7 @@ class Flattener:
         beside = {name: part for name, part in schema.items() if name != union}
         branches = []
         for branch in schema[union]:
-            if branch is False or _is_null(branch):
+            if branch is False:
                 continue
             flat = self.flatten(branch, seen) if isinstance(branch, Mapping) else Flat({}, seen)
             if flat is None:
@@ -492,7 +499,7 @@ def types_of(schema: Mapping[str, Any]) -> set[str]:
     return types - {"null"}
 
 
-def _derive_string(schema: Mapping[str, Any]) -> Leaf:
+def _derive_string(schema: Mapping[str, Any], asserts_formats: bool) -> Leaf:
     decimal = decimal_of(schema)
     if decimal is not None:
         return Leaf(decimal, Encoding.DECIMAL_TEXT)
@@ -500,7 +507,18 @@ def _derive_string(schema: Mapping[str, Any]) -> Leaf:
     texts = tuple(value for value in values if isinstance(value, str))
     if texts:
         return Leaf(_DICTIONARY_TYPE, Encoding.DICTIONARY, tuple(dict.fromkeys(texts)))
+    if not asserts_formats:  # then any text is valid
+        return Leaf(pa.string())
     return _STRING_FORMATS.get(schema.get("format", ""), Leaf(pa.string()))
+
+
+def has_json_text(node: Node) -> bool:
+    """Return whether some values of a node are kept as JSON text."""
+    if isinstance(node, Struct):
+        return node.extra is not None or any(has_json_text(child) for _, child in node.fields)
+    if isinstance(node, Leaf):
+        return node.encoding is Encoding.JSON_TEXT
+    return has_json_text(node.items if isinstance(node, ListOf) else node.values)
 
 
 def decimal_of(schema: Mapping[str, Any]) -> pa.DataType | None:

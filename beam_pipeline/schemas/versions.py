@@ -34,6 +34,7 @@ def load_contracts(
     version_field: str | None = None,
     flag: str = "--schema",
     max_columns: int = DEFAULT_MAX_COLUMNS,
+    asserts_formats: bool = True,
 ) -> Contract:
     """Return one contract for one schema, or for several versions of it.
 
@@ -46,12 +47,13 @@ def load_contracts(
       version_field: where a record has its version: a field of the event, header:NAME or wire.
       flag: what error messages name as the source of the paths.
       max_columns: how many Parquet columns an event of each version may have.
+      asserts_formats: whether a text without the format that the schema names is refused.
 
     Raises:
       UsageError: a schema can't be used, two have the same version, or columns of the same name
         have types that can't be in one file.
     """
-    contracts = [load_contract(path, flag, max_columns) for path in paths]
+    contracts = [load_contract(path, flag, max_columns, asserts_formats) for path in paths]
     if not contracts:
         raise UsageError(f"{flag} names no file")
     if version_field is None:
@@ -94,6 +96,7 @@ def load_contracts(
         version_field=version_field,
         unified_node=node,
         max_columns=max_columns,
+        asserts_formats=asserts_formats,
     )
 
 

@@ -11,6 +11,7 @@ from beam_pipeline import resources
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
 PRIVATE, SHARED = "private", "shared"
 PRISM, FLINK = "prism", "flink"
+ASSERT, ANNOTATE = "assert", "annotate"
 
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
 DEFAULT_MAX_COLUMNS = 2_000
@@ -35,6 +36,12 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "default": str(resources.event_schema_path()),
         "help": "JSON Schema of the events, as JSON or YAML; several files are versions, the "
         "current one last (default: the commerce event of the demo)",
+    },
+    "formats": {
+        "choices": (ASSERT, ANNOTATE),
+        "default": ASSERT,
+        "help": "whether a text without the format that the schema names is a dead letter; with "
+        "annotate it is not, and dates and times are columns of text (default: %(default)s)",
     },
     "max_columns": {
         "metavar": "N",
@@ -150,7 +157,7 @@ def _add_contract_flags(contract: Flags) -> None:
         "Confluent's wire format; records without one use the first schema "
         "(default: there is one version)",
     )
-    _add_as_text(contract, "max_columns")
+    _add_as_text(contract, "formats", "max_columns")
     contract.add_argument(
         "--event_time_field",
         metavar="FIELD",
