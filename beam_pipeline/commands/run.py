@@ -91,6 +91,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     launch = Launch(settings, engine, supervision, beam_flags, logs_in(args.log_dir), Console())
     for warning in preflight.check(settings):
         launch.say(f"warning: {warning}")
+    for note in settings.contract().notes:
+        launch.say(note)
     preflight.prepare(settings)
     connection, topics = settings.connection(), settings.topics()
     with ExitStack() as stack:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.settings.flags import add_shared
+from beam_pipeline.settings.flags import ASSERT, add_shared
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +29,8 @@ Checks whether the schema NEW may replace OLD, and prints why not:
   backward  NEW allows every event that OLD allows: the pipeline can be started with NEW while
             events written under OLD are still in the topic
   forward   OLD allows every event that NEW allows: producers may be upgraded first
-  dataset   columns of the same name have the same type, so files of both are one dataset
+  dataset   columns of the same name have the same type and encoding, so files of both are
+            one dataset
 
 What can't be decided counts as incompatible. A field that NEW names and OLD does not is printed,
 and counts only with --strict: it is incompatible if events already have a field of that name.
@@ -69,7 +70,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     show = _add_command(commands, "show", "print the Arrow columns that files get")
     show.description = _SHOW_DESCRIPTION
     show.add_argument("file", metavar="FILE", help="a JSON Schema, JSON or YAML")
-    add_shared(show, "reference_dir", "json")
+    add_shared(show, "formats", "max_columns", "reference_dir", "json")
     show.set_defaults(schema_run=_run_show)
 
     check = _add_command(commands, "check", "check whether one schema may replace another")
@@ -89,7 +90,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a newly named field is incompatible too, since events may have it already",
     )
-    add_shared(check, "json")
+    add_shared(check, "formats", "max_columns", "json")
     check.set_defaults(schema_run=_run_check)
 
 
@@ -181,7 +182,7 @@ def _run_show(args: argparse.Namespace) -> int:
     from beam_pipeline.terminal import printable, show
     from beam_pipeline.transforms import Enrich, Normalize
 
-    contract = load_contract(args.file, "FILE")
+    contract = load_contract(args.file, "FILE", args.max_columns, args.formats == ASSERT)
     normalized = Normalize(contract).output_schema(contract.batch_schema)
     schema = file_schema(Enrich(contract, args.reference_dir).output_schema(normalized))
     if args.json:
@@ -190,12 +191,15 @@ def _run_show(args: argparse.Namespace) -> int:
             "sha256": contract.ref.sha256,
             "event_time_field": contract.event_time_field,
             "columns": [{"name": column.name, "type": str(column.type)} for column in schema],
+            "notes": list(contract.notes),
         }
         _write_json(document)
     else:
         show(_columns_table(schema, dict(contract.columns), contract.event_time_field))
         name = printable(contract.ref.id or "(no $id)")
         print(f"schema {name} sha256 {contract.ref.sha256}")
+        for note in contract.notes:
+            print(printable(note))
     return 0
 
 
@@ -263,17 +267,19 @@ def _run_check(args: argparse.Namespace) -> int:
     from beam_pipeline.schemas.contract import incompatible_columns
     from beam_pipeline.terminal import printable
 
-    old, new = load_contract(args.old, "OLD"), load_contract(args.new, "NEW")
+    asserts_formats = args.formats == ASSERT
+    old = load_contract(args.old, "OLD", args.max_columns, asserts_formats)
+    new = load_contract(args.new, "NEW", args.max_columns, asserts_formats)
     reasons = {
-        "backward": reasons_against(old.document, new.document),
-        "forward": reasons_against(new.document, old.document),
+        "backward": reasons_against(old.document, new.document, asserts_formats),
+        "forward": reasons_against(new.document, old.document, asserts_formats),
     }
     verdicts = {
         name: all(reason.unless_unused and not args.strict for reason in why)
         for name, why in reasons.items()
     }
     verdicts["full"] = verdicts["backward"] and verdicts["forward"]
-    apart = incompatible_columns(old.event_schema, new.event_schema)
+    apart = incompatible_columns(old, new)
     verdicts["dataset"] = not apart
     if args.json:
         document = {

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipeline.schemas.contract import Contract
+from beam_pipeline.schemas.judge import ExactFloat
 from beam_pipeline.schemas.nodes import (
     TIMESTAMP_TYPE,
     Encoding,
@@ -21,7 +22,14 @@ from beam_pipeline.schemas.nodes import (
     Struct,
 )
 
-_encode_json = msgspec.json.Encoder().encode
+
+def _digits_as_sent(value: Any) -> msgspec.Raw:
+    if isinstance(value, ExactFloat):
+        return msgspec.Raw(value.text.encode())
+    raise TypeError(f"{type(value).__name__} is no value of JSON")
+
+
+_encode_json = msgspec.json.Encoder(enc_hook=_digits_as_sent).encode
 
 ARROW_REFUSALS = (
     pa.ArrowException,
@@ -129,7 +137,7 @@ def _dictionary_leaf(texts: pa.Array, node: Leaf) -> pa.Array:
 
 def _big_integer_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
     """Return decimals; an integer such as 1e19, valid under JSON Schema, comes as a float."""
-    whole = [int(value) if type(value) is float else value for value in values]
+    whole = [int(value) if isinstance(value, float) else value for value in values]
     return pa.array(whole, node.arrow_type)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,23 @@ from jsonschema.validators import validator_for
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
-from beam_pipeline.schemas.judge import compile_validator
-from beam_pipeline.schemas.nodes import Node, Struct, derive_node
-from beam_pipeline.schemas.source import read_schema
+from beam_pipeline.schemas.judge import Judge, compile_validator
+from beam_pipeline.schemas.nodes import (
+    DEFAULT_MAX_COLUMNS,
+    JSON_TEXT,
+    Derived,
+    Encoding,
+    Flattener,
+    Leaf,
+    ListOf,
+    MapOf,
+    Node,
+    Struct,
+    derive,
+    has_json_text,
+)
+from beam_pipeline.schemas.references import References
+from beam_pipeline.schemas.source import read_schema, with_pointers_only
 
 VALUE_COLUMN = "value"
 """The only column of events whose schema is not an object with properties."""
@@ -60,7 +76,7 @@ class Contract:
     `versions` has name and contract of each; the first is for records that name no version.
 
     A contract can be pickled and is small. Validators can't (jsonschema-rs), so they are compiled
-    from `document` where they are used.
+    from `document` where they are used. The columns are derived once in each process.
     """
 
     source: str
@@ -69,11 +85,59 @@ class Contract:
     versions: tuple[tuple[str, Contract], ...] = field(default=(), repr=False)
     version_field: str | None = None
     unified_node: Node | None = field(default=None, repr=False)
+    max_columns: int = DEFAULT_MAX_COLUMNS
+    asserts_formats: bool = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = {part.name for part in fields(self)}
+        return {name: value for name, value in self.__dict__.items() if name in names}
+
+    @functools.cached_property
+    def flattener(self) -> Flattener:
+        """Merges parts of the document; it knows the document's references."""
+        return Flattener(References(self.plain_document), self.asserts_formats)
+
+    @functools.cached_property
+    def plain_document(self) -> Mapping[str, Any]:
+        """The document, with JSON pointers as references (`source.with_pointers_only`)."""
+        return with_pointers_only(self.document)
+
+    @functools.cached_property
+    def _derived(self) -> Derived:
+        return derive(self.plain_document, self.flattener, self.max_columns)
 
     @property
     def node(self) -> Node:
         """The node of an event of any version."""
-        return self.unified_node or derive_node(self.document, self.document)
+        return self.unified_node or self._derived.node
+
+    def judge(self, max_value_bytes: int) -> Judge:
+        """Return what judges events by this contract."""
+        keeps_digits = has_json_text(self.node)
+        return Judge(self.document, max_value_bytes, self.asserts_formats, keeps_digits)
+
+    @property
+    def levels(self) -> int | None:
+        """How many levels below the event have Arrow types, None if all have (`nodes.Derived`)."""
+        return self._derived.levels
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the columns, one line each, of all versions."""
+        if self.versions:
+            return tuple(note for _, part in self.versions for note in part.notes)
+        derived = self._derived
+        if derived.levels is None:
+            return ()
+        why = (
+            f"it has more than --max_columns={self.max_columns} columns"
+            if derived.is_too_wide
+            else "Arrow's files can't nest deeper"
+        )
+        return (
+            f"{self.source}: objects and lists more than {derived.levels} levels below the event "
+            f"are JSON text, since {why}",
+        )
 
     @property
     def columns(self) -> tuple[tuple[str, Node], ...]:
@@ -117,19 +181,60 @@ def file_schema(batch_schema: pa.Schema) -> pa.Schema:
     return pa.schema([column for column in batch_schema if column.name not in dropped])
 
 
-def incompatible_columns(old: pa.Schema, new: pa.Schema) -> list[str]:
-    """Return why files of two schemas can't be read as one dataset, by column; empty if they can.
+def incompatible_columns(old: Contract, new: Contract) -> list[str]:
+    """Return why files of two contracts can't be read as one dataset, by column; empty if they can.
 
-    A column that only one of the schemas has is null in the files of the other.
-
-    >>> incompatible_columns(pa.schema([("a", pa.int64())]), pa.schema([("a", pa.string())]))
-    ["column 'a' is int64 and string"]
+    A column that only one of them has is null in the files of the other. A column of JSON text and
+    one of plain text have one Arrow type, but a reader would find texts with and without quotes.
     """
+    columns = _columns_with_extra(new)
     return [
-        f"column {column.name!r} is {column.type} and {new.field(column.name).type}"
-        for column in old
-        if column.name in new.names and new.field(column.name).type != column.type
+        f"column {name!r} is {described(node)} and {described(columns[name])}"
+        for name, node in _columns_with_extra(old).items()
+        if name in columns and not _is_read_alike(node, columns[name])
     ]
+
+
+def _columns_with_extra(contract: Contract) -> dict[str, Node]:
+    extra = contract.extra_column
+    return {**dict(contract.columns), **({extra: JSON_TEXT} if extra else {})}
+
+
+def _is_read_alike(old: Node, new: Node) -> bool:
+    """Return whether a reader finds values of both nodes in one form."""
+    if old.arrow_type != new.arrow_type:
+        return False
+    if isinstance(old, Struct) and isinstance(new, Struct):
+        fields = dict(new.fields)
+        pairs = [(node, fields.get(name, JSON_TEXT)) for name, node in old.fields]
+        return old.extra == new.extra and all(itertools.starmap(_is_read_alike, pairs))
+    if isinstance(old, ListOf) and isinstance(new, ListOf):
+        return _is_read_alike(old.items, new.items)
+    if isinstance(old, MapOf) and isinstance(new, MapOf):
+        return _is_read_alike(old.values, new.values)
+    return _is_json_text(old) == _is_json_text(new)
+
+
+def _is_json_text(node: Node) -> bool:
+    return isinstance(node, Leaf) and node.encoding is Encoding.JSON_TEXT
+
+
+def described(node: Node) -> str:
+    """Return the type of a node for people; JSON text is said where it is.
+
+    >>> described(ListOf(JSON_TEXT))
+    'list<JSON text>'
+    """
+    if isinstance(node, ListOf):
+        return f"list<{described(node.items)}>"
+    if isinstance(node, MapOf):
+        return f"map<string, {described(node.values)}>"
+    if isinstance(node, Struct):
+        fields = [f"{name}: {described(child)}" for name, child in node.fields]
+        return (
+            f"struct<{', '.join([*fields, *([f'{node.extra}: JSON text'] if node.extra else [])])}>"
+        )
+    return "JSON text" if _is_json_text(node) else str(node.arrow_type)
 
 
 def check_event_time_field(contract: Contract, path: str) -> None:
@@ -165,45 +270,81 @@ _KINDS_OF_TIMES = (
 )
 
 
-def load_contract(path: str | Path, flag: str = "--schema") -> Contract:
+def load_contract(
+    path: str | Path,
+    flag: str = "--schema",
+    max_columns: int = DEFAULT_MAX_COLUMNS,
+    asserts_formats: bool = True,
+) -> Contract:
     """Read and check the JSON Schema at `path`, JSON or YAML.
 
     Args:
       path: the file; it may refer to others in its directory.
       flag: what error messages name as the source of the path.
+      max_columns: how many Parquet columns an event may have; beyond it the deepest are JSON text.
+      asserts_formats: whether a text without the format that the schema names is refused.
 
     Raises:
       UsageError: the file can't be read, is not JSON or YAML, is not a valid JSON Schema, refers
         to something else than files beside it, or has a property that is a column of the pipeline.
     """
     document, sha256 = read_schema(path, flag)
-    validator = validator_for(document, default=jsonschema.Draft202012Validator)
-    try:
-        validator.check_schema(document)
-    except jsonschema.SchemaError as error:
-        raise UsageError(
-            f"{flag}={path}: not a valid JSON Schema at {error.json_path}: {error.message}"
-        ) from None
-    try:
-        compile_validator(document)
-    except jsonschema_rs.ValidationError as error:
-        raise UsageError(f"{flag}={path}: {' '.join(error.message.split())}") from None
+    identity = document.get("$id")
+    _check_schema(document, f"{flag}={path}")
     contract = Contract(
-        source=str(path), document=document, ref=SchemaRef(document.get("$id"), sha256)
+        source=str(path),
+        document=document,
+        ref=SchemaRef(identity if isinstance(identity, str) else None, sha256),
+        max_columns=max_columns,
+        asserts_formats=asserts_formats,
     )
     _refuse_reserved_names(contract, flag)
     return contract
 
 
-def _refuse_reserved_names(contract: Contract, flag: str) -> None:
-    reserved = {column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS)}
-    taken = sorted(
-        name
-        for name in contract.event_schema.names
-        if name in reserved or name.lower() in PARTITION_COLUMNS
-    )
-    if taken:
+def _check_schema(document: Mapping[str, Any], where: str) -> None:
+    """Check that the library that decides takes a schema.
+
+    Raises:
+      UsageError: it does not; the words are those of the library that explains, if it has any.
+    """
+    try:
+        compile_validator(document)
+        return
+    except (jsonschema_rs.ReferencingError, ValueError) as error:
+        # ValidationError is a ValueError. An error that is none has no message of its own.
+        reason = " ".join(str(getattr(error, "message", error)).split())
+    try:
+        validator_for(document, default=jsonschema.Draft202012Validator).check_schema(document)
+    except jsonschema.SchemaError as error:
         raise UsageError(
-            f"{flag}={contract.source}: property {taken[0]!r} is a column that the pipeline "
-            "adds; rename it"
+            f"{where}: not a valid JSON Schema at {error.json_path}: {error.message}"
+        ) from None
+    except Exception:  # it can fail in any way on what is no schema, and has no say in this
+        pass
+    raise UsageError(f"{where}: {reason[:_MAX_REASON_CHARACTERS]}") from None
+
+
+_MAX_REASON_CHARACTERS = 500
+
+
+def _refuse_reserved_names(contract: Contract, flag: str) -> None:
+    taken = sorted(name for name in contract.event_schema.names if is_reserved(name))
+    if taken:
+        where = (
+            "readers take from the names of directories"
+            if taken[0].lower() in PARTITION_COLUMNS
+            else "the pipeline adds"
         )
+        raise UsageError(
+            f"{flag}={contract.source}: property {taken[0]!r} is a column that {where}; take it "
+            "out of the schema's properties, and the column of unnamed fields (extra) will hold it"
+        )
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether no field of an event may have a column of this name."""
+    return name in _RESERVED or name.lower() in PARTITION_COLUMNS
+
+
+_RESERVED = frozenset(column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS))

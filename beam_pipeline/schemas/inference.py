@@ -9,6 +9,8 @@ from typing import Any
 
 import jsonschema_rs
 
+from beam_pipeline.schemas.contract import is_reserved
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 MAP_NAMES = 100
@@ -137,7 +139,8 @@ def infer_schema(
 
     A format is set if every text has it, `required` if every object has the field, an enum if a
     text has at most `max_enum_values` values, each of them more than once. Unnamed fields are
-    allowed. `x-event-time` is set if it is clear.
+    allowed. `x-event-time` is set if it is clear. A field that may not have a column
+    (`contract.is_reserved`) is not named.
 
     >>> infer_schema([{"id": 1}, {"id": 2}])[0]["properties"]
     {'id': {'type': 'integer'}}
@@ -146,10 +149,16 @@ def infer_schema(
     for event in events:
         seen.add(event)
     schema = {"$schema": DIALECT, **seen.schema(max_enum_values)}
+    if schema.get("type") == "object" and "properties" in schema:
+        properties = schema["properties"]
+        schema["properties"] = {
+            name: part for name, part in properties.items() if not is_reserved(name)
+        }
     times = [
         name
         for name in schema.get("required", ())
-        if schema["properties"][name].get("format") == "date-time"
+        if name in schema["properties"]
+        and schema["properties"][name].get("format") == "date-time"
         and schema["properties"][name]["type"] == "string"
     ]
     if schema.get("type") == "object" and times:

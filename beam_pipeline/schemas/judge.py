@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
 
 import jsonschema
 import jsonschema_rs
+import jsonschema_specifications
 import msgspec
 import numpy as np
-import referencing
 from jsonschema.validators import extend, validator_for
 
 from beam_pipeline.records import ErrorCode, Failure, Violation
@@ -34,7 +36,8 @@ class Judge:
     """Decodes values and validates them against one schema.
 
     jsonschema-rs decides. jsonschema, which is slower and has better messages, explains. Both check
-    formats. Both refuse references outside the document and fetch nothing.
+    formats unless `asserts_formats` is False. Both refuse references outside the document and fetch
+    nothing. With `keeps_digits`, a number that float64 can't hold is an `ExactFloat`.
 
     >>> judge = Judge({"type": "object", "required": ["id"]}, max_value_bytes=100)
     >>> judge.judge(b'{"id": 1}')
@@ -43,11 +46,19 @@ class Judge:
     "'id' is a required property"
     """
 
-    def __init__(self, document: Mapping[str, Any], max_value_bytes: int) -> None:
+    def __init__(
+        self,
+        document: Mapping[str, Any],
+        max_value_bytes: int,
+        asserts_formats: bool = True,
+        keeps_digits: bool = False,
+    ) -> None:
         self._max_value_bytes = max_value_bytes
-        self._decode = msgspec.json.Decoder().decode
-        self._validator = compile_validator(document)
-        self._explaining = explaining_validator(document)
+        self._has_exact = False
+        hook = self._number if keeps_digits else None
+        self._decode = msgspec.json.Decoder(float_hook=hook).decode
+        self._validator = compile_validator(document, asserts_formats)
+        self._explaining = explaining_validator(document, asserts_formats)
         self._is_valid = self._validator.is_valid
 
     def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:
@@ -59,11 +70,12 @@ class Judge:
         """
         event, failure = self.decode(value)
         if failure is None:
-            failure = self.check(event)
+            failure = self.check(self.as_floats(event))
         return (event, None) if failure is None else (None, failure)
 
     def decode(self, value: bytes | None) -> tuple[Any, Failure | None]:
         """Return the event, decoded but not validated, and None; or None and the failure."""
+        self._has_exact = False
         if value is None:
             return None, Failure(ErrorCode.NULL_VALUE, "the record's value is null (a tombstone)")
         if len(value) > self._max_value_bytes:
@@ -83,9 +95,25 @@ class Judge:
         except ValueError as error:  # msgspec.DecodeError and UnicodeDecodeError
             return None, _explain_malformed(value, error)
 
+    def as_floats(self, event: Any) -> Any:
+        """Return the event that was decoded last with floats only, for `check`."""
+        return _as_floats(event) if self._has_exact else event
+
     def check(self, event: Any) -> Failure | None:
         """Return the failure of a decoded event, None if it is valid."""
         return None if self._is_valid(event) else self._explain_violation(event)
+
+    def _number(self, text: str) -> float:
+        """Return a number with a fraction or an exponent; msgspec calls this for each."""
+        number = float(text)
+        if len(text) <= _SURE_DIGITS and "e" not in text and "E" not in text:
+            return number
+        if math.isinf(number):
+            raise ValueError("Number out of range")
+        if Decimal(repr(number)) == Decimal(text):
+            return number
+        self._has_exact = True
+        return ExactFloat(text)
 
     def _decode_behind_prefix(self, value: bytes) -> tuple[Any, Failure | None]:
         behind, schema_id = unwrap(value)
@@ -114,24 +142,61 @@ class Judge:
         return Failure(ErrorCode.SCHEMA_VIOLATION, violations[0].message, violations=violations)
 
 
-def compile_validator(document: Mapping[str, Any]) -> jsonschema_rs.Validator:
-    """Return the validator that decides: it checks formats and fetches no references.
+class ExactFloat(float):
+    """A number that float64 can't hold: the nearest float, and the text that was sent."""
+
+    __slots__ = ("text",)
+
+    def __new__(cls, text: str) -> ExactFloat:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+
+_SURE_DIGITS = 15
+"""A decimal number of so many digits is the one that its float64 is printed as."""
+
+
+def _as_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_floats(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_as_floats(item) for item in value]
+    return float(value) if isinstance(value, ExactFloat) else value
+
+
+def compile_validator(
+    document: Mapping[str, Any],
+    asserts_formats: bool = True,
+    registry: jsonschema_rs.Registry | None = None,
+) -> jsonschema_rs.Validator:
+    """Return the validator that decides: it fetches no references.
+
+    Args:
+      document: the schema.
+      asserts_formats: whether it checks formats, in any draft.
+      registry: further documents that the schema may refer to.
 
     Raises:
       jsonschema_rs.ValidationError: a pattern, reference or `$schema` is not understood.
     """
     return jsonschema_rs.validator_for(
-        dict(document), validate_formats=True, retriever=_refuse_retrieval
+        dict(document),
+        validate_formats=asserts_formats,
+        retriever=_refuse_retrieval,
+        registry=registry,
     )
 
 
-def explaining_validator(document: Mapping[str, Any]) -> Any:
+def explaining_validator(document: Mapping[str, Any], asserts_formats: bool = True) -> Any:
     """Return the jsonschema validator that explains violations, of the draft of `document`."""
     validator_class = _explaining_class(validator_for(document))
     return validator_class(
         document,
-        format_checker=validator_class.FORMAT_CHECKER,
-        registry=referencing.Registry(),
+        format_checker=validator_class.FORMAT_CHECKER if asserts_formats else None,
+        registry=jsonschema_specifications.REGISTRY,
     )
 
 
@@ -162,16 +227,59 @@ def _explaining_class(validator_class: Any) -> Any:
     """Return `validator_class` with the patterns of the library that decides.
 
     Python's `re` has another dialect: no `\\p{L}`, and `$` matches before a last newline. Its
-    backtracking would also let one hostile value block the job.
+    backtracking would also let one hostile value, or name of a field, block the job.
     """
-    return extend(validator_class, {"pattern": _check_pattern})
+    checks = {
+        "pattern": _check_pattern,
+        "patternProperties": _check_pattern_properties,
+        "additionalProperties": _check_additional_properties,
+    }
+    known = validator_class.VALIDATORS
+    return extend(validator_class, {name: check for name, check in checks.items() if name in known})
 
 
 def _check_pattern(
     validator: Any, pattern: str, instance: Any, _schema: Any
 ) -> Iterator[jsonschema.ValidationError]:
-    if validator.is_type(instance, "string") and not _pattern_validator(pattern).is_valid(instance):
+    if validator.is_type(instance, "string") and not matches(pattern, instance):
         yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _check_pattern_properties(
+    validator: Any, patterns: Mapping[str, Any], instance: Any, _schema: Any
+) -> Iterator[jsonschema.ValidationError]:
+    if validator.is_type(instance, "object"):
+        for pattern, part in patterns.items():
+            for name, value in instance.items():
+                if matches(pattern, name):
+                    yield from validator.descend(value, part, path=name, schema_path=pattern)
+
+
+def _check_additional_properties(
+    validator: Any, others: Any, instance: Any, schema: Mapping[str, Any]
+) -> Iterator[jsonschema.ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    names = [
+        name
+        for name in instance
+        if name not in named and not any(matches(pattern, name) for pattern in patterns)
+    ]
+    if validator.is_type(others, "object"):
+        for name in names:
+            yield from validator.descend(instance[name], others, path=name)
+    elif not others and names:
+        verb = "was" if len(names) == 1 else "were"
+        shown = ", ".join(map(repr, sorted(names)))
+        yield jsonschema.ValidationError(
+            f"Additional properties are not allowed ({shown} {verb} unexpected)"
+        )
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Return whether a text matches a pattern somewhere, as the library that decides says."""
+    return bool(_pattern_validator(pattern).is_valid(text))
 
 
 @functools.cache

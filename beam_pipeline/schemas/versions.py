@@ -14,6 +14,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
 from beam_pipeline.schemas.contract import Contract, load_contract
 from beam_pipeline.schemas.nodes import (
+    DEFAULT_MAX_COLUMNS,
     Encoding,
     Leaf,
     ListOf,
@@ -29,7 +30,11 @@ WIRE = "wire"
 
 
 def load_contracts(
-    paths: Sequence[str | Path], version_field: str | None = None, flag: str = "--schema"
+    paths: Sequence[str | Path],
+    version_field: str | None = None,
+    flag: str = "--schema",
+    max_columns: int = DEFAULT_MAX_COLUMNS,
+    asserts_formats: bool = True,
 ) -> Contract:
     """Return one contract for one schema, or for several versions of it.
 
@@ -41,12 +46,14 @@ def load_contracts(
       paths: the schemas, oldest first.
       version_field: where a record has its version: a field of the event, header:NAME or wire.
       flag: what error messages name as the source of the paths.
+      max_columns: how many Parquet columns an event of each version may have.
+      asserts_formats: whether a text without the format that the schema names is refused.
 
     Raises:
       UsageError: a schema can't be used, two have the same version, or columns of the same name
         have types that can't be in one file.
     """
-    contracts = [load_contract(path, flag) for path in paths]
+    contracts = [load_contract(path, flag, max_columns, asserts_formats) for path in paths]
     if not contracts:
         raise UsageError(f"{flag} names no file")
     if version_field is None:
@@ -88,6 +95,8 @@ def load_contracts(
         versions=tuple(by_version.items()),
         version_field=version_field,
         unified_node=node,
+        max_columns=max_columns,
+        asserts_formats=asserts_formats,
     )
 
 

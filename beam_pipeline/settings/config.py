@@ -16,7 +16,7 @@ from beam_pipeline.files.names import MAX_TOPIC_LENGTH
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
 from beam_pipeline.schemas.contract import check_event_time_field
-from beam_pipeline.settings.flags import CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
+from beam_pipeline.settings.flags import ASSERT, CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
 
 MAX_WINDOW_SECONDS = 86_400
 
@@ -36,6 +36,8 @@ class PipelineSettings:
     consumer_group: str
     schema: str
     schema_version_field: str | None
+    formats: str
+    max_columns: int
     event_time_field: str | None
     reference_dir: str
     transforms: tuple[str, ...]
@@ -82,7 +84,12 @@ class PipelineSettings:
         """
         whole = self.schema
         paths = [whole] if Path(whole).is_file() else [part.strip() for part in whole.split(",")]
-        return load_contracts(paths, self.schema_version_field)
+        return load_contracts(
+            paths,
+            self.schema_version_field,
+            max_columns=self.max_columns,
+            asserts_formats=self.formats == ASSERT,
+        )
 
     def event_time_path(self, contract: Contract) -> str | None:
         """Return the path of the event time field; None when windows follow Kafka's timestamp.
@@ -205,6 +212,8 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         consumer_group=values.get("consumer_group") or default_consumer_group(values["output_dir"]),
         schema=values["schema"],
         schema_version_field=values["schema_version_field"],
+        formats=values["formats"],
+        max_columns=values["max_columns"],
         event_time_field=values["event_time_field"],
         reference_dir=values["reference_dir"],
         transforms=transforms,
@@ -227,6 +236,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
 _AT_LEAST = {
     "max_event_age_seconds": 0,
     "max_event_skew_seconds": 0,
+    "max_columns": 1,
     "max_value_bytes": 1,
     "window_seconds": 1,
     "watermark_delay_seconds": 0,

@@ -11,8 +11,10 @@ from beam_pipeline import resources
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
 PRIVATE, SHARED = "private", "shared"
 PRISM, FLINK = "prism", "flink"
+ASSERT, ANNOTATE = "assert", "annotate"
 
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
+DEFAULT_MAX_COLUMNS = 2_000
 DEFAULT_WORKER_POOL = "localhost:50000"
 PARQUET_CODECS = ("zstd", "snappy", "lz4", "gzip", "none")
 
@@ -34,6 +36,18 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "default": str(resources.event_schema_path()),
         "help": "JSON Schema of the events, as JSON or YAML; several files are versions, the "
         "current one last (default: the commerce event of the demo)",
+    },
+    "formats": {
+        "choices": (ASSERT, ANNOTATE),
+        "default": ASSERT,
+        "help": "whether a text without the format that the schema names is a dead letter; with "
+        "annotate it is not, and dates and times are columns of text (default: %(default)s)",
+    },
+    "max_columns": {
+        "metavar": "N",
+        "default": DEFAULT_MAX_COLUMNS,
+        "help": "how many Parquet columns an event may have; if its schema has more, its deepest "
+        "objects and lists become JSON text, level by level (default: %(default)s)",
     },
     "reference_dir": {
         "metavar": "DIR",
@@ -69,6 +83,7 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "help": "directory of the log files, one set for each run (default: %(default)s)",
     },
 }
+_NUMBERS = frozenset({"max_columns"})
 _PATHS = frozenset({"kafka_config", "output_dir", "dead_letter_dir", "log_dir"})
 
 
@@ -76,6 +91,8 @@ def add_shared(parser: Flags, *names: str) -> None:
     """Add flags that several commands take. Directories and files become `Path`s."""
     for name in names:
         how: dict[str, Any] = {"type": Path} if name in _PATHS else {}
+        if name in _NUMBERS:
+            how = {"type": int}
         parser.add_argument(f"--{name}", **_SHARED_FLAGS[name], **how)
 
 
@@ -140,6 +157,7 @@ def _add_contract_flags(contract: Flags) -> None:
         "states its version as x-version, and records without a version use the first schema "
         "(default: there is one version)",
     )
+    _add_as_text(contract, "formats", "max_columns")
     contract.add_argument(
         "--event_time_field",
         metavar="FIELD",
@@ -256,7 +274,8 @@ def _add_sink_flags(sink: Flags) -> None:
 
 def _add_as_text(group: Flags, *names: str) -> None:
     for name in names:
-        group.add_argument(f"--{name}", **_SHARED_FLAGS[name])
+        how: dict[str, Any] = {"type": int} if name in _NUMBERS else {}
+        group.add_argument(f"--{name}", **_SHARED_FLAGS[name], **how)
 
 
 def add_job_flags(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
 from beam_pipeline.schemas.contract import VALUE_COLUMN
-from beam_pipeline.schemas.nodes import Encoding, Leaf, ListOf, Node, Struct, flatten
+from beam_pipeline.schemas.nodes import Encoding, Leaf, ListOf, Node, Struct
+from beam_pipeline.schemas.references import schemas_in
 from beam_pipeline.transforms.batches import BatchTransform
 from beam_pipeline.transforms.nested import LIST_STEP, decoded, map_leaf
 
@@ -85,12 +86,17 @@ def rules_of(contract: Contract) -> tuple[Rule, ...]:
     Raises:
       UsageError: an annotation names an unknown rule, or is where it can't be applied.
     """
+    if not any(part.keys() & _ANNOTATIONS for part in schemas_in(contract.plain_document)):
+        return ()
     top = () if isinstance(contract.node, Struct) else (VALUE_COLUMN,)
-    return tuple(_rules_below(contract, contract.document, top))
+    return tuple(_rules_below(contract, contract.plain_document, top))
+
+
+_ANNOTATIONS = frozenset({"x-decimal", "x-normalize"})
 
 
 def _rules_below(
-    contract: Contract, part: Any, path: tuple[str, ...], seen: tuple[str, ...] = ()
+    contract: Contract, part: Any, path: tuple[str, ...], seen: int = 0
 ) -> Iterator[Rule]:
     """Yield the rules of a part of the schema and of all parts below it.
 
@@ -100,7 +106,9 @@ def _rules_below(
       path: where its values are in an event.
       seen: the recursive `$ref`s on the way here; what is below a second one is JSON text.
     """
-    flat = flatten(part, contract.document, seen)
+    if contract.levels is not None and len(path) > contract.levels + 1:
+        return  # below the levels that have columns
+    flat = contract.flattener.flatten(part, seen)
     if flat is None:
         return
     part, seen = flat.schema, flat.seen

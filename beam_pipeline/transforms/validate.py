@@ -28,7 +28,7 @@ from beam_pipeline.records import (
     Failure,
     nearest_time_ms,
 )
-from beam_pipeline.schemas import ColumnBuilder, Contract, Judge
+from beam_pipeline.schemas import ColumnBuilder, Contract
 from beam_pipeline.schemas.columns import ARROW_REFUSALS
 from beam_pipeline.schemas.contract import RECORD_SCHEMA, check_event_time_field
 from beam_pipeline.schemas.judge import unwrap
@@ -107,7 +107,7 @@ class _Version:
 
     def __init__(self, contract: Contract, max_value_bytes: int, unified: Node) -> None:
         self.ref = contract.ref
-        self.judge = Judge(contract.document, max_value_bytes)
+        self.judge = contract.judge(max_value_bytes)
         self._columns = ColumnBuilder(contract)
         self._node, self._unified = contract.node, unified
         self._names = contract.event_schema.names
@@ -227,7 +227,7 @@ class RecordValidator:
             known = ", ".join(self._versions)
             message = f"version {name!r} ({version_field}) is unknown; the versions are {known}"
             return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, message[:500])
-        return version, event, version.judge.check(event)
+        return version, event, version.judge.check(self._first.judge.as_floats(event))
 
     def _build(
         self, version: _Version, events: Sequence[Any], records: pa.RecordBatch

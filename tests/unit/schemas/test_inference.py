@@ -14,7 +14,7 @@ from sample_records import commerce_event, contract_of, kafka_record
 from beam_pipeline.cli import main
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.io.kafka import batch_of_records
-from beam_pipeline.schemas import Judge, load_contract
+from beam_pipeline.schemas import ColumnBuilder, Judge, load_contract
 from beam_pipeline.schemas.inference import DIALECT, infer_schema
 from beam_pipeline.transforms.validate import RecordValidator
 
@@ -151,3 +151,19 @@ def test_nothing_to_learn_from_is_one_line(tmp_path: Path, text: str, code: int)
     path.write_text(text)
     assert main(["schema", "infer", str(path)]) == code
     assert main(["schema", "infer", str(tmp_path / "nowhere")]) == 2
+
+
+def test_what_is_inferred_is_a_contract_whatever_the_fields_are_called(tmp_path: Path) -> None:
+    events = [
+        {"id": 1, "kafka_offset": 77, "Hour": 5, "dt": "2026-11-26T00:00:00Z", "_key": "k"},
+        {"id": 2, "kafka_offset": 78, "Hour": 6, "dt": "2026-11-26T00:00:01Z", "_key": None},
+    ]
+    schema, times = infer_schema(events)
+    assert set(schema["properties"]) == {"id"}
+    assert times == []
+    path = tmp_path / "event.json"
+    path.write_text(json.dumps(schema))
+    contract = load_contract(path)
+    assert contract.event_schema.names == ["id", "extra"]
+    (row,) = ColumnBuilder(contract).build(events[:1])[1].to_pylist()
+    assert json.loads(row) == {name: events[0][name] for name in events[0] if name != "id"}

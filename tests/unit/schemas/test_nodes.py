@@ -21,8 +21,8 @@ from beam_pipeline.schemas.nodes import (
     Node,
     Struct,
     derive_node,
-    resolve_pointer,
 )
+from beam_pipeline.schemas.references import References
 
 STRING, INTEGER, NUMBER = Leaf(pa.string()), Leaf(pa.int64()), Leaf(pa.float64())
 BOOLEAN = Leaf(pa.bool_())
@@ -283,7 +283,7 @@ def test_up_to_draft_7_what_stands_beside_a_reference_has_no_effect() -> None:
     ],
 )
 def test_pointers_are_resolved_within_the_document(reference: str, target: Any) -> None:
-    assert resolve_pointer({"$defs": DEFINITIONS}, reference) == target
+    assert References({"$defs": DEFINITIONS}).resolve(reference) == target
 
 
 def test_columns_of_the_commerce_event() -> None:

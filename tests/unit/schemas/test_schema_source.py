@@ -183,3 +183,139 @@ def test_a_reference_to_nothing_in_a_file_beside_it_is_one_line(tmp_path: Path) 
     with pytest.raises(UsageError) as refused:
         load_contract(path)
     assert "\n" not in str(refused.value)
+
+
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+MONEY = {
+    "type": "object",
+    "required": ["amount"],
+    "properties": {"amount": {"$ref": "#/$defs/amount"}},
+    "additionalProperties": False,
+    "$defs": {"amount": {"$anchor": "amount", "type": "string"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "references"),
+    [
+        (
+            {"$id": "https://e.org/order", "$defs": {"m": {"$id": "/money", **MONEY}}},
+            ["money", "https://e.org/money", "/money#", "#/$defs/m", "order#/$defs/m"],
+        ),
+        (
+            {"$defs": {"a/b c%": {"$id": "urn:money", **MONEY}}},
+            ["urn:money", "urn:money#", "#/$defs/a~1b%20c%25"],
+        ),
+        (
+            {
+                "$schema": DRAFT_7,
+                "$id": "http://e.org/a/",
+                "definitions": {
+                    "m": {
+                        "$id": "b/money",
+                        **MONEY,
+                        "properties": {"amount": {"$ref": "more#/definitions/amount"}},
+                        "definitions": {
+                            "more": {
+                                "$id": "more",
+                                "definitions": {"amount": {"$id": "#amount", "type": "string"}},
+                            }
+                        },
+                    }
+                },
+            },
+            ["b/money", "http://e.org/a/b/money#", "#/definitions/m"],
+        ),
+        (
+            {
+                "$schema": DRAFT_7,
+                "definitions": {"m": {"$id": "#money", **MONEY}},
+                "$defs": MONEY["$defs"],
+            },
+            ["#money"],
+        ),
+        (
+            {
+                "$schema": "http://json-schema.org/draft-04/schema#",
+                "id": "http://e.org/x",
+                "definitions": {"m": {"id": "http://e.org/money", **MONEY}},
+            },
+            ["money", "http://e.org/money"],
+        ),
+        (
+            {
+                "$id": "https://e.org/order",
+                "$defs": {
+                    "m": {"$id": "money", **MONEY},
+                    "tree": {"$id": "tree", "$dynamicAnchor": "node"},
+                },
+            },
+            ["money", "https://e.org/money"],
+        ),
+        (
+            {
+                "$id": "https://e.org/x",
+                "$defs": {"m": {"$anchor": "m", **MONEY}, "amount": {"type": "string"}},
+            },
+            ["#m", "x#m"],
+        ),
+    ],
+    ids=["relative", "urn", "draft 7", "fragment", "draft 4", "dynamic", "anchor"],
+)
+def test_parts_with_an_id_of_their_own_are_found(
+    document: dict[str, Any], references: list[str], tmp_path: Path
+) -> None:
+    for reference in references:
+        properties = {"n": {"type": "integer"}, "m": {"$ref": reference}}
+        path = write(tmp_path / "event.json", {**document, "properties": properties})
+        assert is_valid(path, {"m": {"amount": "1"}}), reference
+        assert not is_valid(path, {"m": {"amount": 1}}), reference
+        assert not is_valid(path, {"m": {}}), reference
+        column = load_contract(path).event_schema.field("m").type
+        assert [(field.name, str(field.type)) for field in column] == [("amount", "string")]
+
+
+def test_a_file_beside_it_with_parts_that_have_ids(tmp_path: Path) -> None:
+    write(
+        tmp_path / "money.json",
+        {
+            "$id": "https://e.org/money",
+            "properties": {"m": {"$ref": "inner"}, "again": {"$ref": "money#/$defs/i"}},
+            "$defs": {
+                "i": {"$id": "inner", "$ref": "#x", "$defs": {"x": {"$anchor": "x", **NUMBER}}}
+            },
+        },
+    )
+    path = write(tmp_path / "event.json", {"properties": {"a": {"$ref": "money.json"}}})
+    assert is_valid(path, {"a": {"m": 1, "again": 2}})
+    assert not is_valid(path, {"a": {"m": "1"}})
+    assert not is_valid(path, {"a": {"again": "1"}})
+
+
+NUMBER = {"type": "integer"}
+
+
+def test_an_id_in_data_or_beside_a_reference_is_none(tmp_path: Path) -> None:
+    document = {
+        "$schema": DRAFT_7,
+        "properties": {
+            "a": {"enum": [{"$id": "urn:a", "type": "null"}, {"$ref": "#/x"}]},
+            "b": {"$ref": "urn:b"},
+        },
+        "definitions": {
+            "b": {"$id": "urn:b", "type": "string"},
+            "c": {"$ref": "#/definitions/b", "$id": "urn:b2"},
+        },
+    }
+    path = write(tmp_path / "event.json", document)
+    assert is_valid(path, {"a": {"$id": "urn:a", "type": "null"}, "b": "x"})
+    assert is_valid(path, {"a": {"$ref": "#/x"}})
+    assert not is_valid(path, {"b": 1})
+
+
+def test_the_schema_of_schemas_may_be_referred_to(tmp_path: Path) -> None:
+    document = {"$schema": DRAFT_7, "properties": {"a": {"$ref": DRAFT_7}}}
+    path = write(tmp_path / "event.json", document)
+    assert is_valid(path, {"a": {"type": "string"}})
+    assert not is_valid(path, {"a": {"type": "text"}})
+    assert str(load_contract(path).event_schema.field("a").type) == "string"
