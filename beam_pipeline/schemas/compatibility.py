@@ -176,7 +176,10 @@ class _Side:
         validator = self._validators[id(schema)]
         if validator is None:
             return None
-        variants = (value, _with_floats(value)) if self.draft == 4 else (value,)
+        # For draft 4, 1.0 is no integer, though it is the same value as 1.
+        variants = [_with_wholes_as(kind, value) for kind in (int, float)]
+        if self.draft != 4:
+            variants = [value]
         verdicts = {validator.is_valid(variant) for variant in variants}
         return verdicts.pop() if len(verdicts) == 1 else None
 
@@ -822,15 +825,19 @@ def _kinds_of_value(value: Any) -> frozenset[str]:
     return frozenset({"array" if isinstance(value, list) else "object"})
 
 
-def _with_floats(value: Any) -> Any:
-    """Return a value with 1.0 for each 1, which is the same value but not draft 4's integer."""
+def _with_wholes_as(kind: type[int] | type[float], value: Any) -> Any:
+    """Return a value with each whole number in it as an integer or as a float."""
     if isinstance(value, list):
-        return [_with_floats(item) for item in value]
+        return [_with_wholes_as(kind, item) for item in value]
     if isinstance(value, dict):
-        return {name: _with_floats(part) for name, part in value.items()}
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
-        return float(value)
-    return value
+        return {name: _with_wholes_as(kind, part) for name, part in value.items()}
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    try:
+        other = kind(value)
+    except OverflowError:
+        return value
+    return other if other == value else value
 
 
 def _shown_kinds(kinds: frozenset[str]) -> list[str]:

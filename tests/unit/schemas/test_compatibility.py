@@ -190,6 +190,8 @@ ANY: dict[str, Any] = {}
         ),
         ({**DRAFT[6], "type": "integer"}, {**DRAFT[4], "type": "integer"}, 1.0),
         ({**DRAFT[6], "enum": [1]}, {**DRAFT[4], "type": "integer"}, 1.0),
+        ({**DRAFT[6], "const": 2**53}, {**DRAFT[4], "type": "integer"}, 2.0**53),
+        ({**DRAFT[6], "enum": [1.0]}, {**DRAFT[4], "not": {"type": "integer"}}, 1),
         ({**DRAFT[6], "if": ANY, "then": {"type": "null"}},
          {**DRAFT[7], "if": ANY, "then": {"type": "null"}}, 1),
         (

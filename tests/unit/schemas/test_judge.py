@@ -485,3 +485,11 @@ def test_patterns_are_those_of_the_library_that_decides(
     failure = judge.judge(json.dumps(bad).encode())[1]
     assert failure is not None
     assert [violation.keyword for violation in failure.violations] == [keyword]
+
+
+def test_what_the_explaining_library_fails_on_is_explained_by_the_other() -> None:
+    judge = Judge({"if": {"$ref": "#/$defs/nothing"}, "allOf": [False]}, 1_000)
+    failure = judge.judge(b"1")[1]
+    assert failure is not None
+    assert failure.code is ErrorCode.SCHEMA_VIOLATION
+    assert failure.violations
