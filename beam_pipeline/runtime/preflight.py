@@ -7,6 +7,7 @@ value and the remedy. `prepare` makes the directories and topics that are missin
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 MINIMUM_FREE_BYTES = 2 * 1024**3
 MAX_CLOCK_SKEW_SECONDS = 5
 
+# org.apache.kafka.common.internals.Topic.
+_LEGAL_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _BEFORE_LIMIT = "message.timestamp.before.max.ms"
 _STAMP_LIMITS = (_BEFORE_LIMIT, "message.timestamp.after.max.ms")
 
@@ -158,7 +161,7 @@ def _look_at_broker(settings: PipelineSettings) -> Observation:
 def _look_at_topics(settings: PipelineSettings) -> Observation:
     """Check that the topics exist and stamp records as `--window_by` needs."""
     connection, topics = settings.connection(), settings.topics()
-    refuse_dead_letter_cycle(topics, settings.dead_letter_topic_suffix)
+    check_dead_letter_suffix(topics, settings.dead_letter_topic_suffix)
     partitions = partition_counts(connection, topics)
     for topic in topics:
         if topic not in partitions:
@@ -263,12 +266,18 @@ def _look_at_clocks(settings: PipelineSettings) -> Observation:
     )
 
 
-def refuse_dead_letter_cycle(topics: Sequence[str], suffix: str) -> None:
-    """Refuse a suffix that makes an input topic a dead-letter topic of another.
+def check_dead_letter_suffix(topics: Sequence[str], suffix: str) -> None:
+    """Refuse a suffix that makes no topic, or an input topic.
 
     Raises:
       UsageError: it does.
     """
+    for topic in topics:
+        if not _LEGAL_TOPIC.fullmatch(f"{topic}{suffix}"):
+            raise UsageError(
+                f"--dead_letter_topic_suffix={suffix!r}: {topic}{suffix} is no name for a topic; "
+                "it may have letters, digits, dots, dashes and underscores, 249 in all"
+            )
     both = sorted({f"{topic}{suffix}" for topic in topics} & set(topics))
     if both:
         raise UsageError(
