@@ -224,7 +224,7 @@ def _publisher(settings: OutboxSettings) -> Publisher:
     """Return this process's publisher for a directory; the first call makes it."""
     with _publishers_lock:
         if settings.dead_letter_dir not in _publishers:
-            _publishers[settings.dead_letter_dir] = Publisher(settings, _log.warning)
+            _publishers[settings.dead_letter_dir] = Publisher(settings, _log.warning, _log.warning)
         return _publishers[settings.dead_letter_dir]
 
 

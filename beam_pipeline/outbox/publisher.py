@@ -65,16 +65,23 @@ class Publisher:
     files.
     """
 
-    def __init__(self, settings: OutboxSettings, say: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        settings: OutboxSettings,
+        say: Callable[[str], object],
+        log_refused: Callable[[str], object],
+    ) -> None:
         """Describe the publisher.
 
         Args:
             settings: where the files are and go.
-            say: called with one line when a topic can't be written, when it can again, and for
-                each letter that it refuses.
+            say: called with one line when a topic can't be written, when it can again, and for a
+                file that can't be read.
+            log_refused: called with one line for each letter that is refused for good.
         """
         self._settings = settings
         self._say = say
+        self._log_refused = log_refused
         self._queues: dict[str, _TopicQueue] = {}
         self._progress: dict[Path, FileProgress] = {}
         self._notes: dict[Path, SentNote] = {}
@@ -196,7 +203,7 @@ class Publisher:
             note = self._sender.send_file(path, progress)
             self._notes[path] = note  # in case it can't be written now
             for letter in note.refused:
-                self._say(
+                self._log_refused(
                     f"dlq_topic_refused: {letter.dlq_id} ({letter.topic}/{letter.partition} "
                     f"offset {letter.offset}): {letter.reason}; it is in {path}"
                 )

@@ -6,12 +6,14 @@ because an earlier run was, is sent from here: at the start, every half a minute
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.durable import open_private
 from beam_pipeline.files.sent_notes import (
     SentNote,
     accept_as_sent,
@@ -39,16 +41,20 @@ class Unsent:
 class Outbox:
     """The dead-letter files of a run, and which of them their topic has."""
 
-    def __init__(self, settings: OutboxSettings, say: Callable[[str], object]) -> None:
+    def __init__(
+        self, settings: OutboxSettings, say: Callable[[str], object], log_file: Path
+    ) -> None:
         """Describe the outbox; nothing is read or sent yet.
 
         Args:
             settings: where the files are and go.
             say: called with one line for the user.
+            log_file: gets one line for each letter that is refused from here.
         """
         self._settings = settings
         self._say = say
-        self._publisher = Publisher(settings, say)
+        self._log_file = log_file
+        self._publisher = Publisher(settings, say, self._log_refused)
         self._sent: dict[str, tuple[int, int]] = {}
         self._next_look = 0.0
         self._refusals_shown = 0
@@ -152,6 +158,10 @@ class Outbox:
             except OSError:  # superseded or deleted meanwhile
                 continue
         return unsent
+
+    def _log_refused(self, line: str) -> None:
+        with contextlib.suppress(OSError), open_private(self._log_file, "a") as log:
+            log.write(f"{line}\n")
 
     def _count_refused(self, path: Path, note: SentNote) -> None:
         if not note.refused:

@@ -185,7 +185,9 @@ class Supervisor:
         self._log_file = log_file
         self._leases = leases
         self._source = source or plan.source
-        self._outbox = outbox or Outbox(plan.outbox_settings, self.status.notices.append)
+        self._outbox = outbox or Outbox(
+            plan.outbox_settings, self.status.notices.append, log_file("dead-letters")
+        )
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
         self._counters_before: Counter[str] = Counter()
@@ -220,7 +222,9 @@ class Supervisor:
         try:
             self._outbox.begin()
             is_reached = self._run_epochs(stop, on_tick)
-            if not self._is_detached:
+            if self._is_detached:  # the job's workers send what they write
+                self._send_last_letters(LAST_LETTERS_SECONDS, stop, on_tick)
+            else:
                 self._send_last_letters(self._plan.dead_letter_topic_timeout_seconds, stop, on_tick)
                 self.status.unsent = self._outbox.unsent()
                 self.status.unsent_reason = self._outbox.reason

@@ -206,6 +206,9 @@ def test_a_topic_that_takes_nothing_is_told_and_stops_nothing(
     finished = run.catch_up(kafka, topic, schema, "--window_by=append_time")
     assert "dlq_topic_refused 50" in finished.output.splitlines()[-1]
     assert "max.message.bytes=200" in finished.output
+    logs = "".join(path.read_text() for path in (run.directory / "logs").glob("*.log"))
+    for letter in run.letters():
+        assert f"dlq_topic_refused: {letter['dlq_id']} ({topic}/0 offset " in logs
     assert run.placed().total() == 52
     assert assert_proven(run, kafka, topic)["refused"] == 50
     stats = run.finish("dlq", "stats", f"--dead_letter_dir={run.dead_letter_dir}", "--json")

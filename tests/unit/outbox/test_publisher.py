@@ -80,7 +80,7 @@ def test_a_topic_that_is_away_holds_up_only_its_own_files(
     tree: OutputTree, cluster: Cluster
 ) -> None:
     said: list[str] = []
-    publisher = Publisher(settings_of(tree), said.append)
+    publisher = Publisher(settings_of(tree), said.append, print)
     away = [tree.letters([("clicks", 0, offset)]) for offset in range(3)]
     here = [tree.letters([("orders", 0, offset)]) for offset in range(3)]
     cluster.away = {"clicks"}
@@ -106,7 +106,7 @@ def test_what_has_a_note_or_is_gone_is_passed_over(tree: OutputTree, cluster: Cl
     note = SentNote(status.st_size, status.st_mtime_ns, "", 1)
     write_note(tree.dead_letter_dir, noted.name, note, private=True)
     cluster.away = set()
-    publisher = Publisher(settings_of(tree), print)
+    publisher = Publisher(settings_of(tree), print, print)
     gone.unlink()
     publisher.put([noted, new])
     await_idle(publisher)
@@ -126,7 +126,7 @@ def test_a_note_that_cannot_be_written_is_tried_again_without_sending_again(
         write_note(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(publisher_module, "write_note", full_at_first)
-    publisher = Publisher(settings_of(tree), print)
+    publisher = Publisher(settings_of(tree), print, print)
     publisher.put([path])
     await_idle(publisher)
     publisher.stop()
@@ -138,7 +138,7 @@ def test_a_line_that_is_no_letter_is_told_and_left(tree: OutputTree) -> None:
     said: list[str] = []
     path = tree.letters([("orders", 0, 1)])
     path.write_bytes(b'{"source":{}}\n')
-    publisher = Publisher(settings_of(tree), said.append)
+    publisher = Publisher(settings_of(tree), said.append, print)
     publisher.put([path])
     await_idle(publisher)
     publisher.stop()
@@ -149,7 +149,7 @@ def test_a_line_that_is_no_letter_is_told_and_left(tree: OutputTree) -> None:
 
 def test_nothing_waits_for_a_broker_that_is_away(tree: OutputTree) -> None:
     connection = KafkaConnection("127.0.0.1:9")
-    publisher = Publisher(OutboxSettings(connection, ".dlq", tree.dead_letter_dir), print)
+    publisher = Publisher(OutboxSettings(connection, ".dlq", tree.dead_letter_dir), print, print)
     publisher.put([tree.letters([("orders", 0, 1)])])
     assert publisher.is_busy
     publisher.stop()
@@ -169,7 +169,7 @@ def test_an_outbox_sends_what_earlier_runs_left_and_counts_the_rest(
 ) -> None:
     said: list[str] = []
     old = tree.letters([("orders", 0, 1)])
-    outbox = Outbox(settings_of(tree), said.append)
+    outbox = Outbox(settings_of(tree), said.append, tree.root / "log")
     outbox.begin()
     assert outbox.unsent() == Unsent()
     left = tree.letters([("orders", 0, 2), ("orders", 0, 3)])
