@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from beam_pipeline.config import IngestConfig
-from beam_pipeline.io.dead_letters import WriteDeadLetterFiles, WriteDeadLetterTopic
+from beam_pipeline.io.dead_letters import PublishDeadLetterFiles, WriteDeadLetterFiles
 from beam_pipeline.io.kafka import ReadRecords
 from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.io.windowed_files import FileLayout
@@ -28,6 +28,7 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
 
     ReadRecords ─▶ Validate ─▶ Normalize ─▶ Enrich ─▶ (user) ─▶ WindowBatches ─▶ WriteToParquet
                       └─ dead ─────┴───────────┴─────────┴──────────────────────────┴─▶ dead letters
+    dead letters ─▶ WriteDeadLetterFiles ─▶ PublishDeadLetters (the topic, from files in place)
     """
     records = pipeline | "ReadRecords" >> ReadRecords(
         config.client_properties,
@@ -36,17 +37,25 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
         config.expansion_service,
         config.follow_append_time,
     )
-    dead = land_records(records, config)
-    _ = dead | "WriteDeadLetterTopic" >> WriteDeadLetterTopic(
-        config.client_properties,
-        config.dead_letter_topic_suffix,
-        config.epoch,
-        config.expansion_service,
+    landed = _land(records, config)
+    _ = landed.letter_files | "PublishDeadLetters" >> PublishDeadLetterFiles(
+        config.client_properties, config.dead_letter_topic_suffix, _letter_layout(config)
     )
 
 
 def land_records(records: beam.PCollection[Any], config: IngestConfig) -> beam.PCollection[Any]:
     """Write records from anywhere to files, and return the dead letters, which are in files too."""
+    return _land(records, config).letters
+
+
+class _Landed(NamedTuple):
+    """PCollections of DeadLetter, and of WrittenFile for the files that hold them."""
+
+    letters: beam.PCollection[Any]
+    letter_files: beam.PCollection[Any]
+
+
+def _land(records: beam.PCollection[Any], config: IngestConfig) -> _Landed:
     contract, windowing = config.contract, config.windowing
     normalize = Normalize(contract)
     enrich = Enrich(contract, config.reference_dir)
@@ -76,11 +85,17 @@ def land_records(records: beam.PCollection[Any], config: IngestConfig) -> beam.P
         dead.collect(written)
 
     letters: beam.PCollection[Any] = dead.output() | WindowDeadLetters(windowing)
-    layout = FileLayout(
+    written = letters | WriteDeadLetterFiles(
+        _letter_layout(config), config.num_shards, config.timing
+    )
+    return _Landed(letters, written.main)
+
+
+def _letter_layout(config: IngestConfig) -> FileLayout:
+    """Return where the dead-letter files go."""
+    return FileLayout(
         config.dead_letter_dir,
         config.epoch,
-        windowing.watermark_delay_seconds,
+        config.windowing.watermark_delay_seconds,
         private=config.private_dead_letters,
     )
-    _ = letters | WriteDeadLetterFiles(layout, config.num_shards, config.timing)
-    return letters

@@ -114,6 +114,7 @@ class DeadLetter(NamedTuple):
         return hashlib.sha256(identity.encode()).hexdigest()
 
 
+ID_HEADER = "dlq.id"
 ATTEMPT_HEADER = "dlq.attempt"
 REDRIVE_HEADER = "dlq.redrive.of"
 

@@ -18,7 +18,13 @@ from rich.console import Console
 from beam_pipeline import resources
 from beam_pipeline.commands import produce
 from beam_pipeline.commands.broker import LOG_APPEND_TIME
-from beam_pipeline.commands.launch import Launch, logs_in, stop_on_signals, temporary_directory
+from beam_pipeline.commands.launch import (
+    Launch,
+    logs_in,
+    stop_on_signals,
+    temporary_directory,
+    unsent_text,
+)
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -180,7 +186,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         if stop.is_set():
             launch.say("stopped before the end")
             return 1
-        holds = _prove(settings, broker.connection, produced, console)
+        unsent = unsent_text(supervisor.status, settings, at_stop=False)
+        if unsent is not None:
+            launch.say(unsent)
+        holds = _prove(settings, broker.connection, produced, console) and unsent is None
         if args.keep_broker:
             end_broker.pop_all()
             launch.say(broker_hint(settings, broker.process.pid, directory))

@@ -174,10 +174,16 @@ def _chosen(args: argparse.Namespace) -> Iterator[Letter]:
 
 
 def _run_stats(args: argparse.Namespace) -> int:
+    from beam_pipeline.files.sent_notes import read_notes
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.dlq.stats import count_letters, stats_json, stats_text
 
-    stats = count_letters(_chosen(args))
+    refused = {
+        letter.dlq_id: letter.reason
+        for _, note in read_notes(args.dead_letter_dir)
+        for letter in note.refused
+    }
+    stats = count_letters(_chosen(args), refused)
     if args.json:
         sys.stdout.write(stats_json(stats))
     else:

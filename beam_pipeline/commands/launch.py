@@ -39,7 +39,7 @@ from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.lease import Lease, hold_lease
 from beam_pipeline.runtime.preflight import check_writable
 from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
-from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, Supervisor
+from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
 
 
@@ -53,6 +53,22 @@ class RunLogs:
     def file(self, name: str) -> Path:
         """Return the log file of the process `name`."""
         return self.directory / f"{self.started}-{name}.log"
+
+
+def unsent_text(status: RunStatus, settings: PipelineSettings, *, at_stop: bool) -> str | None:
+    """Return one line on the dead letters that their topic does not have; None if it has all."""
+    unsent = status.unsent
+    if not unsent.files:
+        return None
+    reason = f" ({status.unsent_reason})" if status.unsent_reason else ""
+    topics = ", ".join(
+        f"{topic}{settings.dead_letter_topic_suffix}" for topic in settings.input_topics
+    )
+    remedy = "" if at_stop else "make the topic writable; "
+    return (
+        f"{unsent.letters:,} dead letters in {unsent.files:,} files are not in the topic "
+        f"{topics} yet{reason}; {remedy}the next start sends them"
+    )
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,7 @@ class Launch:
             max_restarts=self.supervision.max_restarts,
             breaker_limits=self.supervision.breaker_limits,
             detach=self.engine.detach,
+            dead_letter_topic_timeout_seconds=self.supervision.dead_letter_topic_timeout_seconds,
         )
         end_earlier_jobs(output_dir)
         if self.engine.on_flink:

@@ -15,11 +15,14 @@ and lines, and each Parquet footer is compared with its rows.
 Before an offset counts as missing, the log is read there: offsets without a record (compacted
 topics, transaction markers) are not missing. Records of a window that is still open are not in a
 file yet, so run it when the pipeline has caught up or has ended.
+
+With --dead_letter_topic, the dead-letter topic is read too, from its beginning: it must have the
+dlq.id of each dead letter, unless it refused the letter and that is noted beside the files.
 """
 _EPILOG = """\
 exit codes:
   0  each record is in exactly one place
-  1  a record is missing or doubled, or a file can't be read
+  1  a record is missing or doubled, a file can't be read, or a dead letter is not in its topic
   2  a flag is wrong
 
 example:
@@ -47,7 +50,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="which records count: all, or those of committed transactions; give what the pipeline "
         "uses (default: isolation.level in --kafka_config, else read_uncommitted)",
     )
-    add_shared(parser, "json")
+    parser.add_argument(
+        "--dead_letter_topic",
+        action="store_true",
+        help="also look for each dead letter of the files in the dead-letter topic, by its dlq.id",
+    )
+    add_shared(parser, "dead_letter_topic_suffix", "json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         args.output_dir,
         args.dead_letter_dir,
         args.isolation_level,
+        args.dead_letter_topic_suffix if args.dead_letter_topic else None,
     )
     if args.json:
         sys.stdout.write(report_json(report))

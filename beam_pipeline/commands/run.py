@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from beam_pipeline import resources
-from beam_pipeline.commands.launch import Launch, logs_in, stop_on_signals
+from beam_pipeline.commands.launch import Launch, logs_in, stop_on_signals, unsent_text
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.runtime import preflight
@@ -37,12 +37,14 @@ Writes Kafka topics to Parquet with exactly-once files: every record becomes one
 letter, even if any process is killed at any time. A restart resumes from the files.
 
 Runs until Ctrl-C or SIGTERM; with --until=caught_up, until everything that was in the topics at
-the start is in files. Flags after `--` are passed to Beam as they are.
+the start is in files, and the dead letters in files are in the dead-letter topic. Flags after `--`
+are passed to Beam as they are.
 """
 _EPILOG = """\
 exit codes:
   0  ended as asked
-  1  the broker, a topic, a directory or a process failed for good
+  1  the broker, a topic, a directory or a process failed for good; with --until=caught_up also:
+     dead letters could not be sent to their topic
   2  a flag is wrong
 
 examples:
@@ -112,7 +114,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         if not engine.on_flink:  # a job on Flink may be resumed, and then replaces files
             _save_ledger(settings)
         launch.say(_last_line(supervisor.status, caught_up))
-    return 0
+        unsent = unsent_text(supervisor.status, settings, at_stop=not caught_up)
+        if unsent is not None:
+            launch.say(unsent)
+    return 1 if unsent is not None and caught_up else 0
 
 
 def _last_line(status: RunStatus, caught_up: bool) -> str:
@@ -121,6 +126,7 @@ def _last_line(status: RunStatus, caught_up: bool) -> str:
     return (
         f"{how}: read {counters['read']:,}, valid {counters['valid']:,}, "
         f"dead {counters['dead']:,}, files {status.files:,}, restarts {status.restarts}"
+        + (f", dlq_topic_refused {status.refused_letters:,}" if status.refused_letters else "")
     )
 
 

@@ -1,11 +1,18 @@
-"""Sinks of dead letters: files of JSON lines, and a dead-letter topic."""
+"""Sinks of dead letters: files of JSON lines, and a dead-letter topic.
+
+The pipeline sends the letters of files that are in place (`PublishDeadLetterFiles`): the files are
+the outbox of the topic. `WriteDeadLetterTopic` sends letters as they come, for other pipelines.
+"""
 
 # No `from __future__ import annotations`: Beam's RowCoder (2.73) reads the field types of
 # `LetterRow` as they are, and takes one that is a text for "any type".
 
 import base64
+import contextlib
 import json
+import logging
 import shutil
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +24,29 @@ from apache_beam import coders
 from apache_beam.io.kafka import WriteToKafka
 
 from beam_pipeline.config import PaneTiming
-from beam_pipeline.files.durable import open_private
+from beam_pipeline.files.durable import make_directory, open_private
 from beam_pipeline.files.footer import ranges_of
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
-from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
+from beam_pipeline.files.sent_notes import notes_directory
+from beam_pipeline.io.windowed_files import (
+    FileLayout,
+    Piece,
+    Shard,
+    WriteWindowedFiles,
+    WrittenFile,
+)
+from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.outbox.publisher import OutboxSettings, Publisher
+from beam_pipeline.outbox.topic_record import error_headers
 from beam_pipeline.records import DeadLetter
 from beam_pipeline.times import rfc3339_of_ms
 from beam_pipeline.transforms.outputs import Outputs
 
 MAX_TEXT_CHARACTERS = 4_000
 """How much of a value is in `value_text`; `value_b64` has all of it."""
+
+_log = logging.getLogger(__name__)
 
 
 class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
@@ -113,6 +132,7 @@ def size_of(letter: DeadLetter) -> int:
 def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
     """Return the JSON object of a letter; `schema/dead_letter.schema.json` is its contract."""
     failure = letter.failure
+    timestamp = rfc3339_of_ms(letter.timestamp)
     return {
         "dlq_id": letter.dlq_id,
         "failed_at": rfc3339_of_ms(letter.failed_at_ms),
@@ -128,7 +148,8 @@ def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
             "topic": letter.topic,
             "partition": letter.partition,
             "offset": letter.offset,
-            "timestamp": rfc3339_of_ms(letter.timestamp),
+            "timestamp": timestamp,
+            **({} if timestamp else {"timestamp_ms": letter.timestamp}),
             "timestamp_type": letter.timestamp_type,
         },
         "key_b64": _base64(letter.key),
@@ -141,6 +162,70 @@ def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
         "epoch": epoch,
         "attempt": letter.attempt,
     }
+
+
+class PublishDeadLetterFiles(beam.PTransform[Any, Any]):
+    """PCollection[WrittenFile] of dead letters to nothing: sends them to their topics.
+
+    A letter goes to `<input topic><suffix>`, with key, value, headers and timestamp of the original
+    record, and further headers (`error_headers`). At-least-once, over any kill of the pipeline: a
+    file that was not noted as sent is sent again by the next start of `run`.
+
+    The step only hands the paths to a thread of the worker process. It never fails, never waits for
+    Kafka, and does not hold the watermark. Any windowing.
+
+    Args:
+      client_properties: Java client properties, such as bootstrap.servers.
+      topic_suffix: what is put behind the name of the input topic.
+      layout: where the files are.
+    """
+
+    def __init__(
+        self, client_properties: Mapping[str, str], topic_suffix: str, layout: FileLayout
+    ) -> None:
+        super().__init__()
+        properties = dict(client_properties)
+        connection = KafkaConnection(properties.pop("bootstrap.servers", ""), properties)
+        self._settings = OutboxSettings(
+            connection, topic_suffix, Path(layout.root), private=layout.private
+        )
+
+    def expand(self, files: beam.PCollection[Any]) -> beam.PCollection[Any]:
+        published: beam.PCollection[Any] = files | "HandOver" >> beam.ParDo(
+            _HandOver(self._settings)
+        )
+        return published
+
+
+class _HandOver(beam.DoFn):
+    """WrittenFile to nothing."""
+
+    def __init__(self, settings: OutboxSettings) -> None:
+        self._settings = settings
+
+    def setup(self) -> None:
+        # Its absence would mean that all files are from a version that did not write notes.
+        directory = notes_directory(self._settings.dead_letter_dir)
+        with contextlib.suppress(OSError):
+            make_directory(directory, private=self._settings.private)
+
+    def process(self, file: WrittenFile) -> None:
+        try:
+            _publisher(self._settings).put([Path(file.path)])
+        except Exception as error:  # the next start sends it
+            _log.warning("dead letters of %s wait for the next start: %r", file.path, error)
+
+
+_publishers: dict[Path, Publisher] = {}
+_publishers_lock = threading.Lock()
+
+
+def _publisher(settings: OutboxSettings) -> Publisher:
+    """Return this process's publisher for a directory; the first call makes it."""
+    with _publishers_lock:
+        if settings.dead_letter_dir not in _publishers:
+            _publishers[settings.dead_letter_dir] = Publisher(settings, _log.warning, _log.warning)
+        return _publishers[settings.dead_letter_dir]
 
 
 class KafkaHeader(NamedTuple):
@@ -215,54 +300,22 @@ class _ToRow(beam.DoFn):
         self._epoch = epoch
 
     def process(self, letter: DeadLetter) -> Iterator[LetterRow]:
-        added = to_headers(letter, self._epoch)
-        names = {name for name, _ in added}
-        headers = [(name, value or b"") for name, value in letter.headers if name not in names]
+        headers = [(name, value or b"") for name, value in letter.headers]
         yield LetterRow(
             key=letter.key,
             value=letter.value,
-            headers=[KafkaHeader(name, value) for name, value in headers + added],
+            headers=[
+                KafkaHeader(name, value)
+                for name, value in headers + to_headers(letter, self._epoch)
+            ],
             topic=f"{letter.topic}{self._topic_suffix}",
             timestamp=letter.timestamp,
         )
 
 
 def to_headers(letter: DeadLetter, epoch: str) -> list[tuple[str, bytes]]:
-    """Return the headers that a letter has on its topic, besides those of the original record.
-
-    The names are those of Kafka Connect (`DeadLetterQueueReporter`, `__connect.errors.*`) and
-    `dlq.*`. Values are UTF-8 text, numbers too. What the letter does not have is left out.
-    """
-    failure = letter.failure
-    first = failure.violations[0] if failure.violations else None
-    values: dict[str, str | int | None] = {
-        "__connect.errors.topic": letter.topic,
-        "__connect.errors.partition": letter.partition,
-        "__connect.errors.offset": letter.offset,
-        "__connect.errors.connector.name": "beam-pipeline",
-        "__connect.errors.task.id": 0,
-        "__connect.errors.stage": letter.stage,
-        "__connect.errors.class.name": f"beam_pipeline.{letter.stage}",
-        "__connect.errors.exception.class.name": failure.error_class,
-        "__connect.errors.exception.message": failure.message,
-        "__connect.errors.exception.stacktrace": failure.stacktrace,
-        "dlq.id": letter.dlq_id,
-        "dlq.error.code": failure.code.value,
-        "dlq.error.keyword": first.keyword if first else None,
-        "dlq.error.instance_path": first.instance_path if first else None,
-        "dlq.schema.id": letter.schema.id,
-        "dlq.schema.sha256": letter.schema.sha256,
-        "dlq.original.timestamp": letter.timestamp,
-        "dlq.failed_at": rfc3339_of_ms(letter.failed_at_ms),
-        "dlq.epoch": epoch,
-        "dlq.attempt": letter.attempt,
-        "dlq.redrive.of": letter.redrive_of,
-    }
-    return [
-        (name, str(value).encode(errors="replace"))
-        for name, value in values.items()
-        if value is not None
-    ]
+    """Return the headers that a letter has on its topic, as `error_headers` does for a line."""
+    return error_headers(to_json(letter._replace(value=None), epoch))
 
 
 def _base64(content: bytes | None) -> str | None:

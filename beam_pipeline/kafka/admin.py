@@ -15,7 +15,14 @@ from confluent_kafka import (
     KafkaException,
     TopicCollection,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AclOperation,
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.certificate import certificate_problem
@@ -186,6 +193,35 @@ def partition_counts(connection: KafkaConnection, names: Iterable[str]) -> dict[
     return {name: len(topic.partitions) for name, topic in _describe(connection, names).items()}
 
 
+@dataclass(frozen=True, slots=True)
+class TopicAccess:
+    """Whether a client may write a topic, and its brokers can take it.
+
+    Attributes:
+        may_write: None where the cluster does not say.
+        replicas: how many replicas the partition with the fewest has.
+    """
+
+    may_write: bool | None
+    replicas: int
+
+
+def topic_access(connection: KafkaConnection, names: Iterable[str]) -> dict[str, TopicAccess]:
+    """Return what this client may do with each topic; leave out topics that don't exist.
+
+    Raises:
+        EnvironmentFailure: the cluster refused.
+    """
+    access = {}
+    for name, topic in _describe(connection, names, with_operations=True).items():
+        operations = topic.authorized_operations
+        access[name] = TopicAccess(
+            may_write=AclOperation.WRITE in operations if operations else None,
+            replicas=min(len(partition.replicas) for partition in topic.partitions),
+        )
+    return access
+
+
 def topic_ids(connection: KafkaConnection, names: Iterable[str]) -> dict[str, str]:
     """Return the id of each topic; leave out topics that don't exist.
 
@@ -303,10 +339,14 @@ def _admin(connection: KafkaConnection, on_error: Any = lambda error: None) -> A
     return AdminClient(settings, logger=librdkafka_logger())
 
 
-def _describe(connection: KafkaConnection, names: Iterable[str]) -> dict[str, Any]:
+def _describe(
+    connection: KafkaConnection, names: Iterable[str], *, with_operations: bool = False
+) -> dict[str, Any]:
     admin = _admin(connection)
     futures = admin.describe_topics(
-        TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_SECONDS
+        TopicCollection(list(names)),
+        request_timeout=REQUEST_TIMEOUT_SECONDS,
+        include_authorized_operations=with_operations,
     )
     descriptions = {}
     for name, future in futures.items():

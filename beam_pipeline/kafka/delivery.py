@@ -123,18 +123,18 @@ class Delivery:
         while len(self._producer) and self.goes_on:
             self.poll(_MAX_NAP_SECONDS)
 
-    def finish(self, *, hurry: bool = False) -> None:
+    def finish(self, *, hurry: bool = False, grace_seconds: float = GRACE_SECONDS) -> None:
         """Wait until every queued record is reported.
 
-        After a stop or a failure, or with `hurry`, records that are still queued `GRACE_SECONDS`
+        After a stop or a failure, or with `hurry`, records that are still queued `grace_seconds`
         later are dropped, and `failure` says so.
         """
         deadline: float | None = None
         while len(self._producer):
             if deadline is None and (hurry or not self.goes_on):
-                deadline = time.monotonic() + GRACE_SECONDS
+                deadline = time.monotonic() + grace_seconds
             if deadline is not None and time.monotonic() > deadline:
-                self.fail(f"no acknowledgement within {GRACE_SECONDS:g} s of the stop")
+                self.fail(f"no acknowledgement within {grace_seconds:g} s of the stop")
                 break
             self.poll(_MAX_NAP_SECONDS)
         if self.failure is not None:

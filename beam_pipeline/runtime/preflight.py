@@ -7,20 +7,23 @@ value and the remedy. `prepare` makes the directories and topics that are missin
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.durable import make_directory
 from beam_pipeline.kafka.admin import (
+    TopicAccess,
     TopicSpec,
     create_topics,
     partition_counts,
     partition_stamped_after,
     require_cluster,
+    topic_access,
     topic_config,
 )
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -32,6 +35,11 @@ DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 
 MINIMUM_FREE_BYTES = 2 * 1024**3
 MAX_CLOCK_SKEW_SECONDS = 5
+
+# org.apache.kafka.common.internals.Topic.
+_LEGAL_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_BEFORE_LIMIT = "message.timestamp.before.max.ms"
+_STAMP_LIMITS = (_BEFORE_LIMIT, "message.timestamp.after.max.ms")
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ def kafka_checks(settings: PipelineSettings) -> list[Check]:
     return [
         Check("broker", lambda: _look_at_broker(settings)),
         Check("topics", lambda: _look_at_topics(settings)),
+        Check("dlq topics", lambda: _look_at_dead_letter_topics(settings)),
         Check("clocks", lambda: _look_at_clocks(settings)),
     ]
 
@@ -152,7 +161,7 @@ def _look_at_broker(settings: PipelineSettings) -> Observation:
 def _look_at_topics(settings: PipelineSettings) -> Observation:
     """Check that the topics exist and stamp records as `--window_by` needs."""
     connection, topics = settings.connection(), settings.topics()
-    refuse_dead_letter_cycle(topics, settings.dead_letter_topic_suffix)
+    check_dead_letter_suffix(topics, settings.dead_letter_topic_suffix)
     partitions = partition_counts(connection, topics)
     for topic in topics:
         if topic not in partitions:
@@ -177,6 +186,70 @@ def _look_at_topics(settings: PipelineSettings) -> Observation:
     return Observation("; ".join(texts))
 
 
+def _look_at_dead_letter_topics(settings: PipelineSettings) -> Observation:
+    """Look for settings with which a dead-letter topic refuses letters. Writes nothing."""
+    connection, suffix = settings.connection(), settings.dead_letter_topic_suffix
+    names = {f"{topic}{suffix}": topic for topic in settings.topics()}
+    access = topic_access(connection, names)
+    configs = topic_config(connection, [*access, *settings.topics()])
+    problems = [
+        f"{name} {problem}"
+        for name, topic in names.items()
+        if name in access
+        for problem in _limits_of(configs[name], configs[topic], access[name])
+    ]
+    if problems:
+        return Observation(
+            f"{'; '.join(problems)}. Such letters are sent in a form that the topic takes, or are "
+            "in their file only (dlq stats counts them); alter the topic to have them whole",
+            is_warning=True,
+        )
+    return Observation(
+        "; ".join(
+            f"{name}: {'takes what its input topic took' if name in access else 'will be made'}"
+            for name in names
+        )
+    )
+
+
+def _limits_of(
+    config: Mapping[str, str], input_config: Mapping[str, str], access: TopicAccess
+) -> Iterator[str]:
+    """Yield what a dead-letter topic would refuse of the records of its input topic."""
+    max_bytes = int(config["max.message.bytes"])
+    needed = int(input_config["max.message.bytes"]) + DEAD_LETTER_OVERHEAD_BYTES
+    if max_bytes < needed:
+        yield f"has max.message.bytes={max_bytes}, and letters may need {needed}"
+    if "compact" in config.get("cleanup.policy", ""):
+        yield "is compacted (cleanup.policy): it refuses null keys, and keeps one letter a key"
+    if config.get("message.timestamp.type") != "LogAppendTime":
+        for name in _STAMP_LIMITS:
+            limit = config.get(name)
+            if limit is not None and int(limit) < _stamps_in(input_config, name):
+                yield f"has {name}={limit}, and refuses letters with the timestamps of some records"
+    if access.replicas < int(config.get("min.insync.replicas", 1)):
+        yield (
+            f"has min.insync.replicas={config['min.insync.replicas']} and {access.replicas} "
+            "replicas: brokers before Kafka 4 take no record then"
+        )
+    if access.may_write is False:
+        yield "can't be written by this user (no WRITE authorization)"
+
+
+def _stamps_in(input_config: Mapping[str, str], limit: str) -> int:
+    """Return how far the timestamps of an input topic may be from now, in milliseconds.
+
+    A topic that is stamped by its brokers has no timestamp ahead; its records may be as old as its
+    retention.
+    """
+    if input_config.get("message.timestamp.type") != "LogAppendTime":
+        return int(input_config.get(limit, 0))
+    if limit == _BEFORE_LIMIT:
+        kept_ms = int(input_config["retention.ms"])
+        return kept_ms if kept_ms >= 0 else 2**63 - 1
+    return 0
+
+
 def _look_at_clocks(settings: PipelineSettings) -> Observation:
     """Look for records stamped in the future: a sign of clocks that differ. Writes nothing."""
     ahead_ms = round((time.time() + MAX_CLOCK_SKEW_SECONDS) * 1000)
@@ -193,12 +266,18 @@ def _look_at_clocks(settings: PipelineSettings) -> Observation:
     )
 
 
-def refuse_dead_letter_cycle(topics: Sequence[str], suffix: str) -> None:
-    """Refuse a suffix that makes an input topic a dead-letter topic of another.
+def check_dead_letter_suffix(topics: Sequence[str], suffix: str) -> None:
+    """Refuse a suffix that makes no topic, or an input topic.
 
     Raises:
       UsageError: it does.
     """
+    for topic in topics:
+        if not _LEGAL_TOPIC.fullmatch(f"{topic}{suffix}"):
+            raise UsageError(
+                f"--dead_letter_topic_suffix={suffix!r}: {topic}{suffix} is no name for a topic; "
+                "it may have letters, digits, dots, dashes and underscores, 249 in all"
+            )
     both = sorted({f"{topic}{suffix}" for topic in topics} & set(topics))
     if both:
         raise UsageError(
@@ -218,17 +297,16 @@ def make_dead_letter_topics(
     partitions = partition_counts(connection, [*names, *topics])
     configs = topic_config(connection, topics)
     missing = [
-        TopicSpec(
-            name,
-            partitions[topic],
-            config={
-                "max.message.bytes": str(
-                    int(configs[topic]["max.message.bytes"]) + DEAD_LETTER_OVERHEAD_BYTES
-                )
-            },
-        )
+        TopicSpec(name, partitions[topic], config=_dead_letter_topic_config(configs[topic]))
         for name, topic in names.items()
         if name not in partitions
     ]
     if missing:
         create_topics(connection, missing, exist_ok=True)
+
+
+def _dead_letter_topic_config(input_config: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a topic that takes each record of its input topic."""
+    max_bytes = int(input_config["max.message.bytes"]) + DEAD_LETTER_OVERHEAD_BYTES
+    stamps = {name: input_config[name] for name in _STAMP_LIMITS if name in input_config}
+    return {"max.message.bytes": str(max_bytes), **stamps}

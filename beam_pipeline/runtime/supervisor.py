@@ -27,9 +27,11 @@ from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
 from beam_pipeline.job_file import JobFile
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.lease import Lease, LeaseLostError
+from beam_pipeline.runtime.outbox import Outbox, Unsent
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
@@ -43,6 +45,9 @@ STATUS_FILE = "status.json"
 JOB_GRACE_SECONDS = 5.0
 USAGE_EXIT_CODE = 2
 NEW_FILES_KEPT = 64
+# How long the workers may still send their last dead letters, and how long a stop may take to.
+LAST_LETTERS_SECONDS = 10.0
+STOP_LETTERS_SECONDS = 3.0
 JOB_COMMAND = (sys.executable, "-m", "beam_pipeline.job")
 
 
@@ -51,7 +56,8 @@ class RunStatus:
     """What a run has done so far; counts are over all its epochs.
 
     Attributes:
-      state: "starting", "running", "restarting", "waiting for the broker" or "ended".
+      state: "starting", "running", "restarting", "waiting for the broker", "sending dead letters"
+        or "ended".
       epoch: the present epoch.
       counters: the job's counters by name.
       files: how many files the run has written.
@@ -61,6 +67,9 @@ class RunStatus:
       starts: the offsets from which the epoch reads.
       covered: the offsets that are in files now.
       new_files: names of the newest files; the reader takes them away.
+      refused_letters: how many dead letters their topic has refused in every form.
+      unsent: at the end, the dead letters that are in files and not in their topic.
+      unsent_reason: why; empty if that is not known.
     """
 
     state: str = "starting"
@@ -73,6 +82,9 @@ class RunStatus:
     starts: dict[TopicPartition, int] = field(default_factory=dict)
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
     new_files: deque[str] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
+    refused_letters: int = 0
+    unsent: Unsent = field(default_factory=Unsent)
+    unsent_reason: str = ""
 
 
 OnTick = Callable[[RunStatus], None]
@@ -89,6 +101,7 @@ class RunPlan:
     max_restarts: int
     breaker_limits: BreakerLimits | None = None
     detach: bool = False
+    dead_letter_topic_timeout_seconds: float = 60.0
 
     @property
     def output_dir(self) -> Path:
@@ -99,6 +112,16 @@ class RunPlan:
     def dead_letter_dir(self) -> Path:
         """Return the root of the dead-letter files."""
         return Path(self.settings.dead_letter_dir)
+
+    @property
+    def outbox_settings(self) -> OutboxSettings:
+        """Return what a publisher of dead letters needs."""
+        return OutboxSettings(
+            self.connection,
+            self.settings.dead_letter_topic_suffix,
+            self.dead_letter_dir,
+            private=self.settings.private_dead_letters,
+        )
 
     @property
     def source(self) -> KafkaSource:
@@ -132,6 +155,7 @@ class Supervisor:
         on_submit: Callable[[ResumedEpoch], None] = lambda epoch: None,
         kept_epoch: Callable[[], str] = lambda: "",
         source: Source | None = None,
+        outbox: Outbox | None = None,
         restart_limits: RestartLimits | None = None,
         job_command: Sequence[str] = JOB_COMMAND,
     ) -> None:
@@ -146,6 +170,7 @@ class Supervisor:
           on_submit: called before each job is submitted.
           kept_epoch: called at the end; returns the epoch whose parts stay, for a savepoint of it.
           source: the topics; by default those of the plan.
+          outbox: the dead-letter files that go to their topic; by default those of the plan.
           restart_limits: by default `max_restarts` of the plan with the usual backoff.
           job_command: the program that submits the job.
         """
@@ -160,6 +185,9 @@ class Supervisor:
         self._log_file = log_file
         self._leases = leases
         self._source = source or plan.source
+        self._outbox = outbox or Outbox(
+            plan.outbox_settings, self.status.notices.append, log_file("dead-letters")
+        )
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
         self._counters_before: Counter[str] = Counter()
@@ -192,9 +220,43 @@ class Supervisor:
           UsageError: the job refuses its flags.
         """
         try:
-            return self._run_epochs(stop, on_tick)
+            self._outbox.begin()
+            is_reached = self._run_epochs(stop, on_tick)
+            if self._is_detached:  # the job's workers send what they write
+                self._send_last_letters(LAST_LETTERS_SECONDS, stop, on_tick)
+            else:
+                self._send_last_letters(self._plan.dead_letter_topic_timeout_seconds, stop, on_tick)
+                self.status.unsent = self._outbox.unsent()
+                self.status.unsent_reason = self._outbox.reason
+            self.status.state = "ended"
+            return is_reached
         finally:
+            self._outbox.stop()
             self._sweep_at_end()
+
+    def _send_last_letters(self, seconds: float, stop: Event, on_tick: OnTick) -> None:
+        """Send the dead letters in place until their topic has them.
+
+        Args:
+          seconds: how long the topic may take none. A stop ends it after `STOP_LETTERS_SECONDS`.
+        """
+        self._outbox.send_rest()
+        began = time.monotonic()
+        stopped_at: float | None = None
+        while self._outbox.is_busy:
+            now = time.monotonic()
+            if stop.is_set():
+                stopped_at = stopped_at or now
+                if now - stopped_at > STOP_LETTERS_SECONDS:
+                    break
+            if now - max(began, self._outbox.moved_at) > seconds:
+                break
+            self.status.state = "sending dead letters"
+            self._beat()
+            on_tick(self.status)
+            time.sleep(POLL_SECONDS)
+        self._outbox.send_rest()  # counts what was refused
+        self.status.refused_letters = self._outbox.refused
 
     def _run_epochs(self, stop: Event, on_tick: OnTick) -> bool:
         while True:
@@ -202,7 +264,6 @@ class Supervisor:
             resumed, self._resumed = self._resumed, None
             failure = self._run_epoch(stop, on_tick, resumed)
             if failure is None:
-                self.status.state = "ended"
                 return not stop.is_set()
             ran_seconds = time.monotonic() - started
             broker_is_away = not self._source.is_reachable()
@@ -348,7 +409,11 @@ class Supervisor:
             self._look_for_files()
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
+            self._outbox.look()
+            self.status.refused_letters = self._outbox.refused
             if self._goal is not None and self._is_reached(self._goal):
+                # While the workers live: what they have begun to send is sent once.
+                self._send_last_letters(LAST_LETTERS_SECONDS, stop, on_tick)
                 return None
             if engine_status.runs_alone and self._plan.detach:
                 self._is_detached = True

@@ -177,6 +177,7 @@ class SupervisionSettings:
 
     max_restarts: int
     breaker_limits: BreakerLimits | None
+    dead_letter_topic_timeout_seconds: float
     log_dir: Path
 
 
@@ -317,5 +318,10 @@ def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
         raise UsageError(f"--max_dead_ratio={ratio:g}: must be from 0 to 1")
     if not window_seconds > 0:
         raise UsageError(f"--dead_ratio_window_seconds={window_seconds:g}: must be more than 0")
+    timeout_seconds = values["dead_letter_topic_timeout_seconds"]
+    if not 0 <= timeout_seconds < float("inf"):
+        raise UsageError(
+            f"--dead_letter_topic_timeout_seconds={timeout_seconds:g}: must be 0 or more"
+        )
     limits = None if ratio is None else BreakerLimits(ratio, window_seconds)
-    return SupervisionSettings(max_restarts, limits, values["log_dir"])
+    return SupervisionSettings(max_restarts, limits, timeout_seconds, values["log_dir"])

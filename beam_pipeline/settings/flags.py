@@ -65,6 +65,12 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "default": "data/dead",
         "help": "directory of the dead letters, as JSON lines (default: %(default)s)",
     },
+    "dead_letter_topic_suffix": {
+        "metavar": "SUFFIX",
+        "default": DEFAULT_DEAD_LETTER_SUFFIX,
+        "help": "dead letters of TOPIC are also sent to the topic TOPIC+SUFFIX "
+        "(default: %(default)s)",
+    },
     "parquet_codec": {
         "choices": PARQUET_CODECS,
         "default": "zstd",
@@ -247,12 +253,7 @@ def _add_sink_flags(sink: Flags) -> None:
         help="who may read the files in --dead_letter_dir: the pipeline's user alone, or whoever "
         "the umask allows (default: %(default)s)",
     )
-    sink.add_argument(
-        "--dead_letter_topic_suffix",
-        metavar="SUFFIX",
-        default=DEFAULT_DEAD_LETTER_SUFFIX,
-        help="dead letters of TOPIC are also sent to the topic TOPIC+SUFFIX (default: %(default)s)",
-    )
+    add_shared(sink, "dead_letter_topic_suffix")
     sink.add_argument(
         "--num_shards",
         metavar="N",
@@ -349,5 +350,13 @@ def add_supervision_flags(group: Flags) -> None:
         type=float,
         default=60.0,
         help="time over which --max_dead_ratio is measured (default: %(default)g)",
+    )
+    group.add_argument(
+        "--dead_letter_topic_timeout_seconds",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="at the end of a bounded run, how long the dead-letter topic may take no dead letter "
+        "before the run ends with exit code 1 (default: %(default)g)",
     )
     add_shared(group, "log_dir")

@@ -225,6 +225,7 @@ class Scenario:
             f"--input_topics={self.topic}",
             f"--output_dir={self.run.output_dir}",
             f"--dead_letter_dir={self.run.dead_letter_dir}",
+            "--dead_letter_topic",
             "--json",
         )
 

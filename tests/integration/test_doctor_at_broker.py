@@ -12,7 +12,9 @@ import pytest
 from integration.pipeline_runs import send
 
 from beam_pipeline.cli import main
+from beam_pipeline.kafka.admin import TopicSpec, create_topics, topic_config
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.runtime.preflight import make_dead_letter_topics
 
 
 def findings(
@@ -55,3 +57,41 @@ def test_a_record_of_the_future_tells_of_clocks_that_differ(
     assert f"{topic}/0 has records stamped more than 5 s from now" in found["clocks"]["text"]
     found = findings(kafka, capsys, tmp_path, f"--input_topics={topic}")
     assert "needs LogAppendTime" in found["topics"]["text"]
+
+
+def test_a_dead_letter_topic_that_refuses_letters_is_told(
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    topic = fresh_topic()
+    flags = [f"--input_topics={topic}"]
+    found = findings(kafka, capsys, tmp_path, *flags)["dlq topics"]
+    assert (found["state"], found["text"]) == ("ok", f"{topic}.dlq: will be made")
+    strict = {
+        "max.message.bytes": "1000",
+        "cleanup.policy": "compact",
+        "message.timestamp.before.max.ms": "1000",
+    }
+    create_topics(kafka, [TopicSpec(f"{topic}.dlq", 1, strict)])
+    found = findings(kafka, capsys, tmp_path, *flags)["dlq topics"]
+    assert found["state"] == "note"
+    for problem in ("max.message.bytes=1000", "compacted", "message.timestamp.before.max.ms=1000"):
+        assert problem in found["text"]
+
+
+def test_a_dead_letter_topic_that_the_pipeline_makes_takes_all_that_its_input_topic_takes(
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    far = str(2**63 - 1)
+    topic = fresh_topic(message_timestamp_type="CreateTime", message_timestamp_after_max_ms=far)
+    make_dead_letter_topics(kafka, [topic], ".dlq")
+    config = topic_config(kafka, [f"{topic}.dlq"])[f"{topic}.dlq"]
+    assert config["message.timestamp.after.max.ms"] == far
+    flags = [f"--input_topics={topic}", "--window_by=create_time"]
+    found = findings(kafka, capsys, tmp_path, *flags)["dlq topics"]
+    assert found["state"] == "ok"

@@ -133,6 +133,8 @@ class RunView:
             facts.append(("late", f"{late:,}"))
         if status.remaining is not None:
             facts.append(("remaining", f"{status.remaining:,}"))
+        if status.refused_letters:
+            facts.append(("dlq_topic_refused", f"{status.refused_letters:,}"))
         if status.restarts:
             facts.append(("restarts", str(status.restarts)))
         return facts
@@ -150,6 +152,8 @@ class RunView:
         figures += [Figure("late", counters["late"]), Figure("files", status.files)]
         if status.remaining is not None:
             figures.append(Figure("remaining", status.remaining))
+        if status.refused_letters:
+            figures.append(Figure("refused", status.refused_letters))
         return Board(
             title=self._title,
             state=status.state,

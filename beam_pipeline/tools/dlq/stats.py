@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import orjson
 from rich.bar import Bar
@@ -32,6 +33,7 @@ class LetterStats:
         by_field: the letters by JSON pointer, with `*` for an index into an array.
         by_hour: the letters by the UTC hour of the failure, such as `2026-11-23T20`.
         by_attempt: the letters by attempt; 2 and above are replayed records.
+        refused_by_topic: the letters that the dead-letter topic refused, by the broker's reason.
     """
 
     letters: int = 0
@@ -40,10 +42,18 @@ class LetterStats:
     by_field: Counter[str] = field(default_factory=Counter)
     by_hour: Counter[str] = field(default_factory=Counter)
     by_attempt: Counter[int] = field(default_factory=Counter)
+    refused_by_topic: Counter[str] = field(default_factory=Counter)
 
 
-def count_letters(letters: Iterable[Letter]) -> LetterStats:
-    """Count letters."""
+def count_letters(
+    letters: Iterable[Letter], refused: Mapping[str, str] = MappingProxyType({})
+) -> LetterStats:
+    """Count letters.
+
+    Args:
+        letters: the letters.
+        refused: the ids of those that the dead-letter topic refused, with the broker's reason.
+    """
     stats = LetterStats()
     for letter in letters:
         stats.letters += 1
@@ -52,6 +62,8 @@ def count_letters(letters: Iterable[Letter]) -> LetterStats:
         stats.by_field.update({_ARRAY_INDEX.sub("*", path) for _, path in letter.violations})
         stats.by_hour[f"{letter.failed_at:%Y-%m-%dT%H}"] += 1
         stats.by_attempt[letter.attempt] += 1
+        if letter.dlq_id in refused:
+            stats.refused_by_topic[refused[letter.dlq_id]] += 1
     return stats
 
 
@@ -67,7 +79,14 @@ def stats_text(stats: LetterStats) -> RenderableType:
         _chart("field", stats.by_field.most_common(), stats.letters),
         _chart("hour (UTC)", sorted(hours.items()), max(hours.values()), rows_shown=_HOURS_SHOWN),
         _chart("attempt", sorted(stats.by_attempt.items()), stats.letters),
+        *_refused_by_topic(stats),
     )
+
+
+def _refused_by_topic(stats: LetterStats) -> Iterator[RenderableType]:
+    if refused := stats.refused_by_topic:
+        yield Text(f"\n{refused.total():,} of them are in their file only", "bold")
+        yield _chart("refusal of the dead-letter topic", refused.most_common(), stats.letters)
 
 
 def stats_json(stats: LetterStats) -> str:
@@ -82,6 +101,7 @@ def stats_json(stats: LetterStats) -> str:
         "by_field": dict(stats.by_field.most_common()),
         "by_hour": dict(sorted(stats.by_hour.items())),
         "by_attempt": {str(number): count for number, count in sorted(stats.by_attempt.items())},
+        "refused_by_topic": dict(stats.refused_by_topic.most_common()),
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return printable_json(orjson.dumps(document, option=options).decode())

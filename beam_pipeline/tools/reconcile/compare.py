@@ -9,6 +9,7 @@ from pyroaring import BitMap64
 
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition, interval
 from beam_pipeline.tools.reconcile.coverage import Coverage, FileOverlap, FileProblem
+from beam_pipeline.tools.reconcile.letter_topic import LetterTopic
 
 LogBounds = Mapping[TopicPartition, tuple[int, int]]
 """Low watermark, inclusive, and high watermark, exclusive."""
@@ -122,6 +123,7 @@ class ReconcileReport:
         problems: the files that can't be read, or that contradict their own footer.
         parquet_files, dead_letter_files: how many files were read.
         isolation_level: the one that the log was read with.
+        letter_topics: the dead-letter topics, if they were to be compared.
     """
 
     reconciliation: Reconciliation
@@ -130,11 +132,24 @@ class ReconcileReport:
     parquet_files: int
     dead_letter_files: int
     isolation_level: str
+    letter_topics: list[LetterTopic] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
-        """Whether each record is in exactly one place, and each file could be read."""
-        return self.reconciliation.is_clean and not self.problems
+        """Whether each record is in exactly one place, and each file could be read.
+
+        With dead-letter topics: also whether each dead letter is in its topic.
+        """
+        return (
+            self.reconciliation.is_clean
+            and not self.problems
+            and all(topic.is_clean for topic in self.letter_topics)
+        )
+
+    @property
+    def missing_letters(self) -> int:
+        """How many dead letters are in no topic, though none of them was refused."""
+        return sum(len(topic.missing) for topic in self.letter_topics)
 
 
 def uncovered(log: LogBounds, parquet: Coverage, dead: Coverage) -> dict[TopicPartition, BitMap64]:

@@ -22,6 +22,7 @@ from beam_pipeline.tools.reconcile.coverage import (
     find_overlaps,
     read_coverage,
 )
+from beam_pipeline.tools.reconcile.letter_topic import LetterTopic, compare_letter_topics
 
 
 def reconcile(
@@ -30,6 +31,7 @@ def reconcile(
     output_dir: Path,
     dead_letter_dir: Path,
     isolation_level: str | None = None,
+    dead_letter_topic_suffix: str | None = None,
 ) -> ReconcileReport:
     """Compare the topics' logs with the files.
 
@@ -42,6 +44,8 @@ def reconcile(
         dead_letter_dir: the root of the dead-letter files.
         isolation_level: that of the pipeline's consumer, `read_uncommitted` or `read_committed`.
             None means the connection's `isolation.level`, or else Kafka's default, the former.
+        dead_letter_topic_suffix: look for each dead letter in the topic with this suffix; None
+            looks at no dead-letter topic.
 
     Raises:
         UsageError: a directory is missing.
@@ -74,7 +78,23 @@ def reconcile(
         parquet_files=len(parquet_paths),
         dead_letter_files=len(dead_paths),
         isolation_level=isolation_level,
+        letter_topics=_letter_topics(
+            connection, topics, dead_letter_topic_suffix, dead_letter_dir, dead_paths
+        ),
     )
+
+
+def _letter_topics(
+    connection: KafkaConnection,
+    topics: Sequence[str],
+    suffix: str | None,
+    dead_letter_dir: Path,
+    paths: Sequence[Path],
+) -> list[LetterTopic]:
+    if suffix is None:
+        return []
+    with progress_bar("Looking for the dead letters in their topic", len(paths)) as progress:
+        return compare_letter_topics(connection, topics, suffix, dead_letter_dir, paths, progress)
 
 
 def _log_bounds(connection: KafkaConnection, topics: Sequence[str]) -> LogBounds:

@@ -21,6 +21,7 @@ from beam_pipeline.tools.reconcile.compare import (
     Reconciliation,
 )
 from beam_pipeline.tools.reconcile.coverage import FileOverlap
+from beam_pipeline.tools.reconcile.letter_topic import LetterTopic
 
 _RANGES_IN_TEXT = 5
 _LINES_IN_TEXT = 20
@@ -44,6 +45,7 @@ def report_text(report: ReconcileReport) -> RenderableType:
     if len(faults) > _LINES_IN_TEXT:
         parts.append(Text(f"and {len(faults) - _LINES_IN_TEXT:,} more lines; --json lists them"))
     parts.extend(Text(line, "yellow") for line in _note_lines(report.reconciliation))
+    parts.extend(Text(_letter_topic_line(topic)) for topic in report.letter_topics)
     parts.append(_verdict(report))
     return Group(*parts)
 
@@ -91,6 +93,13 @@ def _fault_lines(report: ReconcileReport) -> Iterator[str]:
                 yield f"{printable(str(partition.partition))}: {meaning}: {_ranges_text(offsets)}"
         for overlap in held[partition.partition]:
             yield f"  {printable(str(overlap.path))} holds {_ranges_text(overlap.offsets)}"
+    for topic in report.letter_topics:
+        for letter in topic.missing:
+            record = f"{printable(str(letter.partition))} offset {letter.offset}"
+            yield (
+                f"{printable(topic.topic)}: lacks {letter.dlq_id} ({record}) of "
+                f"{printable(str(letter.path))}"
+            )
     for problem in report.problems:
         yield f"{printable(str(problem.path))}: {printable(problem.reason)}"
 
@@ -121,6 +130,19 @@ def _note_lines(reconciliation: Reconciliation) -> Iterator[str]:
             )
 
 
+def _letter_topic_line(topic: LetterTopic) -> str:
+    counts = {
+        "in the topic": topic.in_topic,
+        "refused by it": topic.refused,
+        "no longer in it (its retention or compaction)": topic.expired,
+        "missing": len(topic.missing),
+    }
+    shown = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return f"{printable(topic.topic)}: {topic.letters:,} dead letters" + (
+        f", {shown}" if shown else ""
+    )
+
+
 def _verdict(report: ReconcileReport) -> Text:
     reconciliation = report.reconciliation
     files = (
@@ -136,6 +158,7 @@ def _verdict(report: ReconcileReport) -> Text:
         "doubled": reconciliation.doubled,
         "beyond the log's end": reconciliation.beyond_end,
         "file problems": len(report.problems),
+        "dead letters not in their topic": report.missing_letters,
     }
     faults = ", ".join(f"{count:,} {name}" for name, count in wrong.items() if count)
     return Text(f"NOT clean: {faults}; {reconciliation.records:,} records, {files}.", "bold red")
@@ -172,9 +195,33 @@ def report_json(report: ReconcileReport) -> str:
         "file_problems": [
             {"path": str(problem.path), "reason": problem.reason} for problem in report.problems
         ],
+        "dead_letter_topics": [_letter_topic_json(topic) for topic in report.letter_topics],
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return printable_json(orjson.dumps(document, option=options).decode())
+
+
+def _letter_topic_json(topic: LetterTopic) -> dict[str, Any]:
+    return {
+        "topic": topic.topic,
+        "dead_letters": topic.letters,
+        "in_topic": topic.in_topic,
+        "refused": topic.refused,
+        "expired": topic.expired,
+        "missing": {
+            "count": len(topic.missing),
+            "letters": [
+                {
+                    "dlq_id": letter.dlq_id,
+                    "topic": letter.partition.topic,
+                    "partition": letter.partition.partition,
+                    "offset": letter.offset,
+                    "path": str(letter.path),
+                }
+                for letter in topic.missing[:_RANGES_IN_JSON]
+            ],
+        },
+    }
 
 
 def _partition_json(partition: PartitionReconciliation) -> dict[str, Any]:

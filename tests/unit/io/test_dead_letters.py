@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import pickle
 import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -25,11 +26,13 @@ from beam_pipeline.io.dead_letters import (
     MAX_TEXT_CHARACTERS,
     JsonLinesFormat,
     LetterRow,
+    PublishDeadLetterFiles,
     to_headers,
     to_json,
 )
 from beam_pipeline.io.kafka import batch_of_records
-from beam_pipeline.io.windowed_files import Shard
+from beam_pipeline.io.windowed_files import FileLayout, Shard
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.records import (
     TIMESTAMP_TYPES,
     DeadLetter,
@@ -384,3 +387,21 @@ def test_the_id_is_that_of_topic_partition_offset_and_stage() -> None:
         letter(partition=34, offset=2),
     ]
     assert len({base.dlq_id, *(other.dlq_id for other in others)}) == 6
+
+
+def test_the_step_that_sends_files_reaches_kafka_as_the_pipeline_does() -> None:
+    """By the Java properties that the graph has; passwords are in no text of it."""
+    given = {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "alice",
+        "sasl.password": 'pa"ss\\word=#;$(id) horse',
+        "ssl.truststore.location": "/ca.pem",
+    }
+    connection = KafkaConnection("127.0.0.1:9092", given)
+    step = PublishDeadLetterFiles(
+        connection.for_java(), ".dlq", FileLayout("/dead", EPOCH, private=True)
+    )
+    settings = pickle.loads(pickle.dumps(step._settings))
+    assert settings.connection.for_librdkafka() == connection.for_librdkafka()
+    assert "horse" not in repr(settings)
