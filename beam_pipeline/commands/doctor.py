@@ -199,7 +199,10 @@ def _flink(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Findi
         return GREEN, f"{overview.free_slots} of {overview.slots} are free"
 
     def pools() -> tuple[str, str]:
-        return GREEN, f"{', '.join(flink.check_worker_pools(rest, engine.worker_pool))}"
+        return (
+            GREEN,
+            f"reachable at {', '.join(flink.check_worker_pools(rest, engine.worker_pool))}",
+        )
 
     def jars() -> tuple[str, str]:
         if flink.needs_jars(rest):
