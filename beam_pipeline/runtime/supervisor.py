@@ -229,6 +229,8 @@ class Supervisor:
                 self.status.unsent = self._outbox.unsent()
                 self.status.unsent_reason = self._outbox.reason
             self.status.state = "ended"
+            if is_reached:
+                on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
         finally:
             self._outbox.stop()
