@@ -326,7 +326,7 @@ def test_a_login_is_used_by_librdkafka_and_java(
         require_cluster(connection("wrong-secret"), timeout_seconds=3)
     assert "uthentication failed" in str(caught.value)
     assert "wrong-secret" not in str(caught.value)
-    assert cluster_reachable(connection("wrong-secret"), timeout_seconds=3), "it is not away"
+    assert cluster_reachable(connection("wrong-secret")), "it is not away"
 
     java_config = tmp_path / "java.properties"
     java_config.write_text(format_properties(connection(password).for_java()), encoding="ascii")
