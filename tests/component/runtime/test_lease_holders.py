@@ -17,7 +17,7 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.lease import LEASE_FILE, hold_lease
 
 HOLDER = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime import lease
@@ -31,9 +31,23 @@ if host != "this one":  # another machine: the storage is shared, and its flock 
 if sys.argv[3:] == ["together"]:
     print("ready", flush=True)
     sys.stdin.readline()
+
+def freeze(*arguments):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def freeze_then_write(*arguments):
+    lease.os.pwrite = write
+    freeze()
+    return write(*arguments)
+
+write = os.pwrite
 try:
     with lease.hold_lease(directory, "--output_dir") as held:
         print("held", flush=True)
+        if sys.argv[3:] == ["freezes between heartbeats"]:
+            freeze()
+        if sys.argv[3:] == ["freezes within a heartbeat"]:
+            lease.os.pwrite = freeze_then_write
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             held.beat()
@@ -91,24 +105,41 @@ def test_a_second_holder_is_refused_until_the_first_is_dead(
         pass
 
 
-def test_a_holder_that_was_frozen_stops_when_another_machine_has_the_lease(
-    processes: ExitStack, tmp_path: Path
-) -> None:
-    frozen = holder(processes, tmp_path, "machine-a")
+def frozen_and_successor(processes: ExitStack, directory: Path, when: str) -> tuple[Holder, Holder]:
+    """Start a holder that freezes, and one on another machine that takes the lease; wake the first.
+
+    It freezes itself, because a signal from here would now and then fall within a heartbeat.
+    """
+    frozen = holder(processes, directory, "machine-a", when)
     assert next_line(frozen) == "held"
-    frozen.send_signal(signal.SIGSTOP)
 
     def taken_over() -> Holder | None:
-        other = holder(processes, tmp_path, "machine-b")
+        other = holder(processes, directory, "machine-b")
         return other if next_line(other) == "held" else None
 
     other = wait_for(taken_over, "the lease to expire", 30)
     frozen.send_signal(signal.SIGCONT)
-    told = next_line(frozen)
-    assert f"process {other.pid} on machine-b" in told
+    return frozen, other
+
+
+def test_a_holder_that_was_frozen_stops_when_another_machine_has_the_lease(
+    processes: ExitStack, tmp_path: Path
+) -> None:
+    frozen, other = frozen_and_successor(processes, tmp_path, "freezes between heartbeats")
+    assert f"process {other.pid} on machine-b" in next_line(frozen)
     assert frozen.wait(10) == 0, "it has left its block"
     assert wait_for(lambda: owner(tmp_path), "a whole lease") == other.pid
     assert other.poll() is None
+
+
+def test_a_holder_that_was_frozen_within_a_heartbeat_takes_the_lease_back(
+    processes: ExitStack, tmp_path: Path
+) -> None:
+    frozen, other = frozen_and_successor(processes, tmp_path, "freezes within a heartbeat")
+    assert f"process {frozen.pid} on machine-a" in next_line(other)
+    assert other.wait(10) == 0, "it has left its block"
+    assert wait_for(lambda: owner(tmp_path), "a whole lease") == frozen.pid
+    assert frozen.poll() is None
 
 
 def test_of_two_machines_that_start_at_once_one_holds_the_lease(
