@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
 from beam_pipeline.schemas import Contract
 
 _Times = TypeVar("_Times", int, npt.NDArray[np.int64])
@@ -100,3 +101,4 @@ class IngestConfig:
     client_properties: Mapping[str, str] = field(repr=False)
     transforms: tuple[str, ...] = ()
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)
+    partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS

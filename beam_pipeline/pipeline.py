@@ -78,9 +78,9 @@ def _land(records: beam.PCollection[Any], config: IngestConfig) -> _Landed:
             codec=config.parquet_codec,
             num_shards=config.num_shards,
             epoch=config.epoch,
-            watermark_delay_seconds=windowing.watermark_delay_seconds,
             schema_ref=contract.ref,
             timing=config.timing,
+            partition_keys=config.partition_keys,
         )
         dead.collect(written)
 
@@ -96,6 +96,6 @@ def _letter_layout(config: IngestConfig) -> FileLayout:
     return FileLayout(
         config.dead_letter_dir,
         config.epoch,
-        config.windowing.watermark_delay_seconds,
         private=config.private_dead_letters,
+        partition_keys=config.partition_keys,
     )

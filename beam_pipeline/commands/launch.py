@@ -93,8 +93,7 @@ class Launch:
 
     def view(self, title: str, connection: KafkaConnection) -> RunView:
         """Return the view of the run."""
-        output_dir, dead_letter_dir = self.directories.values()
-        return RunView(title, self.console, connection, output_dir, dead_letter_dir)
+        return RunView(title, self.console, connection)
 
     def supervisor(self, connection: KafkaConnection, stack: ExitStack) -> Supervisor:
         """Hold the directories and return the run on its engine; `stack` ends what it needs.

@@ -59,8 +59,8 @@ class Ledger:
     _live: dict[str, _LiveFile] = field(default_factory=dict)
     _foreign: set[str] = field(default_factory=set)
 
-    def refresh(self) -> list[str]:
-        """Add new files and drop superseded ones. Return the names of the new files.
+    def refresh(self) -> list[Path]:
+        """Add new files and drop superseded ones. Return the paths of the new files.
 
         Each name is parsed once, and each file is read once.
 
@@ -86,7 +86,7 @@ class Ledger:
                 continue
             if name not in self.files:
                 self.files.add(name)
-                new.append(name)
+                new.append(path)
         self._take_live(live)
         return new
 

@@ -3,7 +3,8 @@
 `dt=2026-11-23/hour=20/orders-20261123T202830Z-20261123T202840Z-s0-e20261124T133350Zx3f9a-p0.parquet`
 
 Parquet files and dead-letter files use the same layout, each below its own root. Times are UTC in
-whole seconds; `dt` and `hour` are those of the window's start.
+whole seconds; `dt` and `hour` are those of the window's start. `--partition_keys` gives these two
+other names.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import PurePath, PurePosixPath
 
+DEFAULT_PARTITION_KEYS = ("dt", "hour")
 PARQUET_SUFFIX = ".parquet"
 JSON_LINES_SUFFIX = ".jsonl"
 
@@ -114,11 +116,14 @@ class OutputFile:
             f"-s{self.shard}-e{self.epoch}-p"
         )
 
-    def relative_path(self) -> PurePosixPath:
-        """Return the file's path below its root, with Hive partitions."""
+    def relative_path(
+        self, partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
+    ) -> PurePosixPath:
+        """Return the file's path below its root, with Hive partitions: the keys of day and hour."""
+        day, hour = partition_keys
         start = self.window_start
         date = f"{start.year:04d}-{start:%m-%d}"
-        return PurePosixPath(f"dt={date}", f"hour={start:%H}", self.name)
+        return PurePosixPath(f"{day}={date}", f"{hour}={start:%H}", self.name)
 
     @staticmethod
     def parse(path: str | PurePath) -> OutputFile | None:

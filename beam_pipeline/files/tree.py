@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import orjson
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.names import HIDDEN_PREFIXES
+
+_DAY = re.compile(r"[^._=][^=]*=\d{4}-\d\d-\d\d", re.ASCII)
+_HOUR = re.compile(r"[^._=][^=]*=\d\d", re.ASCII)
 
 
 class BrokenLine(ValueError):
@@ -53,6 +57,31 @@ def visible_files(directory: Path, suffix: str, flag: str) -> list[Path]:
     if not directory.is_dir():
         raise UsageError(f"{flag}={directory} is not a directory; name the one the pipeline wrote")
     return sorted(path for path in visible_paths(directory) if path.name.endswith(suffix))
+
+
+def partition_keys_in(root: Path) -> set[tuple[str, str]]:
+    """Return the names of day and hour in the directories below `root`; empty if it has no files.
+
+    Looks below one directory for each name of a day.
+
+    Raises:
+        EnvironmentFailure: a directory can't be listed.
+    """
+    try:
+        days = {name.partition("=")[0]: name for name in _names_in(root, _DAY)}
+        return {
+            (day, name.partition("=")[0])
+            for day, first in days.items()
+            for name in _names_in(root / first, _HOUR)
+        }
+    except OSError as error:
+        raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}") from None
+
+
+def _names_in(directory: Path, pattern: re.Pattern[str]) -> list[str]:
+    if not directory.is_dir():
+        return []
+    return [path.name for path in directory.iterdir() if pattern.fullmatch(path.name)]
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from beam_pipeline.config import PaneTiming
 from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
-from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.files.row_groups import row_groups
 from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
+from beam_pipeline.schemas.contract import check_partition_keys
 from beam_pipeline.transforms.batches import Refusal, apply_or_split
 from beam_pipeline.transforms.dead_letters import dead_letter_of, failure_of
 from beam_pipeline.transforms.outputs import Outputs
@@ -68,13 +69,17 @@ class WriteToParquet(beam.io.WriteToParquet):
       mime_type: must be the default; the file system keeps no type.
       triggering_frequency: must be None; `timing` says when panes fire.
       epoch: identity of this submission of the job, part of every file name.
-      watermark_delay_seconds: how far the windows are shifted (see `Windowing`).
+      watermark_delay_seconds: how far the windows are shifted (see `Windowing`). None takes what
+        the windows say (`transforms.WindowBatches`), or else 0.
       schema_ref: the JSON Schema that judged the rows, for the footer.
       default_topic: first part of the file name for rows without a `kafka_topic`.
       timing: when panes fire besides the one at the window's end.
+      partition_keys: the names of day and hour in the names of directories.
 
     Raises:
-      ValueError: the input is in the global window, or an argument has no meaning here.
+      UsageError: a column has the name of a partition key.
+      ValueError: the input is in the global window, an argument has no meaning here, or the
+        windows are shifted by another delay than `watermark_delay_seconds`.
     """
 
     def __init__(
@@ -93,10 +98,11 @@ class WriteToParquet(beam.io.WriteToParquet):
         triggering_frequency: int | None = None,
         *,
         epoch: str,
-        watermark_delay_seconds: int = 0,
+        watermark_delay_seconds: int | None = None,
         schema_ref: SchemaRef | None = None,
         default_topic: str = "rows",
         timing: PaneTiming | None = None,
+        partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS,
     ) -> None:
         without_meaning = {
             "record_batch_size": record_batch_size != _BEAM_RECORD_BATCH_SIZE,
@@ -121,8 +127,11 @@ class WriteToParquet(beam.io.WriteToParquet):
             mime_type,
             triggering_frequency,
         )
+        check_partition_keys(schema.names, partition_keys)
         self._timing = timing
-        self._layout = FileLayout(file_path_prefix, epoch, watermark_delay_seconds)
+        self._layout = FileLayout(
+            file_path_prefix, epoch, watermark_delay_seconds, partition_keys=partition_keys
+        )
         self._format = ParquetFormat(
             schema=schema,
             num_shards=max(1, num_shards),

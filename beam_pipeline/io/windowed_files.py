@@ -36,7 +36,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.config import PaneTiming, Windowing
 from beam_pipeline.files.durable import make_directory, sync
-from beam_pipeline.files.names import OutputFile
+from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import (
     PartRef,
     find_part,
@@ -47,6 +47,7 @@ from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter
 from beam_pipeline.transforms.dead_letters import count_dead
 from beam_pipeline.transforms.outputs import DEAD, Outputs
+from beam_pipeline.transforms.windowing import delay_of
 
 MAX_OPEN_BYTES = 32 * 1024 * 1024
 """How much a bundle holds in memory, over all its windows, before it is written to parts."""
@@ -106,14 +107,17 @@ class FileLayout:
       root: the output directory.
       epoch: identity of this submission of the job, part of every file name.
       watermark_delay_seconds: how far elements and windows are shifted (see `Windowing`); file
-        names have the window of the events, which is not shifted.
+        names have the window of the events, which is not shifted. None takes what the windows say
+        (`transforms.WindowBatches`), or else 0.
       private: whether directories that are made here have mode 0700.
+      partition_keys: the names of day and hour in the names of directories.
     """
 
     root: str
     epoch: str
-    watermark_delay_seconds: int = 0
+    watermark_delay_seconds: int | None = None
     private: bool = False
+    partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
 
     def new_part_path(self, suffix: str) -> str:
         """Return a path for a new part, and make the directories above it."""
@@ -125,7 +129,7 @@ class FileLayout:
         >>> FileLayout("output", "e1", watermark_delay_seconds=2).event_window(2, 12)[1].isoformat()
         '1970-01-01T00:00:10+00:00'
         """
-        windowing = Windowing(end - start, self.watermark_delay_seconds)
+        windowing = Windowing(end - start, self.watermark_delay_seconds or 0)
         start_s, end_s = (windowing.unshifted(at * 1_000_000) // 1_000_000 for at in (start, end))
         return (
             datetime.fromtimestamp(start_s, timezone.utc),
@@ -143,7 +147,8 @@ class WriteWindowedFiles(beam.PTransform[Any, Any]):
     A worker that runs it declines to split stateful bundles from then on (`whole_bundles`).
 
     Raises:
-      ValueError: the input is in the global window.
+      ValueError: the input is in the global window, or its windows are shifted by another delay
+        than the layout's.
     """
 
     def __init__(
@@ -160,21 +165,22 @@ class WriteWindowedFiles(beam.PTransform[Any, Any]):
         self._timing = timing or PaneTiming()
 
     def expand(self, elements: beam.PCollection[Any]) -> Outputs:
-        if isinstance(elements.windowing.windowfn, GlobalWindows):
+        windowfn = elements.windowing.windowfn
+        if isinstance(windowfn, GlobalWindows):
             raise ValueError(
                 "the input is in the global window; put it into fixed windows first "
                 "(beam.WindowInto(FixedWindows(...)) or transforms.WindowBatches)"
             )
+        delay_seconds = delay_of(windowfn, self._layout.watermark_delay_seconds)
+        layout = replace(self._layout, watermark_delay_seconds=delay_seconds)
         parts = elements | "WriteParts" >> beam.ParDo(
-            _WriteParts(self._layout, self._format)
+            _WriteParts(layout, self._format)
         ).with_output_types(tuple[str, PartRef]).with_outputs(DEAD, main="parts")
         files = (
             parts["parts"]
             | "LeaveWindows" >> beam.WindowInto(GlobalWindows())
             | "AssembleFiles"
-            >> beam.ParDo(
-                _AssembleFiles(self._layout, self._format, self._counter_prefix, self._timing)
-            )
+            >> beam.ParDo(_AssembleFiles(layout, self._format, self._counter_prefix, self._timing))
         )
         dead = parts[DEAD] | "LeaveWindowsDead" >> beam.WindowInto(GlobalWindows())
         return Outputs(files, dead)
@@ -352,7 +358,7 @@ class _AssembleFiles(beam.DoFn):
         rows = self._format.assemble(
             temporary, target, [part._replace(path=find_part(part)) for part in parts]
         )
-        path = publish(self._layout.root, target, temporary, private=self._layout.private)
+        path = publish(self._layout, target, temporary)
         retire_parts(parts)
         written = WrittenFile(str(path), rows, path.stat().st_size)
         self._count(written)
@@ -364,17 +370,15 @@ class _AssembleFiles(beam.DoFn):
             Metrics.counter(METRICS_NAMESPACE, f"{self._counter_prefix}.{name}").inc(amount)
 
 
-def publish(
-    root: str | Path, target: OutputFile, temporary: str | Path, *, private: bool = False
-) -> Path:
+def publish(layout: FileLayout, target: OutputFile, temporary: str | Path) -> Path:
     """Put a finished file in place by one rename, synced, and return its path.
 
     Files of later panes of the same epoch, topic, window and shard are removed first: the runner
     has rolled back the timeline that they come from, and their records come again. Directories
-    that are missing are made, with mode 0700 if `private`.
+    that are missing are made.
     """
-    path = Path(root, target.relative_path())
-    _make_directory(path.parent, private)
+    path = Path(layout.root, target.relative_path(layout.partition_keys))
+    _make_directory(path.parent, layout.private)
     prefix = target.name_before_pane  # an hour may have thousands of files; parsing is slow
     for other in path.parent.iterdir():
         file = OutputFile.parse(other) if other.name.startswith(prefix) else None

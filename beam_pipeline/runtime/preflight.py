@@ -16,6 +16,7 @@ from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.durable import make_directory
+from beam_pipeline.files.tree import partition_keys_in
 from beam_pipeline.kafka.admin import (
     TopicAccess,
     TopicSpec,
@@ -62,7 +63,7 @@ def local_checks(settings: PipelineSettings) -> list[Check]:
     """Return the checks of the files and directories that the flags name."""
     return [
         Check("schema", lambda: _look_at_schema(settings)),
-        Check("output", lambda: _look_at_directory(settings.output_dir, "--output_dir")),
+        Check("output", lambda: _look_at_output(settings)),
         Check(
             "dead letters",
             lambda: _look_at_directory(settings.dead_letter_dir, "--dead_letter_dir"),
@@ -136,6 +137,19 @@ def _look_at_schema(settings: PipelineSettings) -> Observation:
     columns = len(contract.event_schema)
     name = contract.ref.id or contract.source
     return Observation(f"{name}: {columns} columns, event time {field}")
+
+
+def _look_at_output(settings: PipelineSettings) -> Observation:
+    """Check the output directory, and that its files are below the same partition keys."""
+    observation = _look_at_directory(settings.output_dir, "--output_dir")
+    for keys in sorted(partition_keys_in(Path(settings.output_dir))):
+        if keys != settings.partition_keys:
+            raise UsageError(
+                f"--partition_keys={','.join(settings.partition_keys)}: --output_dir="
+                f"{settings.output_dir} has files below {keys[0]}=…/{keys[1]}=…, and readers take "
+                f"one set of keys; give --partition_keys={','.join(keys)}, or a new directory"
+            )
+    return observation
 
 
 def _look_at_directory(name: str, flag: str) -> Observation:

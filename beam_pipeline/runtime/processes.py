@@ -12,16 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.durable import PRIVATE_FILE_MODE, make_directory
+from beam_pipeline.runtime.failure_reasons import end_of, first_error, last_message
 
 LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.02
 _TAIL_BYTES = 65536
+_TAIL_LINES = 200
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # Runs in the child and then executes the program in its place. A preexec_fn would run between fork
@@ -112,20 +115,25 @@ class ManagedProcess:
             time.sleep(_POLL_SECONDS)
 
     def failure(self, what: str) -> EnvironmentFailure:
-        """Return an error that says `what` happened, with the last line of the log and its path."""
-        lines = [line.strip() for line in self.tail(100)]
-        # The frames of a Java stack trace follow its message, and a gRPC error ends in a brace.
-        messages = [
-            line
-            for line in lines
-            if any(map(str.isalnum, line)) and not line.startswith(("at ", "... "))
-        ]
-        last = messages[-1][:300] if messages else "no output"
-        return EnvironmentFailure(f"{self.name} {what}: {last} (log: {self.log_file})")
+        """Return an error that says `what` happened, with the reason in the log and its path."""
+        return EnvironmentFailure(f"{self.name} {what}: {self._reason()} (log: {self.log_file})")
 
     def end(self) -> str:
-        """Return one line on how the process ended."""
-        return str(self.failure(f"ended with exit code {self.returncode}"))
+        """Return one line on how the process ended: killed or by itself, and why if its log says.
+
+        What is logged before a SIGKILL is not its reason, unless it is an error.
+        """
+        how = end_of(self.name, self.returncode)
+        lines = self.tail(_TAIL_LINES)
+        reason = first_error(lines, datetime.now(timezone.utc))
+        if reason is None and (self.returncode or 0) >= 0:
+            reason = last_message(lines) or "no output"
+        return f"{how}{f': {reason}' if reason else ''} (log: {self.log_file})"
+
+    def _reason(self) -> str:
+        lines = self.tail(_TAIL_LINES)
+        error = first_error(lines, datetime.now(timezone.utc))
+        return error or last_message(lines) or "no output"
 
     def kill(self) -> None:
         """End the process and its whole group at once, by SIGKILL."""

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -40,6 +40,7 @@ from beam_pipeline.settings.config import PipelineSettings
 POLL_SECONDS = 0.2
 SWEEP_SECONDS = 30.0
 MAX_LISTING_SHARE = 0.05
+FULL_BYTES = 1024**2
 STANDSTILL_SECONDS = 10.0
 STATUS_FILE = "status.json"
 JOB_GRACE_SECONDS = 5.0
@@ -66,7 +67,7 @@ class RunStatus:
       notices: one line each, for the user.
       starts: the offsets from which the epoch reads.
       covered: the offsets that are in files now.
-      new_files: names of the newest files; the reader takes them away.
+      new_files: the newest files; the reader takes them away.
       refused_letters: how many dead letters their topic has refused in every form.
       unsent: at the end, the dead letters that are in files and not in their topic.
       unsent_reason: why; empty if that is not known.
@@ -81,7 +82,7 @@ class RunStatus:
     notices: list[str] = field(default_factory=list)
     starts: dict[TopicPartition, int] = field(default_factory=dict)
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
-    new_files: deque[str] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
+    new_files: deque[Path] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
     refused_letters: int = 0
     unsent: Unsent = field(default_factory=Unsent)
     unsent_reason: str = ""
@@ -269,6 +270,9 @@ class Supervisor:
                 return not stop.is_set()
             ran_seconds = time.monotonic() - started
             broker_is_away = not self._source.is_reachable()
+            if broker_is_away:
+                failure = f"the broker does not answer ({failure})"
+            failure += "".join(f"; {full}" for full in self._full_directories())
             backoff = self._restarts.backoff_after(ran_seconds, broker_is_away=broker_is_away)
             if backoff is None:
                 raise EnvironmentFailure(
@@ -280,6 +284,18 @@ class Supervisor:
             self._await_broker(stop, on_tick)
             if stop.is_set():
                 return False
+
+    def _full_directories(self) -> Iterator[str]:
+        """Yield a line for each directory of the run whose file system is full."""
+        directories = {
+            "--output_dir": self._plan.output_dir,
+            "--dead_letter_dir": self._plan.dead_letter_dir,
+            "the temporary directory, TMPDIR": Path(tempfile.gettempdir()),
+        }
+        for name, directory in directories.items():
+            with contextlib.suppress(OSError):
+                if shutil.disk_usage(directory).free < FULL_BYTES:
+                    yield f"{name}={directory} is full; make room there"
 
     def _prepare_restart(self, failure: str) -> None:
         self.status.restarts += 1

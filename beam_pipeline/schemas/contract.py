@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,6 @@ KAFKA_FIELDS = (
     pa.field("kafka_timestamp", pa.timestamp("ms", tz="UTC")),
 )
 """Where a row comes from; in every row of the output."""
-
-PARTITION_COLUMNS = frozenset({"dt", "hour"})
-"""Columns that readers take from the names of directories. If files have a column of the same name,
-pyarrow can't read them as a dataset, and DuckDB, which ignores case, hides that column."""
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -331,20 +327,46 @@ _MAX_REASON_CHARACTERS = 500
 def _refuse_reserved_names(contract: Contract, flag: str) -> None:
     taken = sorted(name for name in contract.event_schema.names if is_reserved(name))
     if taken:
-        where = (
-            "readers take from the names of directories"
-            if taken[0].lower() in PARTITION_COLUMNS
-            else "the pipeline adds"
-        )
         raise UsageError(
-            f"{flag}={contract.source}: property {taken[0]!r} is a column that {where}; take it "
-            "out of the schema's properties, and the column of unnamed fields (extra) will hold it"
+            f"{flag}={contract.source}: property {taken[0]!r} is a column that the pipeline adds; "
+            "take it out of the schema's properties, and the column of unnamed fields (extra) will "
+            "hold it"
         )
 
 
 def is_reserved(name: str) -> bool:
-    """Return whether no field of an event may have a column of this name."""
-    return name in _RESERVED or name.lower() in PARTITION_COLUMNS
+    """Return whether no field of an event may have a column of this name, in any case.
+
+    DuckDB, Spark and Hive ignore the case of names.
+    """
+    return name.casefold() in _RESERVED
+
+
+def check_partition_keys(
+    names: Iterable[str], partition_keys: Sequence[str], where: str = ""
+) -> None:
+    """Check that no column has the name of a partition key, which readers take from directories.
+
+    If files have such a column, pyarrow can't read them as a dataset, and DuckDB hides the column.
+    Readers such as DuckDB and Spark ignore case.
+
+    Args:
+      names: the columns of the files.
+      partition_keys: the keys of day and hour in the names of directories.
+      where: the flag that the columns come from, for the message.
+
+    Raises:
+      UsageError: a column has the name of a key.
+    """
+    keys = {key.casefold() for key in partition_keys}
+    for name in names:
+        if name.casefold() in keys:
+            free = ",".join(f"file_{key}" for key in partition_keys)
+            raise UsageError(
+                f"{where and where + ': '}column {name!r} has the name of a partition key "
+                f"(--partition_keys={','.join(partition_keys)}), so readers could not tell them "
+                f"apart; name the keys otherwise, such as --partition_keys={free}"
+            )
 
 
 _RESERVED = frozenset(column.name for column in (*KAFKA_FIELDS, *RIDE_ALONG_FIELDS))

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
 from beam_pipeline.schemas.contract import is_reserved
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -140,7 +141,7 @@ def infer_schema(
     A format is set if every text has it, `required` if every object has the field, an enum if a
     text has at most `max_enum_values` values, each of them more than once. Unnamed fields are
     allowed. `x-event-time` is set if it is clear. A field that may not have a column
-    (`contract.is_reserved`) is not named.
+    (`contract.is_reserved`), or has the name of a partition key, is not named.
 
     >>> infer_schema([{"id": 1}, {"id": 2}])[0]["properties"]
     {'id': {'type': 'integer'}}
@@ -152,7 +153,9 @@ def infer_schema(
     if schema.get("type") == "object" and "properties" in schema:
         properties = schema["properties"]
         schema["properties"] = {
-            name: part for name, part in properties.items() if not is_reserved(name)
+            name: part
+            for name, part in properties.items()
+            if not is_reserved(name) and name.casefold() not in DEFAULT_PARTITION_KEYS
         }
     times = [
         name

@@ -15,11 +15,13 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.files.names import MAX_TOPIC_LENGTH
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
-from beam_pipeline.schemas.contract import check_event_time_field
+from beam_pipeline.schemas.contract import check_event_time_field, check_partition_keys, is_reserved
 from beam_pipeline.settings.flags import ASSERT, CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
 
 MAX_WINDOW_SECONDS = 86_400
 
+# Readers skip directories that begin with an underscore or a dot.
+_PARTITION_KEY = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)
 _TRANSFORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
 
@@ -50,6 +52,7 @@ class PipelineSettings:
     output_dir: str
     dead_letter_dir: str
     private_dead_letters: bool
+    partition_keys: tuple[str, str]
     dead_letter_topic_suffix: str
     num_shards: int
     parquet_codec: str
@@ -84,12 +87,15 @@ class PipelineSettings:
         """
         whole = self.schema
         paths = [whole] if Path(whole).is_file() else [part.strip() for part in whole.split(",")]
-        return load_contracts(
+        contract = load_contracts(
             paths,
             self.schema_version_field,
             max_columns=self.max_columns,
             asserts_formats=self.formats == ASSERT,
         )
+        names = contract.event_schema.names
+        check_partition_keys(names, self.partition_keys, f"--schema={self.schema}")
+        return contract
 
     def event_time_path(self, contract: Contract) -> str | None:
         """Return the path of the event time field; None when windows follow Kafka's timestamp.
@@ -141,6 +147,7 @@ class PipelineSettings:
             output_dir=str(Path(self.output_dir).absolute()),
             dead_letter_dir=str(Path(self.dead_letter_dir).absolute()),
             private_dead_letters=self.private_dead_letters,
+            partition_keys=self.partition_keys,
             dead_letter_topic_suffix=self.dead_letter_topic_suffix,
             num_shards=self.num_shards,
             parquet_codec=self.parquet_codec,
@@ -227,6 +234,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         output_dir=values["output_dir"],
         dead_letter_dir=values["dead_letter_dir"],
         private_dead_letters=values["dead_letter_access"] == PRIVATE,
+        partition_keys=_partition_keys(values["partition_keys"]),
         dead_letter_topic_suffix=values["dead_letter_topic_suffix"],
         num_shards=values["num_shards"],
         parquet_codec=values["parquet_codec"],
@@ -268,6 +276,21 @@ def _topics(text: str | None) -> tuple[str, ...]:
                 f"name, which may have {MAX_TOPIC_LENGTH} at most"
             )
     return topics
+
+
+def _partition_keys(text: str) -> tuple[str, str]:
+    """Split the names that `--partition_keys` gives to day and hour."""
+    names = [part.strip() for part in text.split(",")]
+    is_usable = len({name.casefold() for name in names}) == len(names) == 2 and all(
+        _PARTITION_KEY.fullmatch(name) and not is_reserved(name) for name in names
+    )
+    if not is_usable:
+        raise UsageError(
+            f"--partition_keys={text}: must be two names for day and hour, such as dt,hour, each "
+            "of letters, digits and underscores, a letter first, and no column of the pipeline"
+        )
+    day, hour = names
+    return day, hour
 
 
 def engine_settings(values: Mapping[str, Any]) -> EngineSettings:

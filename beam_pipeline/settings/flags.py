@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipeline import resources
+from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
 
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
 PRIVATE, SHARED = "private", "shared"
@@ -254,6 +255,14 @@ def _add_sink_flags(sink: Flags) -> None:
         "the umask allows (default: %(default)s)",
     )
     add_shared(sink, "dead_letter_topic_suffix")
+    sink.add_argument(
+        "--partition_keys",
+        metavar="DAY,HOUR",
+        default=",".join(DEFAULT_PARTITION_KEYS),
+        help="the names of day and hour in the names of directories, such as "
+        "dt=2026-11-24/hour=15; give others where an event has a field of such a name "
+        "(default: %(default)s)",
+    )
     sink.add_argument(
         "--num_shards",
         metavar="N",

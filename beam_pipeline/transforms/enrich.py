@@ -13,7 +13,6 @@ import pyarrow.csv
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
-from beam_pipeline.schemas.contract import PARTITION_COLUMNS
 from beam_pipeline.transforms.batches import BatchTransform
 from beam_pipeline.transforms.nested import leaf_at
 
@@ -146,10 +145,6 @@ def additions_of(contract: Contract, reference_dir: Path) -> tuple[Addition, ...
         where = f"--schema={contract.source}: x-enrich {entry!r}"
         try:
             addition = _addition(entry, reference_dir)
-            if addition.name.lower() in PARTITION_COLUMNS:
-                raise UsageError(
-                    f"{where}: {addition.name!r} is a column that the pipeline adds; rename it"
-                )
             if addition.name in batch.schema.names:
                 raise UsageError(
                     f"{where}: the event has a column {addition.name!r} already; rename one of them"

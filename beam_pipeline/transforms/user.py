@@ -12,7 +12,6 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
 from beam_pipeline.schemas.contract import (
     KAFKA_FIELDS,
-    PARTITION_COLUMNS,
     RIDE_ALONG_FIELDS,
     file_schema,
 )
@@ -177,16 +176,11 @@ def user_transforms(
 def _try_on_no_rows(function: UserFunction, input_schema: pa.Schema) -> None:
     where = f"--transform={function.name}"
     try:
-        schema = function(pa.RecordBatch.from_pylist([], schema=input_schema)).schema
+        function(pa.RecordBatch.from_pylist([], schema=input_schema))
     except UsageError:
         raise
     except Exception as error:  # whatever the user's code does on a batch of no rows
         raise UsageError(f"{where}: fails on a batch of no rows ({_one_line(error)})") from error
-    for name in file_schema(schema).names:
-        if name.lower() in PARTITION_COLUMNS:
-            raise UsageError(
-                f"{where}: returns a column {name!r}, which the pipeline adds; rename it"
-            )
 
 
 def _one_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, TimestampedValue, WindowFn
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipeline.config import Windowing
@@ -56,10 +56,46 @@ class WindowDeadLetters(beam.PTransform[Any, Any]):
         return windowed
 
 
+class ShiftedWindows(FixedWindows):
+    """Fixed windows that know how far they are shifted, for the sink that names files by them.
+
+    Runners get plain fixed windows with an offset, which does not tell a delay longer than a
+    window.
+    """
+
+    def __init__(self, windowing: Windowing) -> None:
+        offset = Timestamp(micros=windowing.shifted(0))
+        super().__init__(windowing.window_seconds, offset)
+        self.delay_seconds = windowing.watermark_delay_seconds
+
+    # Those of FixedWindows compare no subclass (Beam 2.73).
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ShiftedWindows) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.size, self.offset, self.delay_seconds))
+
+
 def window_into(windowing: Windowing) -> beam.WindowInto:
     """Return the WindowInto for elements whose timestamps are shifted."""
-    offset = Timestamp(micros=windowing.shifted(0))
-    return beam.WindowInto(FixedWindows(windowing.window_seconds, offset))
+    return beam.WindowInto(ShiftedWindows(windowing))
+
+
+def delay_of(windowfn: WindowFn, given_seconds: int | None) -> int:
+    """Return how far windows are shifted, in seconds: what they say themselves, or what is given.
+
+    Windows other than `ShiftedWindows` are not shifted unless it is given.
+
+    Raises:
+      ValueError: the windows are shifted by another delay than the one that is given.
+    """
+    own_seconds = windowfn.delay_seconds if isinstance(windowfn, ShiftedWindows) else None
+    if own_seconds is None or given_seconds in (None, own_seconds):
+        return own_seconds or given_seconds or 0
+    raise ValueError(
+        f"watermark_delay_seconds={given_seconds}: the windows are shifted by {own_seconds} s "
+        "(Windowing.watermark_delay_seconds); leave the argument out"
+    )
 
 
 def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int, pa.RecordBatch]]:

@@ -20,14 +20,17 @@ from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
-from beam_pipeline.config import PaneTiming
+from beam_pipeline.config import PaneTiming, Windowing
+from beam_pipeline.errors import UsageError
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
+from beam_pipeline.transforms import WindowBatches
 
 SCHEMA = pa.schema([("x", pa.int64())])
+KEPT = pa.schema([("x", pa.string()), *KAFKA_FIELDS])
 AT_ONCE = PaneTiming(late_pane_seconds=5)
 
 
@@ -269,6 +272,34 @@ def kafka_batch(
     ]
     schema = pa.schema([("x", pa.string()), *KAFKA_FIELDS, *RIDE_ALONG_FIELDS])
     return pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+@pytest.mark.parametrize("delay_seconds", [2, 25])
+def test_the_sink_takes_the_delay_from_the_windows(tmp_path: Path, delay_seconds: int) -> None:
+    windowing = Windowing(10, watermark_delay_seconds=delay_seconds)
+    batch = kafka_batch([0])
+    run(
+        lambda pipeline: (
+            pipeline | beam.Create([batch]) | WindowBatches(windowing) | ours(tmp_path, schema=KEPT)
+        )
+    )
+    (path,) = tmp_path.glob("dt=*/hour=*/*.parquet")
+    name = OutputFile.parse(path)
+    assert name is not None
+    assert (name.window_start.timestamp(), name.window_end.timestamp()) == (0, 10)
+
+
+def test_another_delay_than_that_of_the_windows_is_refused(tmp_path: Path) -> None:
+    batches = TestPipeline() | beam.Create([kafka_batch([0])]) | WindowBatches(Windowing(10, 2))
+    with pytest.raises(ValueError, match="watermark_delay_seconds=0: the windows are shifted by 2"):
+        _ = batches | ours(tmp_path, schema=KEPT, watermark_delay_seconds=0)
+
+
+def test_a_column_named_like_a_partition_key_is_refused(tmp_path: Path) -> None:
+    schema = pa.schema([("Hour", pa.int64())])
+    with pytest.raises(UsageError, match="column 'Hour' has the name of a partition key"):
+        ours(tmp_path, schema=schema)
+    ours(tmp_path, schema=schema, partition_keys=("file_dt", "file_hour"))
 
 
 def write_batches(

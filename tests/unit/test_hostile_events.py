@@ -133,7 +133,7 @@ def test_the_view_of_a_run(tree: OutputTree) -> None:
         console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=200)
         status = RunStatus(notices=[f"starting again after: {HOSTILE}"])
         nobody = KafkaConnection("127.0.0.1:9")
-        RunView("orders", console, nobody, tree.output_dir, tree.dead_letter_dir).show(status)
+        RunView("orders", console, nobody).show(status)
         assert isinstance(console.file, io.StringIO)
         assert_harmless(console.file.getvalue())
         assert HARMLESS in console.file.getvalue()

@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
-from pathlib import Path
 from types import TracebackType
 
 import pyarrow as pa
@@ -45,8 +44,6 @@ class RunView:
         title: str,
         console: Console,
         connection: KafkaConnection,
-        output_dir: Path,
-        dead_letter_dir: Path,
     ) -> None:
         """Describe the view; nothing is shown yet.
 
@@ -54,12 +51,9 @@ class RunView:
           title: the topics.
           console: where to print; one that is no terminal gets lines.
           connection: the cluster, for the end offsets that a terminal shows.
-          output_dir, dead_letter_dir: the directories of the files that the status names.
         """
         self._title = title
         self._console = console
-        self._output_dir = output_dir
-        self._dead_letter_dir = dead_letter_dir
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._ends = LogEnds(connection)
         self._stack = ExitStack()
@@ -188,12 +182,11 @@ class RunView:
     def _take_files(self, status: RunStatus) -> None:
         """Read the footers of new files: sizes, and the newest window of each partition."""
         while status.new_files:
-            name = OutputFile.parse(status.new_files.popleft())
+            path = status.new_files.popleft()
+            name = OutputFile.parse(path)
             if name is None:
                 continue
             is_parquet = name.suffix == PARQUET_SUFFIX
-            root = self._output_dir if is_parquet else self._dead_letter_dir
-            path = root / name.relative_path()
             rows = size_bytes = None
             try:
                 size_bytes = path.stat().st_size

@@ -207,7 +207,10 @@ def test_an_outage_while_resuming_does_not_count(run: Run) -> None:
     run.source.resume_errors = [EnvironmentFailure("Kafka: offsets of topic orders: timed out")]
     run.source.reachable = [False, False, False]
     status = run.until(RUN, is_running)
-    assert status.notices == ["starting again after: Kafka: offsets of topic orders: timed out"]
+    assert status.notices == [
+        "starting again after: the broker does not answer "
+        "(Kafka: offsets of topic orders: timed out)"
+    ]
     assert run.engine.calls == ["start", "stop"] * 2
 
 

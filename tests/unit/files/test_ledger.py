@@ -67,7 +67,7 @@ def test_new_files_are_added(tree: OutputTree) -> None:
     ledger = load(tree)
     assert ledger.refresh() == []
     new = [tree.parquet(sources("orders", 0, [2])), tree.letters([("orders", 0, 3)])]
-    assert ledger.refresh() == [path.name for path in new]
+    assert ledger.refresh() == new
     assert ledger.covered.prefix_end("orders", 0, 0) == 4
 
 
@@ -285,7 +285,7 @@ def test_a_file_that_goes_while_it_is_looked_for_is_no_damage(
     assert ledger.files == {path.name}
     gone.unlink()
     shutil.copy(path, gone.with_suffix(".parquet"))
-    assert ledger.refresh() == [gone.with_suffix(".parquet").name]
+    assert ledger.refresh() == [gone.with_suffix(".parquet")]
 
 
 def test_a_directory_that_can_not_be_listed_is_one_line(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from beam_pipeline.files.names import OutputFile
+from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import new_part_path
-from beam_pipeline.io.windowed_files import publish
+from beam_pipeline.io.windowed_files import FileLayout, publish
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 TARGET = OutputFile(
@@ -27,10 +27,16 @@ TARGET = OutputFile(
 )
 
 
-def published(root: Path, target: OutputFile, content: str = "rows") -> Path:
+def published(
+    root: Path,
+    target: OutputFile,
+    content: str = "rows",
+    partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS,
+) -> Path:
+    layout = FileLayout(str(root), target.epoch, partition_keys=partition_keys)
     temporary = Path(new_part_path(str(root), target.epoch, ".assembling"))
     temporary.write_text(content)
-    path = publish(root, target, temporary)
+    path = publish(layout, target, temporary)
     assert not temporary.exists()
     return path
 
@@ -44,6 +50,11 @@ def test_a_file_is_where_its_name_says(tmp_path: Path) -> None:
     path = published(tmp_path, TARGET)
     assert path == tmp_path / "dt=2026-11-23" / "hour=12" / TARGET.name
     assert visible(tmp_path) == {TARGET.name: "rows"}
+
+
+def test_the_partition_keys_name_the_directories(tmp_path: Path) -> None:
+    path = published(tmp_path, TARGET, partition_keys=("day", "of_day"))
+    assert path == tmp_path / "day=2026-11-23" / "of_day=12" / TARGET.name
 
 
 def test_a_pane_that_fires_again_replaces_its_file(tmp_path: Path) -> None:

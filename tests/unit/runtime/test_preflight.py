@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from output_trees import OutputTree
+from pipeline_settings import settings_of
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.runtime.preflight import check_dead_letter_suffix
+from beam_pipeline.runtime.preflight import check_dead_letter_suffix, local_checks
 
 
 @pytest.mark.parametrize(
@@ -29,3 +33,15 @@ def test_a_suffix_that_makes_no_dead_letter_topic_is_refused(
 
 def test_a_usual_suffix_is_taken() -> None:
     check_dead_letter_suffix(["orders", "clicks"], ".dlq")
+
+
+def test_a_directory_keeps_its_partition_keys(tmp_path: Path) -> None:
+    tree = OutputTree(tmp_path)
+    tree.parquet([("orders", 0, 0)])
+    same = f"--output_dir={tree.output_dir}"
+    (look,) = (check.look for check in local_checks(settings_of(same)) if check.name == "output")
+    assert str(tree.output_dir) in look().text
+    others = settings_of(same, "--partition_keys=day,hour")
+    (look,) = (check.look for check in local_checks(others) if check.name == "output")
+    with pytest.raises(UsageError, match=r"has files below dt=…/hour=….*--partition_keys=dt,hour"):
+        look()

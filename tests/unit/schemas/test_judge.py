@@ -204,7 +204,7 @@ def test_a_local_reference_is_followed() -> None:
         ('{"type": "text"}', "not a valid JSON Schema at"),
         ('{"pattern": "("}', "pattern"),
         ('{"$ref": "#/$defs/nothing"}', "'/$defs/nothing' does not exist"),
-        ('{"properties": {"Hour": {}}}', "'Hour' is a column that readers take from"),
+        ('{"properties": {"Kafka_Offset": {}}}', "'Kafka_Offset' is a column that the pipeline"),
         ('{"properties": {"kafka_offset": {}}}', "'kafka_offset' is a column that the pipeline"),
         (
             '{"$ref": "#/$defs/e", "$defs": {"e": {"properties": {"_value": {}}}}}',

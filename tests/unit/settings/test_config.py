@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def test_settings_come_back_from_the_jobs_file(tmp_path: Path) -> None:
         ("--num_shards=0", "--num_shards=0: must be 1 or more"),
         ("--early_pane_seconds=-1", "--early_pane_seconds=-1: must be 0 or more"),
         ("--transform=m", "--transform=m: must be package.module:Name"),
+        ("--partition_keys=dt", "--partition_keys=dt: must be two names"),
+        ("--partition_keys=a,b,c", "--partition_keys=a,b,c: must be two names"),
+        ("--partition_keys=dt,DT", "--partition_keys=dt,DT: must be two names"),
+        ("--partition_keys=_dt,hour", "--partition_keys=_dt,hour: must be two names"),
+        ("--partition_keys=d/t,hour", "--partition_keys=d/t,hour: must be two names"),
+        ("--partition_keys=dt,Kafka_Offset", "--partition_keys=dt,Kafka_Offset: must be two names"),
     ],
 )
 def test_values_out_of_range_are_refused(flag: str, refusal: str) -> None:
@@ -73,3 +80,14 @@ def test_the_contract_is_loaded_and_its_event_time_found() -> None:
     assert by_append_time.event_time_path(by_append_time.contract()) is None
     with pytest.raises(UsageError, match=r"--event_time_field=nowhere: .* has no property"):
         settings_of("--input_topics=a", "--event_time_field=nowhere").ingest_config("e1")
+
+
+@pytest.mark.parametrize("field", ["dt", "hour", "Hour"])
+def test_a_field_named_like_a_partition_key_needs_other_keys(tmp_path: Path, field: str) -> None:
+    schema = tmp_path / "event.json"
+    schema.write_text(json.dumps({"type": "object", "properties": {field: {"type": "integer"}}}))
+    with pytest.raises(UsageError, match=f"column '{field}' has the name of a partition key"):
+        settings_of(f"--schema={schema}").contract()
+    settings = settings_of(f"--schema={schema}", "--partition_keys=file_dt, file_hour")
+    assert settings.partition_keys == ("file_dt", "file_hour")
+    assert field in settings.contract().event_schema.names

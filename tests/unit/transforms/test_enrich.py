@@ -253,7 +253,6 @@ def lookup(**changes: Any) -> dict[str, Any]:
         ("region", "can't be applied"),
         ({"add": "country", "date_of": "at"}, "has a column 'country' already"),
         ({"add": "kafka_offset", "date_of": "at"}, "has a column 'kafka_offset' already"),
-        ({"add": "dt", "date_of": "at"}, "'dt' is a column that the pipeline adds"),
         ({"add": "day", "date_of": "country"}, "can't be applied"),
         ({"add": "day", "date_of": "at.day"}, "can't be applied"),
         ({"add": "delay", "delay_of": "tags"}, "can't be applied"),

@@ -147,10 +147,6 @@ def fails(batch: pa.RecordBatch) -> pa.RecordBatch:
     raise KeyError("no such\ncolumn")
 
 
-def adds_dt(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return batch.append_column("DT", batch.column("kafka_topic"))
-
-
 def doubles(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.append_column("event_id", batch.column("event_id"))
 
@@ -159,7 +155,6 @@ def doubles(batch: pa.RecordBatch) -> pa.RecordBatch:
     ("found", "name", "reason"),
     [
         (fails, "found", "fails on a batch of no rows (KeyError: 'no such\\ncolumn')"),
-        (adds_dt, "found", "returns a column 'DT', which the pipeline adds"),
         (
             doubles,
             "found",

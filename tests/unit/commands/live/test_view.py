@@ -13,6 +13,7 @@ from rich.console import Console
 from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import load_ledger
+from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.supervisor import RunStatus
@@ -35,11 +36,12 @@ def view(tree: OutputTree, *, terminal: bool) -> tuple[RunView, io.StringIO]:
         height=24,
         legacy_windows=False,
     )
-    return RunView("orders", console, NOBODY, tree.output_dir, tree.dead_letter_dir), out
+    return RunView("orders", console, NOBODY), out
 
 
 def status_of(tree: OutputTree) -> RunStatus:
     ledger = load_ledger(tree.output_dir, tree.dead_letter_dir)
+    files = [*visible_paths(tree.output_dir), *visible_paths(tree.dead_letter_dir)]
     status = RunStatus(
         state="running",
         counters=Counter({"read": 1_010, "valid": 1_000, "dead": 10, "dead.TOO_OLD": 10}),
@@ -47,7 +49,7 @@ def status_of(tree: OutputTree) -> RunStatus:
         starts={TopicPartition("orders", 0): 0, TopicPartition("orders", 1): 5},
         covered=ledger.covered,
     )
-    status.new_files.extend(sorted(ledger.files))
+    status.new_files.extend(sorted(files, key=lambda path: path.name))
     return status
 
 
@@ -116,7 +118,7 @@ def test_a_view_that_fails_does_not_end_the_run(
 ) -> None:
     file = ClosedTerminal(error)
     console = ExitsOnClosedPipe(file=file, force_terminal=terminal, width=80, height=24)
-    run_view = RunView("orders", console, NOBODY, tree.output_dir, tree.dead_letter_dir)
+    run_view = RunView("orders", console, NOBODY)
     status = status_of(tree)
     status.notices.append("starting again")
     with run_view:
