@@ -34,12 +34,16 @@ _DESCRIPTION = """\
 Dead letters are the records that could not become rows. Count those below --dead_letter_dir, show
 one, or send them back to Kafka once the cause is fixed.
 """
-_STATS_DESCRIPTION = "Counts dead letters by code, schema keyword, field, hour and attempt."
+_STATS_DESCRIPTION = """\
+Counts dead letters by code, schema keyword, field, hour and attempt, and says which of them were
+replayed: those that did not die again, and those that did, which have a newer letter.
+"""
 _SHOW_DESCRIPTION = "Shows dead letters in full: the one with ID, or the first that match --where."
 _REPLAY_DESCRIPTION = """\
 Sends dead letters back to the topic they came from, or to another topic. Key, value and headers are
 sent byte for byte; the headers about the failure are left out, dlq.attempt and dlq.redrive.of are
-added.
+added. A running pipeline reads them from its input topic as new records, which become rows or new
+dead letters; the old ones stay in their files.
 
 A letter is sent once, however often the command runs: the journal under
 <dead_letter_dir>/_replayed/ lists what was sent, and after a run that was killed the topic itself
@@ -61,7 +65,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="dlq_command", required=True, metavar="COMMAND")
 
     stats = _add_command(
-        commands, "stats", "count them by code, keyword, field, hour and attempt", _WHERE_HELP
+        commands,
+        "stats",
+        "count them by code, keyword, field, hour, attempt and outcome",
+        _WHERE_HELP,
     )
     stats.description = _STATS_DESCRIPTION
     add_shared(stats, "json")
@@ -176,6 +183,8 @@ def _chosen(args: argparse.Namespace) -> Iterator[Letter]:
 def _run_stats(args: argparse.Namespace) -> int:
     from beam_pipeline.files.sent_notes import read_notes
     from beam_pipeline.terminal import show
+    from beam_pipeline.tools.dlq.letters import letter_files, read_letters
+    from beam_pipeline.tools.dlq.outcomes import read_outcomes
     from beam_pipeline.tools.dlq.stats import count_letters, stats_json, stats_text
 
     refused = {
@@ -183,7 +192,8 @@ def _run_stats(args: argparse.Namespace) -> int:
         for _, note in read_notes(args.dead_letter_dir)
         for letter in note.refused
     }
-    stats = count_letters(_chosen(args), refused)
+    outcomes = read_outcomes(args.dead_letter_dir, read_letters(letter_files(args.dead_letter_dir)))
+    stats = count_letters(_chosen(args), refused, outcomes)
     if args.json:
         sys.stdout.write(stats_json(stats))
     else:

@@ -110,12 +110,13 @@ def _landed(args: argparse.Namespace) -> Landed:
     from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
     from beam_pipeline.files.tree import visible_files
     from beam_pipeline.terminal import progress_bar
+    from beam_pipeline.tools.dlq.replay_journal import replayed_ids
     from beam_pipeline.tools.report.gather import gather
 
     paths = visible_files(args.output_dir, PARQUET_SUFFIX, "--output_dir")
     paths += visible_files(args.dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
     with progress_bar("Reading footers and dead letters", len(paths)) as progress:
-        return gather(paths, args.input_topics, progress)
+        return gather(paths, args.input_topics, progress, replayed_ids(args.dead_letter_dir))
 
 
 def _completeness(args: argparse.Namespace, topics: list[str]) -> ReconcileReport | None:

@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -29,6 +30,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
+from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.lease import Lease, LeaseLostError
 from beam_pipeline.runtime.outbox import Outbox, Unsent
@@ -71,6 +73,7 @@ class RunStatus:
       refused_letters: how many dead letters their topic has refused in every form.
       unsent: at the end, the dead letters that are in files and not in their topic.
       unsent_reason: why; empty if that is not known.
+      broker_away_since: since when no broker has answered; None while one answers.
     """
 
     state: str = "starting"
@@ -86,6 +89,7 @@ class RunStatus:
     refused_letters: int = 0
     unsent: Unsent = field(default_factory=Unsent)
     unsent_reason: str = ""
+    broker_away_since: datetime | None = None
 
 
 OnTick = Callable[[RunStatus], None]
@@ -189,6 +193,7 @@ class Supervisor:
         self._outbox = outbox or Outbox(
             plan.outbox_settings, self.status.notices.append, log_file("dead-letters")
         )
+        self._broker_watch = BrokerWatch(self._source.is_reachable)
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
         self._counters_before: Counter[str] = Counter()
@@ -222,6 +227,7 @@ class Supervisor:
         """
         try:
             self._outbox.begin()
+            self._broker_watch.start()
             is_reached = self._run_epochs(stop, on_tick)
             if self._is_detached:  # the job's workers send what they write
                 self._send_last_letters(LAST_LETTERS_SECONDS, stop, on_tick)
@@ -234,6 +240,7 @@ class Supervisor:
                 on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
         finally:
+            self._broker_watch.stop()
             self._outbox.stop()
             self._sweep_at_end()
 
@@ -269,7 +276,7 @@ class Supervisor:
             if failure is None:
                 return not stop.is_set()
             ran_seconds = time.monotonic() - started
-            broker_is_away = not self._source.is_reachable()
+            broker_is_away = not self._broker_answers()
             if broker_is_away:
                 failure = f"the broker does not answer ({failure})"
             failure += "".join(f"; {full}" for full in self._full_directories())
@@ -314,10 +321,28 @@ class Supervisor:
 
     def _await_broker(self, stop: Event, on_tick: OnTick) -> None:
         """Wait while the broker is away; a new epoch would fail at once."""
-        while not stop.is_set() and not self._source.is_reachable():
+        while not stop.is_set() and not self._broker_answers():
             self.status.state = "waiting for the broker"
             self._beat()
             on_tick(self.status)
+
+    def _broker_answers(self) -> bool:
+        is_reachable = self._source.is_reachable()
+        self._broker_watch.note(is_reachable)
+        self._tell_of_broker()
+        return is_reachable
+
+    def _tell_of_broker(self) -> None:
+        """Show in the status whether the broker answers; tell the user when that changes."""
+        before, now = self.status.broker_away_since, self._broker_watch.away_since
+        self.status.broker_away_since = now
+        if before is None and now is not None:
+            self.status.notices.append(
+                f"the broker has not answered since {now:%H:%M:%S} UTC; the run waits for it"
+            )
+        elif before is not None and now is None:
+            seconds = (datetime.now(timezone.utc) - before).total_seconds()
+            self.status.notices.append(f"the broker answers again, after {seconds:.0f} s")
 
     def _run_epoch(self, stop: Event, on_tick: OnTick, resumed: ResumedEpoch | None) -> str | None:
         """Run one epoch; return None at the goal or a stop, else one line with what failed."""
@@ -421,7 +446,11 @@ class Supervisor:
         while not stop.wait(POLL_SECONDS):
             self._beat()
             engine_status = self._engine.status()
+            read_before = self.status.counters["read"]
             self._take_status(engine_status, status_file)
+            if self.status.counters["read"] > read_before:
+                self._broker_watch.saw_records()
+            self._tell_of_broker()
             if self._breaker:
                 self._breaker.check(self.status.counters)
             self._look_for_files()

@@ -117,7 +117,7 @@ class RunView:
 
     def _facts(self, status: RunStatus, produced: int | None) -> list[tuple[str, str]]:
         counters = status.counters
-        facts = [("state", status.state)]
+        facts = [("state", _state_text(status))]
         if produced is not None:
             facts.append(("produced", f"{produced:,}"))
         facts += [(name, f"{counters[name]:,}") for name in ("read", "valid", "dead")]
@@ -150,7 +150,7 @@ class RunView:
             figures.append(Figure("refused", status.refused_letters))
         return Board(
             title=self._title,
-            state=status.state,
+            state=_state_text(status),
             elapsed_seconds=time.monotonic() - self._started,
             restarts=status.restarts,
             figures=figures,
@@ -223,3 +223,12 @@ class RunView:
     ) -> None:
         with self._failures_logged_once():
             self._stack.close()
+
+
+def _state_text(status: RunStatus) -> str:
+    """Return the state, and since when the broker has been away if it is."""
+    since = status.broker_away_since
+    if since is None:
+        return status.state
+    state = status.state if "broker" in status.state else f"{status.state}, broker away"
+    return f"{state} since {since:%H:%M:%S} UTC"

@@ -71,6 +71,16 @@ def read_journal(dead_letter_dir: Path, topic: str) -> JournalState:
     return state
 
 
+def replayed_ids(dead_letter_dir: Path) -> set[str]:
+    """Return the ids of all letters that were sent back, to whichever topic.
+
+    Raises:
+        EnvironmentFailure: a journal can't be read.
+    """
+    journals = (dead_letter_dir / _DIRECTORY).glob("*.jsonl")
+    return {dlq_id for path in journals for dlq_id in read_journal(dead_letter_dir, path.stem).sent}
+
+
 class ReplayJournal:
     """A journal, open for one run and locked against other runs. A context manager.
 

@@ -1,4 +1,4 @@
-"""Counts of dead letters by code, keyword, field and hour."""
+"""Counts of dead letters by code, keyword, field, hour, attempt and outcome."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from rich.text import Text
 
 from beam_pipeline.terminal import printable, printable_json
 from beam_pipeline.tools.dlq.letters import Letter
+from beam_pipeline.tools.dlq.outcomes import Outcome, Outcomes
 
 _ARRAY_INDEX = re.compile(r"(?<=/)[0-9]+(?=/|$)")
 _ROWS_SHOWN = 15
 _HOURS_SHOWN = 48
 _NAME_WIDTH = 48
+
+NO_REPLAY = Outcomes()
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class LetterStats:
         by_field: the letters by JSON pointer, with `*` for an index into an array.
         by_hour: the letters by the UTC hour of the failure, such as `2026-11-23T20`.
         by_attempt: the letters by attempt; 2 and above are replayed records.
+        by_outcome: the letters by what became of them after a replay.
         refused_by_topic: the letters that the dead-letter topic refused, by the broker's reason.
     """
 
@@ -42,17 +46,21 @@ class LetterStats:
     by_field: Counter[str] = field(default_factory=Counter)
     by_hour: Counter[str] = field(default_factory=Counter)
     by_attempt: Counter[int] = field(default_factory=Counter)
+    by_outcome: Counter[Outcome] = field(default_factory=Counter)
     refused_by_topic: Counter[str] = field(default_factory=Counter)
 
 
 def count_letters(
-    letters: Iterable[Letter], refused: Mapping[str, str] = MappingProxyType({})
+    letters: Iterable[Letter],
+    refused: Mapping[str, str] = MappingProxyType({}),
+    outcomes: Outcomes = NO_REPLAY,
 ) -> LetterStats:
     """Count letters.
 
     Args:
         letters: the letters.
         refused: the ids of those that the dead-letter topic refused, with the broker's reason.
+        outcomes: what became of them after a replay.
     """
     stats = LetterStats()
     for letter in letters:
@@ -62,6 +70,7 @@ def count_letters(
         stats.by_field.update({_ARRAY_INDEX.sub("*", path) for _, path in letter.violations})
         stats.by_hour[f"{letter.failed_at:%Y-%m-%dT%H}"] += 1
         stats.by_attempt[letter.attempt] += 1
+        stats.by_outcome[outcomes.of(letter)] += 1
         if letter.dlq_id in refused:
             stats.refused_by_topic[refused[letter.dlq_id]] += 1
     return stats
@@ -79,8 +88,15 @@ def stats_text(stats: LetterStats) -> RenderableType:
         _chart("field", stats.by_field.most_common(), stats.letters),
         _chart("hour (UTC)", sorted(hours.items()), max(hours.values()), rows_shown=_HOURS_SHOWN),
         _chart("attempt", sorted(stats.by_attempt.items()), stats.letters),
+        *_replayed(stats),
         *_refused_by_topic(stats),
     )
+
+
+def _replayed(stats: LetterStats) -> Iterator[RenderableType]:
+    if set(stats.by_outcome) - {Outcome.OPEN}:
+        counts = [(outcome.value, stats.by_outcome[outcome]) for outcome in Outcome]
+        yield _chart("outcome", counts, stats.letters)
 
 
 def _refused_by_topic(stats: LetterStats) -> Iterator[RenderableType]:
@@ -101,6 +117,7 @@ def stats_json(stats: LetterStats) -> str:
         "by_field": dict(stats.by_field.most_common()),
         "by_hour": dict(sorted(stats.by_hour.items())),
         "by_attempt": {str(number): count for number, count in sorted(stats.by_attempt.items())},
+        "by_outcome": {outcome.name.lower(): stats.by_outcome[outcome] for outcome in Outcome},
         "refused_by_topic": dict(stats.refused_by_topic.most_common()),
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE

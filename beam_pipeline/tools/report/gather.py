@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.times import parse_rfc3339
 from beam_pipeline.tools.compact.run import COMPACTION_EPOCH
 from beam_pipeline.tools.dlq.letters import Letter, read_letters
+from beam_pipeline.tools.dlq.outcomes import redriven_of
 from beam_pipeline.tools.inspect.inspection import FileInspection, inspect_file
 from beam_pipeline.tools.inspect.statistics import ColumnStatistics
 from beam_pipeline.tools.reconcile.coverage import Coverage, FileProblem
@@ -62,6 +63,8 @@ class Landed:
         kafka_delays: seconds from the oldest record's Kafka timestamp to the file, for
             `kafka_delay_rows`.
         coverage: the offsets of footers and dead letters.
+        replayed_letters: how many dead letters were sent back.
+        dead_again: the ids of those whose record died again.
         problems: the first files that can't be read; `unreadable` counts all.
     """
 
@@ -74,6 +77,8 @@ class Landed:
     letter_count: int = 0
     letter_files: int = 0
     letter_bytes: int = 0
+    replayed_letters: int = 0
+    dead_again: set[str] = field(default_factory=set)
     first_window: datetime | None = None
     last_window: datetime | None = None
     window_rows: Counter[int] = field(default_factory=Counter)
@@ -117,6 +122,7 @@ def gather(
     paths: Iterable[Path],
     topics: Collection[str] | None = None,
     progress: Callable[[int], object] = lambda files: None,
+    replayed: Set[str] = frozenset(),
 ) -> Landed:
     """Return the sums over some files.
 
@@ -124,6 +130,7 @@ def gather(
         paths: Parquet files and dead-letter files.
         topics: the topics to count; None means all.
         progress: called with 1 after each file.
+        replayed: the ids of the dead letters that were sent back.
     """
     landed = Landed()
     for path in paths:
@@ -135,7 +142,7 @@ def gather(
                 if path.suffix == PARQUET_SUFFIX:
                     _add_parquet(landed, name, inspect_file(path), path.stat().st_mtime)
                 else:
-                    _add_letters(landed, name, path)
+                    _add_letters(landed, name, path, replayed)
             except (UnreadableFile, EnvironmentFailure, OSError) as error:
                 landed.add_problem(path, str(error))
         progress(1)
@@ -175,13 +182,16 @@ def _add_parquet(landed: Landed, name: OutputFile, file: FileInspection, written
         landed.kafka_delays.append(written - oldest.timestamp())
 
 
-def _add_letters(landed: Landed, name: OutputFile, path: Path) -> None:
+def _add_letters(landed: Landed, name: OutputFile, path: Path, replayed: Set[str]) -> None:
     landed.letter_files += 1
     landed.letter_bytes += path.stat().st_size
     landed.epochs.add(name.epoch)
     offsets: dict[TopicPartition, BitMap64] = {}
     for letter in read_letters([path]):
         landed.letter_count += 1
+        if replayed:
+            landed.replayed_letters += letter.dlq_id in replayed
+            landed.dead_again.update(redriven_of(letter))
         _topic(landed, name.topic)["letters"] += 1
         known = letter.code in landed.reasons or len(landed.reasons) < _REASONS_KEPT
         code = letter.code if known else OTHERS

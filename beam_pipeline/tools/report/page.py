@@ -279,6 +279,11 @@ def _letters(landed: Landed) -> Element:
         f"{share(landed.letter_count, landed.row_count + landed.letter_count)} of all records, by "
         "the time of their arrival in Kafka. beam-pipeline dlq show prints them in full."
     )
+    if landed.replayed_letters:
+        lead += (
+            f" {plural(landed.replayed_letters, 'letter')} of them were replayed; "
+            f"{len(landed.dead_again):,} died again."
+        )
     description = f"{plural(landed.letter_count, 'dead letter')} by reason over time"
     return section(
         "dead",

@@ -20,6 +20,7 @@ from pipeline_settings import settings_of
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.runtime import broker_watch
 from beam_pipeline.runtime import lease as lease_module
 from beam_pipeline.runtime import supervisor as supervisor_module
 from beam_pipeline.runtime.engine import EngineStatus
@@ -202,15 +203,39 @@ def test_a_job_that_fails_in_an_outage_of_the_broker_does_not_count(run: Run) ->
     assert "waiting for the broker" in run.states
 
 
+def test_a_broker_that_goes_while_the_job_runs_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job itself only retries."""
+    monkeypatch.setattr(broker_watch, "INTERVAL_SECONDS", 0.05)
+    run.source.reachable = [True, False, False]
+    since: list[Any] = []
+
+    def is_back(status: RunStatus) -> bool:
+        since.append(status.broker_away_since)
+        return len(status.notices) == 2
+
+    status = run.until(RUN, is_back)
+    away, back = status.notices
+    assert away.startswith("the broker has not answered since ")
+    assert back.startswith("the broker answers again, after ")
+    assert any(since)
+    assert (status.restarts, status.broker_away_since) == (0, None)
+
+
 def test_an_outage_while_resuming_does_not_count(run: Run) -> None:
     run.limits = replace(run.limits, max_restarts=0)
     run.source.resume_errors = [EnvironmentFailure("Kafka: offsets of topic orders: timed out")]
     run.source.reachable = [False, False, False]
     status = run.until(RUN, is_running)
-    assert status.notices == [
+    away, again, back = status.notices
+    assert away.startswith("the broker has not answered since ")
+    assert again == (
         "starting again after: the broker does not answer "
         "(Kafka: offsets of topic orders: timed out)"
-    ]
+    )
+    assert back == "the broker answers again, after 0 s"
+    assert status.broker_away_since is None
     assert run.engine.calls == ["start", "stop"] * 2
 
 

@@ -12,6 +12,7 @@ from pyroaring import BitMap64
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
 from beam_pipeline.files.tree import visible_files
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.records import REDRIVE_HEADER
 from beam_pipeline.tools.report.gather import Landed, gather
 
 
@@ -55,6 +56,15 @@ def test_rows_and_letters(tree: OutputTree) -> None:
     assert landed.window_seconds == 10
     assert landed.first_window == NOON
     assert landed.columns["kafka_offset"].largest == 9
+
+
+def test_replayed_letters_and_those_that_died_again(tree: OutputTree) -> None:
+    first = [dead_letter("orders", 0, offset) for offset in range(3)]
+    again = dead_letter(offset=9, headers=[(REDRIVE_HEADER, first[0]["dlq_id"].encode())])
+    paths = [tree.raw_letters([*first, again])]
+    landed = gather(paths, replayed={first[0]["dlq_id"], first[1]["dlq_id"]})
+    assert landed.replayed_letters == 2
+    assert landed.dead_again == {first[0]["dlq_id"]}
 
 
 def test_only_the_topics_asked_for(tree: OutputTree) -> None:
