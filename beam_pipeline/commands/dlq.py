@@ -67,7 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     stats = _add_command(
         commands,
         "stats",
-        "count them by code, keyword, field, hour, attempt and outcome",
+        "count them by code, field, hour and outcome",
         _WHERE_HELP,
     )
     stats.description = _STATS_DESCRIPTION

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,25 @@ def test_a_log_gets_a_line_now_and_then(tree: OutputTree) -> None:
     assert out.getvalue() == (
         "state running  produced 1,234  read 1,010  valid 1,000  dead 10  files 0  rate 0.0/s\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ("running", "running, broker away since 18:05:09 UTC"),
+        ("waiting for the broker", "waiting for the broker since 18:05:09 UTC"),
+    ],
+)
+def test_the_state_says_since_when_the_broker_is_away(
+    tree: OutputTree, state: str, shown: str
+) -> None:
+    run_view, out = view(tree, terminal=False)
+    status = status_of(tree)
+    status.state = state
+    status.broker_away_since = datetime(2026, 11, 26, 18, 5, 9, tzinfo=timezone.utc)
+    with run_view:
+        run_view.show(status)
+    assert out.getvalue().startswith(f"state {shown}  read ")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
