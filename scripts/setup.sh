@@ -94,10 +94,19 @@ _install() {
   cp "$ROOT/requirements/$lock_name.txt" "$VENV/$lock_name.txt"
 }
 
-# Reads pip's output; tells how far it is, on one changing line of a terminal or now and then.
+# Reads pip's output; tells how far it is, on one changing line of a terminal or now and then. While
+# pip is silent, a line every 15 s says that it is at work.
 _show_progress() {
-  local line count=0
-  while IFS= read -r line; do
+  local line count=0 status begin=$SECONDS
+  while true; do
+    status=0
+    IFS= read -r -t 15 line || status=$?
+    if ((status > 128)); then
+      [[ -t 2 ]] && printf '\r\033[K' >&2
+      printf 'Still at work on %d Python packages, %d s ...\n' "$count" $((SECONDS - begin)) >&2
+      continue
+    fi
+    ((status == 0)) || break
     case $line in
       Collecting*)
         count=$((count + 1))

@@ -8,6 +8,7 @@ import json
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ from beam_pipeline.settings.flags import (
     add_supervision_flags,
 )
 from beam_pipeline.settings.sources import without_configuration
+from beam_pipeline.terminal import plural
 from beam_pipeline.tools.reconcile.run import reconcile
 from beam_pipeline.tools.summary.gather import summarise
 from beam_pipeline.tools.summary.text import summary_text
@@ -184,12 +186,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         )
         produced = _run_pipeline(demo, launch, broker.connection, supervisor, stop)
         if stop.is_set():
-            launch.say("stopped before the end")
+            launch.say(_stopped_text(supervisor.status, settings))
             return 1
         unsent = unsent_text(supervisor.status, settings, at_stop=False)
         if unsent is not None:
             launch.say(unsent)
         holds = _prove(settings, broker.connection, produced, console) and unsent is None
+        launch.say(_next_steps(settings))
         if args.keep_broker:
             end_broker.pop_all()
             launch.say(broker_hint(settings, broker.process.pid, directory))
@@ -294,6 +297,44 @@ def _prove(
         highlight=False,
     )
     return holds
+
+
+def _stopped_text(status: RunStatus, settings: PipelineSettings) -> str:
+    """Return what the files have of a demo that was stopped."""
+    rows = plural(status.counters["parquet.rows"], "row")
+    letters = plural(status.counters["dead_letters.rows"], "dead letter")
+    return (
+        f"stopped before the end: {rows} in {settings.output_dir} and {letters} in "
+        f"{settings.dead_letter_dir}; other records went with the demo's broker"
+    )
+
+
+def _next_steps(settings: PipelineSettings) -> str:
+    """Return where the files are, and three commands to look at them."""
+    program = resources.program("run_direct.sh")
+    day, hour = settings.partition_keys
+    files = f"{settings.output_dir}/{day}=*/{hour}=*/*.parquet"
+    query = f"SELECT event_type, count(*) FROM read_parquet('{files}') GROUP BY 1"
+    dead = f"--dead_letter_dir={settings.dead_letter_dir}"
+    commands = [
+        ["duckdb", "-c", query],
+        [program, "dlq", "stats", dead],
+        [program, "report", f"--output_dir={settings.output_dir}", dead],
+    ]
+    return (
+        f"rows are in {settings.output_dir}, dead letters in {settings.dead_letter_dir}; "
+        "look at them with\n" + "\n".join(f"  {_as_typed(command)}" for command in commands)
+    )
+
+
+def _as_typed(words: Sequence[str]) -> str:
+    """Return a command as a person would type it: double quotes, where the words allow them."""
+    return " ".join(
+        f'"{word}"'
+        if shlex.quote(word) != word and not set(word) & set('"$`\\!')
+        else shlex.quote(word)
+        for word in words
+    )
 
 
 def broker_hint(settings: PipelineSettings, broker_pid: int, directory: Path) -> str:

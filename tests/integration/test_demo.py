@@ -30,6 +30,7 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: P
         assert sorted(offsets) == list(range(len(offsets)))
     assert 20 <= len(run.letters()) <= 60  # a tenth of 400, by chance
     assert f"= valid {len(run.rows())} + dead {len(run.letters())}: holds" in finished.output
+    assert f"report --output_dir={run.output_dir} " in finished.output
     assert run.processes() == {}
 
 

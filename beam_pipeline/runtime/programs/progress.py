@@ -18,12 +18,15 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+LINE_SECONDS = 20.0
+
 
 class SetupProgress:
     """Shows any number of steps at once; a context manager, safe to use from several threads.
 
     On a terminal each step is a live line that is removed at the end. Elsewhere (a log, CI) a step
-    is one line at its begin and one at its end. Nothing is shown before the first step.
+    is one line at its begin, one every `LINE_SECONDS`, and one at its end. Nothing is shown before
+    the first step.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -46,7 +49,8 @@ class SetupProgress:
         started = time.monotonic()
         if not self._console.is_terminal:
             self._console.print(f"{description} ...", highlight=False)
-            yield lambda parts: None
+            with self._lines(description, started):
+                yield lambda parts: None
         else:
             progress = self._live()
             task = progress.add_task(description, total=total)
@@ -56,6 +60,24 @@ class SetupProgress:
                 progress.remove_task(task)
         seconds = time.monotonic() - started
         self._console.print(f"{description}: done in {seconds:.1f} s", highlight=False)
+
+    @contextlib.contextmanager
+    def _lines(self, description: str, started: float) -> Iterator[None]:
+        """Print a line now and then while the block runs."""
+        ended = threading.Event()
+
+        def tell() -> None:
+            while not ended.wait(LINE_SECONDS):
+                seconds = time.monotonic() - started
+                self._console.print(f"{description}: {seconds:.0f} s so far", highlight=False)
+
+        teller = threading.Thread(target=tell, name="setup-progress", daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            teller.join()
 
     def _live(self) -> Progress:
         with self._lock:

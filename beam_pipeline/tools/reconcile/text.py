@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_pipeline.offset_sets import TopicPartition, range_count, ranges
-from beam_pipeline.terminal import printable, printable_json
+from beam_pipeline.terminal import plural, printable, printable_json
 from beam_pipeline.tools.reconcile.compare import (
     PartitionReconciliation,
     ReconcileReport,
@@ -146,12 +146,14 @@ def _letter_topic_line(topic: LetterTopic) -> str:
 def _verdict(report: ReconcileReport) -> Text:
     reconciliation = report.reconciliation
     files = (
-        f"{report.parquet_files:,} Parquet files and {report.dead_letter_files:,} "
-        "files of dead letters"
+        f"{plural(report.parquet_files, 'Parquet file')} and "
+        f"{plural(report.dead_letter_files, 'file')} of dead letters"
     )
+    records = plural(reconciliation.records, "record")
     if report.is_clean:
         return Text(
-            f"Clean: {reconciliation.records:,} records, each in one place; {files}.", "bold green"
+            f"Clean: {records}, each in one place; {files}.",
+            "bold green",
         )
     wrong = {
         "missing": reconciliation.missing,
@@ -161,7 +163,7 @@ def _verdict(report: ReconcileReport) -> Text:
         "dead letters not in their topic": report.missing_letters,
     }
     faults = ", ".join(f"{count:,} {name}" for name, count in wrong.items() if count)
-    return Text(f"NOT clean: {faults}; {reconciliation.records:,} records, {files}.", "bold red")
+    return Text(f"NOT clean: {faults}; {records}, {files}.", "bold red")
 
 
 def report_json(report: ReconcileReport) -> str:

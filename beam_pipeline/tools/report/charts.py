@@ -6,9 +6,10 @@ has the same size on every screen. Each chart has a table of its values.
 
 from __future__ import annotations
 
+from beam_pipeline.terminal import plural
 from beam_pipeline.tools.report.markup import Element, foreign, tag
 from beam_pipeline.tools.report.time_bins import OTHERS, Bars
-from beam_pipeline.tools.report.units import between, instant, plural, span, step_length, utc
+from beam_pipeline.tools.report.units import between, instant, span, step_length, utc
 
 _GAP = 0.14
 _DAY = 86_400

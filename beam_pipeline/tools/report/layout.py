@@ -8,10 +8,11 @@ from itertools import islice
 from pyroaring import BitMap64
 
 from beam_pipeline.offset_sets import range_count, ranges
+from beam_pipeline.terminal import plural
 from beam_pipeline.tools.report.charts import bar
 from beam_pipeline.tools.report.distribution import SizeClass
 from beam_pipeline.tools.report.markup import Element, prose, tag
-from beam_pipeline.tools.report.units import between, plural, share
+from beam_pipeline.tools.report.units import between, share
 
 _RANGES_SHOWN = 3
 

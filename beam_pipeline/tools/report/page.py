@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from beam_pipeline.terminal import plural
 from beam_pipeline.tools.inspect.statistics import ColumnStatistics
 from beam_pipeline.tools.inspect.text import null_share, plain_text
 from beam_pipeline.tools.reconcile.compare import PartitionReconciliation, ReconcileReport
@@ -35,7 +36,6 @@ from beam_pipeline.tools.report.units import (
     between,
     binary_size,
     duration,
-    plural,
     share,
     size,
     span,

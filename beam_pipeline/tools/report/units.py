@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+from beam_pipeline.terminal import plural
 from beam_pipeline.times import EPOCH
 
 _LENGTHS = (
@@ -99,15 +100,6 @@ def share(part: int, whole: int) -> str:
         return "100%"
     percent = 100 * part / whole
     return f"{percent:.2f}%" if percent < 0.1 else f"{min(percent, 99.9):.1f}%"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun.
-
-    >>> plural(1, "row"), plural(2000, "row")
-    ('1 row', '2,000 rows')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _short(value: float) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from beam_pipeline.terminal import plural
 from beam_pipeline.tools.reconcile.compare import ReconcileReport
 from beam_pipeline.tools.report.gather import Landed
-from beam_pipeline.tools.report.units import plural
 
 
 class Tone(Enum):

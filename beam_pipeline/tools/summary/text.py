@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import date, datetime
 from typing import Any
 
+import orjson
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from beam_pipeline.terminal import printable
+from beam_pipeline.terminal import plural, printable
 from beam_pipeline.times import rfc3339
+from beam_pipeline.tools.dlq.letters import Letter
 from beam_pipeline.tools.reconcile.compare import Reconciliation
 from beam_pipeline.tools.reconcile.text import reconciliation_table
 from beam_pipeline.tools.summary.gather import Summary
@@ -39,7 +42,7 @@ def summary_text(summary: Summary, reconciliation: Reconciliation | None = None)
 
 
 def _files(summary: Summary) -> Table:
-    total = f"{len(summary.files):,} files, {summary.rows:,} rows"
+    total = f"{plural(len(summary.files), 'file')}, {plural(summary.rows, 'row')}"
     table = Table(title=f"Parquet: {total}", title_justify="left")
     for name in ("window (UTC)", "shard", "pane", "rows", "bytes"):
         table.add_column(name, justify="left" if name.startswith("window") else "right")
@@ -99,10 +102,34 @@ def _dead_letters(summary: Summary) -> RenderableType:
     for code, count in summary.dead_by_code.most_common():
         letter = summary.examples[code]
         message = printable(letter.document["error"]["message"], _EXAMPLE_WIDTH)
-        value = letter.document["value_text"]
+        value = telling_value(letter)
         example = f"{message}\n{printable(value, _EXAMPLE_WIDTH)}" if value else message
         table.add_row(Text(printable(code)), f"{count:,}", Text(example, overflow="fold"))
     return table
+
+
+def telling_value(letter: Letter) -> str | None:
+    """Return the part of an event that its letter is about, such as `/price: "12"`.
+
+    That is the value at the first violation of the schema, or else the event time if the message
+    begins with its field. Otherwise it is the beginning of the event; None without any text.
+    """
+    text: str | None = letter.document["value_text"]
+    try:
+        event = orjson.loads(text or "")
+    except orjson.JSONDecodeError:  # no JSON, or cut
+        return text
+    pointers = [pointer for _, pointer in letter.violations if pointer]
+    first_word = str(letter.document["error"]["message"]).partition(" ")[0]
+    pointers.append("/" + first_word.replace(".", "/"))
+    for pointer in pointers:
+        with contextlib.suppress(LookupError, TypeError, ValueError):
+            value = event
+            for step in pointer.split("/")[1:]:
+                step = step.replace("~1", "/").replace("~0", "~")
+                value = value[int(step)] if isinstance(value, list) else value[step]
+            return f"{pointer}: {orjson.dumps(value).decode()}"
+    return text
 
 
 def _count_check(comparison: Reconciliation) -> Text:

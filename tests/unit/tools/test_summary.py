@@ -13,10 +13,11 @@ from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.tools.dlq.letters import Letter
 from beam_pipeline.tools.reconcile.compare import compare
 from beam_pipeline.tools.reconcile.coverage import Coverage
 from beam_pipeline.tools.summary.gather import Summary, summarise
-from beam_pipeline.tools.summary.text import summary_text
+from beam_pipeline.tools.summary.text import summary_text, telling_value
 
 
 @pytest.fixture
@@ -98,3 +99,24 @@ def test_a_file_that_cannot_be_read_is_named(tree: OutputTree) -> None:
     path.write_bytes(b"PAR1")
     with pytest.raises(EnvironmentFailure, match=f"^Parquet file {path} can't be read"):
         summarise(tree.output_dir, tree.dead_letter_dir, "orders")
+
+
+@pytest.mark.parametrize(
+    ("value", "violations", "message", "telling"),
+    [
+        (b'{"a": {"b/c": [1, "x"]}}', [("type", "/a/b~1c/1")], "no number", '/a/b~1c/1: "x"'),
+        (b'{"at": "1970", "n": 1}', [], "at is more than 5 s before", '/at: "1970"'),
+        (b'{"at": {"t": 7}}', [], "at.t holds no time", "/at/t: 7"),
+        (b'{"n": 1}', [("required", "")], "'id' is a required property", '{"n": 1}'),
+        (b'{"n": 1}', [("type", "/list/x")], "odd", '{"n": 1}'),
+        (b'[{"n": null}]', [("type", "/0/n")], "null", "/0/n: null"),
+        (b"{", [], "not JSON", "{"),
+        (None, [], "null", None),
+    ],
+)
+def test_the_telling_value_of_a_letter(
+    value: bytes | None, violations: list[tuple[str, str]], message: str, telling: str | None
+) -> None:
+    document = dead_letter(value=value, violations=violations)
+    document["error"]["message"] = message
+    assert telling_value(Letter.from_document(document)) == telling
