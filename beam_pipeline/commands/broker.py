@@ -16,6 +16,7 @@ from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 from beam_pipeline.runtime.programs.java import fetch_jars, find_java
 from beam_pipeline.runtime.programs.progress import SetupProgress
 from beam_pipeline.settings.flags import add_shared
+from beam_pipeline.topic_names import check_topic_name
 
 LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 
@@ -92,9 +93,10 @@ def topic_spec(text: str) -> TopicSpec:
     """Read `NAME` or `NAME:PARTITIONS`.
 
     Raises:
-      UsageError: PARTITIONS is not a number of 1 or more.
+      UsageError: NAME is no name for a topic, or PARTITIONS not a number of 1 or more.
     """
     name, _, partitions = text.strip().partition(":")
     if partitions and (not partitions.isdigit() or int(partitions) < 1):
         raise UsageError(f"--topics={text}: partitions must be a number of 1 or more")
+    check_topic_name("--topics", name)
     return TopicSpec(name, int(partitions or 4), LOG_APPEND_TIME)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.settings.flags import add_kafka_flags, add_shared
+from beam_pipeline.topic_names import check_topic_name
 
 if TYPE_CHECKING:
     from beam_pipeline.tools.dlq.letters import Letter
@@ -244,6 +245,8 @@ def _run_replay(args: argparse.Namespace) -> int:
     from beam_pipeline.tools.dlq.where import parse_conditions
 
     condition = parse_conditions(args.where, datetime.now(timezone.utc))
+    if args.to is not None:
+        check_topic_name("--to", args.to)
     choice = ReplayChoice(condition, args.to, args.max_attempts)
     if args.dry_run:
         show(Text(_plan_text(plan_only(args.dead_letter_dir, choice), choice)))

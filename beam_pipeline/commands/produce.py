@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import math
 import random
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.resources import event_schema_path
 from beam_pipeline.settings.flags import add_kafka_flags
+from beam_pipeline.topic_names import check_topic_name
 
 if TYPE_CHECKING:
     from beam_pipeline.kafka.connection import KafkaConnection
@@ -54,7 +54,6 @@ DEFAULT_RATE = 5.0
 STANDARD_INPUT = "-"
 _UNSET_EVENT_FLAGS = {"invalid_ratio": 0.0, "late_ratio": 0.0, "seed": None, "schema": None}
 # org.apache.kafka.common.internals.Topic
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -221,10 +220,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    if not _TOPIC.fullmatch(args.topic) or args.topic in (".", ".."):
-        raise UsageError(
-            f"--topic={args.topic}: a topic's name is 1 to 249 of the characters A-Z a-z 0-9 . _ -"
-        )
+    check_topic_name("--topic", args.topic)
     if args.partitions is not None and not args.create_topic:
         raise UsageError(f"--partitions={args.partitions}: add --create_topic, or leave it out")
     for flag in ("partitions", "events"):

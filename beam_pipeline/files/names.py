@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import PurePath, PurePosixPath
 
+from beam_pipeline.topic_names import is_topic_name
+
 DEFAULT_PARTITION_KEYS = ("dt", "hour")
 PARQUET_SUFFIX = ".parquet"
 JSON_LINES_SUFFIX = ".jsonl"
@@ -29,8 +31,6 @@ _MAX_NAME_LENGTH = 255
 MAX_TOPIC_LENGTH = 160
 """File names of longer topics may exceed 255 characters (seven digits for shard and pane)."""
 
-# org.apache.kafka.common.internals.Topic: legal characters, at most 249 of them, not "." or "..".
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _EPOCH = re.compile(r"[A-Za-z0-9]+")
 _SUFFIX = re.compile(r"\.[a-z0-9]+")
 
@@ -81,7 +81,7 @@ class OutputFile:
     suffix: str
 
     def __post_init__(self) -> None:
-        if not _TOPIC.fullmatch(self.topic) or self.topic in (".", ".."):
+        if not is_topic_name(self.topic):
             raise ValueError(f"not a Kafka topic name: {self.topic!r}")
         for field in ("window_start", "window_end"):
             instant: datetime = getattr(self, field)

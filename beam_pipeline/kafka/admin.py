@@ -48,6 +48,17 @@ _SETTLING = frozenset(
     }
 )
 
+# What a broker says when the offsets of a group with members are set from outside.
+_GROUP_IN_USE = frozenset(
+    {
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.NON_EMPTY_GROUP,
+        KafkaError.GROUP_SUBSCRIBED_TO_TOPIC,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
+
 T = TypeVar("T")
 
 
@@ -327,10 +338,18 @@ def _alter_offsets(
         [ConsumerGroupTopicPartitions(group, partitions)],
         request_timeout=COORDINATOR_TIMEOUT_SECONDS,
     )
-    for future in futures.values():
-        for partition in future.result().topic_partitions:
-            if partition.error:
-                raise KafkaException(partition.error)
+    try:
+        for future in futures.values():
+            for partition in future.result().topic_partitions:
+                if partition.error:
+                    raise KafkaException(partition.error)
+    except KafkaException as error:
+        if error.args[0].code() in _GROUP_IN_USE:
+            raise EnvironmentFailure(
+                f"--consumer_group={group}: another consumer is a member of this group; end that "
+                "one, or give the pipeline a group of its own (the default is one)"
+            ) from None
+        raise
 
 
 def _admin(connection: KafkaConnection, on_error: Any = lambda error: None) -> AdminClient:

@@ -7,7 +7,6 @@ value and the remedy. `prepare` makes the directories and topics that are missin
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from beam_pipeline.kafka.admin import (
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.flags import CREATE_TIME
+from beam_pipeline.topic_names import is_topic_name
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 """Room for the headers that a dead letter gets beside the original record."""
@@ -37,8 +37,6 @@ DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 MINIMUM_FREE_BYTES = 2 * 1024**3
 MAX_CLOCK_SKEW_SECONDS = 5
 
-# org.apache.kafka.common.internals.Topic.
-_LEGAL_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _BEFORE_LIMIT = "message.timestamp.before.max.ms"
 _STAMP_LIMITS = (_BEFORE_LIMIT, "message.timestamp.after.max.ms")
 
@@ -287,7 +285,7 @@ def check_dead_letter_suffix(topics: Sequence[str], suffix: str) -> None:
       UsageError: it does.
     """
     for topic in topics:
-        if not _LEGAL_TOPIC.fullmatch(f"{topic}{suffix}"):
+        if not is_topic_name(f"{topic}{suffix}"):
             raise UsageError(
                 f"--dead_letter_topic_suffix={suffix!r}: {topic}{suffix} is no name for a topic; "
                 "it may have letters, digits, dots, dashes and underscores, 249 in all"

@@ -17,6 +17,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
 from beam_pipeline.schemas.contract import check_event_time_field, check_partition_keys, is_reserved
 from beam_pipeline.settings.flags import ASSERT, CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
+from beam_pipeline.topic_names import check_topic_name
 
 MAX_WINDOW_SECONDS = 86_400
 
@@ -270,6 +271,7 @@ def _topics(text: str | None) -> tuple[str, ...]:
     names = (part.strip() for part in (text or "").split(","))
     topics = tuple(dict.fromkeys(filter(None, names)))
     for topic in topics:
+        check_topic_name("--input_topics", topic)
         if len(topic) > MAX_TOPIC_LENGTH:
             raise UsageError(
                 f"--input_topics={topic}: {len(topic)} characters; file names contain the topic's "

@@ -8,6 +8,7 @@ from typing import Any
 
 from beam_pipeline import resources
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
+from beam_pipeline.topic_names import is_topic_name
 
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
 PRIVATE, SHARED = "private", "shared"
@@ -117,6 +118,11 @@ def topic_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise argparse.ArgumentTypeError("give one name or more, separated by commas")
+    for name in names:
+        if not is_topic_name(name):
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is the name of no topic; patterns are not taken, name each topic"
+            )
     return names
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from integration.pipeline_runs import Finished, PipelineRun
+from confluent_kafka import Consumer
+from integration.pipeline_runs import Finished, PipelineRun, wait_for
 
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.processes import free_port
@@ -35,6 +36,27 @@ def test_broker_unreachable(run: PipelineRun) -> None:
 def test_topic_missing(run: PipelineRun, kafka: KafkaConnection) -> None:
     finished = run.finish(*run.run_words(kafka, "no-such-topic"))
     assert_one_line(finished, 1, "--input_topics=no-such-topic", "create it")
+
+
+@pytest.mark.parametrize("name", ["orders.*", "^orders", "orders eu", ".."])
+def test_a_pattern_is_no_topic(run: PipelineRun, kafka: KafkaConnection, name: str) -> None:
+    finished = run.finish(*run.run_words(kafka, name))
+    assert_one_line(finished, 2, f"--input_topics={name}: ", "name each topic")
+
+
+def test_a_group_with_another_member(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    topic = fresh_topic()
+    member = Consumer({**kafka.for_librdkafka(), "group.id": f"group-{topic}"})
+    member.subscribe([topic])
+    try:
+        wait_for(lambda: member.poll(0.1) is None and member.assignment(), "its assignment", 30)
+        words = run.run_words(kafka, topic, f"--consumer_group=group-{topic}")
+        finished = run.finish(*words)
+    finally:
+        member.close()
+    assert_one_line(finished, 1, f"--consumer_group=group-{topic}: another consumer is a member")
 
 
 def test_topic_with_the_other_timestamps(
