@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chromium import CHROMIUM, Page
 from confluent_kafka import Producer
-from output_trees import OutputTree, sources
+from output_trees import NOON, OutputTree, sources
 from report_pages import hostile_tree
 
 from beam_pipeline.cli import main
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.tools.reconcile.compare import ReconcileReport, compare
+from beam_pipeline.tools.reconcile.coverage import Coverage
+from beam_pipeline.tools.report.gather import gather
+from beam_pipeline.tools.report.page import ReportInput, render_page
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium on PATH; Debian: apt install chromium"
@@ -37,6 +44,50 @@ def report_of(tree: OutputTree, *flags: str) -> tuple[int, Path]:
         ]
     )
     return code, report
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1000, 1440])
+def test_long_delays_stay_within_their_card(tmp_path: Path, browser: Page, width: int) -> None:
+    tree = OutputTree(tmp_path)
+    for number, seconds in enumerate((38.4 * 60, 39.5 * 60, 58.9 * 60, 59.9 * 60)):
+        path = tree.parquet(sources("orders", 0, range(number, number + 1)))
+        os.utime(path, times=(0, NOON.timestamp() - seconds))
+    _, report = report_of(tree)
+    browser.show(width, 900, "light")
+    browser.open(report)
+    right = "document.querySelector('[aria-labelledby=delay] {}').getBoundingClientRect().right"
+    card = "document.querySelector('[aria-labelledby=delay]').getBoundingClientRect().right"
+    assert browser.evaluate(right.format(".stack")) < browser.evaluate(card)
+
+
+@needs_chromium
+@pytest.mark.parametrize("ends", [(10, 10), (10, 25)])
+def test_the_lag_is_below_its_header(tmp_path: Path, browser: Page, ends: tuple[int, int]) -> None:
+    rows = Coverage()
+    log = {}
+    for partition, end in enumerate(ends):
+        rows.add(TopicPartition("orders", partition), np.arange(10, dtype=np.int64))
+        log[TopicPartition("orders", partition)] = (0, end)
+    tree = OutputTree(tmp_path)
+    landed = gather([tree.parquet(sources("orders", 0, range(10)))])
+    completeness = ReconcileReport(compare(log, rows, Coverage()), [], [], 1, 0, "read_committed")
+    page = tmp_path / "report.html"
+    given = ReportInput(landed, completeness, NOON, ["orders"], [])
+    page.write_bytes(render_page(given))
+    browser.show(1440, 900, "light")
+    browser.open(page)
+    apart = browser.evaluate("""(() => {
+        const table = document.querySelector('[aria-labelledby=partitions] .stack');
+        const leaf = element => element.lastElementChild ? leaf(element.lastElementChild) : element;
+        const [head, cell] = ['thead th:last-child', 'tbody td:last-child'].map(place => {
+            const text = document.createRange();
+            text.selectNodeContents(leaf(table.querySelector(place)).firstChild);
+            return text.getBoundingClientRect();
+        });
+        return Math.max(0, cell.left - head.right, head.left - cell.right);
+    })()""")
+    assert apart == 0, "header and number share no column of pixels"
 
 
 @needs_chromium

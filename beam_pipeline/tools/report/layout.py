@@ -15,6 +15,7 @@ from beam_pipeline.tools.report.markup import Element, prose, tag
 from beam_pipeline.tools.report.units import between, share
 
 _RANGES_SHOWN = 3
+_WITH_BARS = frozenset({"narrow", "wide"})
 
 
 def section(identity: str, title: str, lead: str | None, *children: Element | None) -> Element:
@@ -106,7 +107,14 @@ def table(
         tag(
             "tr",
             *(
-                tag("th", name, scope="col", role="columnheader", class_=kinds.get(place))
+                tag(
+                    "th",
+                    # The name stands above the numbers, not above their bars.
+                    with_bar(name, 0, 0) if kinds.get(place) in _WITH_BARS else name,
+                    scope="col",
+                    role="columnheader",
+                    class_=kinds.get(place),
+                )
                 for place, name in enumerate(heads)
             ),
             role="row",

@@ -389,6 +389,7 @@ def _partitions(given: ReportInput) -> Element:
 
 def _partition_cells(partition: PartitionReconciliation, most: int) -> tuple[Element | str, ...]:
     low, high, doubled = partition.low, partition.high, len(partition.doubled)
+    lag = len(partition.missing)
     return (
         foreign(str(partition.partition), 260),
         between(f"{low:,}", f"{high - 1:,}") if high > low else "empty",
@@ -396,7 +397,7 @@ def _partition_cells(partition: PartitionReconciliation, most: int) -> tuple[Ele
         f"{partition.parquet_rows:,}",
         f"{partition.dead_letters:,}",
         tag("b", f"{doubled:,}", class_="bad") if doubled else "0",
-        with_bar(f"{len(partition.missing):,}", len(partition.missing), most, "s1"),
+        with_bar(f"{lag:,}", lag, most, "s1") if most else "0",
     )
 
 
