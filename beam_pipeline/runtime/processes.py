@@ -76,6 +76,8 @@ class ManagedProcess:
             raise RuntimeError(f"{name} must be started from the main thread")
         self.name = name
         self.log_file = log_file
+        # An earlier process may have written to the same log.
+        self._log_start = log_file.stat().st_size if log_file.exists() else 0
         self._process = _spawn(name, command, log_file, env, cwd, outlives_parent)
 
     @property
@@ -141,8 +143,8 @@ class ManagedProcess:
         self._process.wait()
 
     def tail(self, lines: int = 20) -> list[str]:
-        """Return the last lines of the log; none where it can't be read."""
-        return _tail(self.log_file, lines)
+        """Return the last lines that this process logged; none where the log can't be read."""
+        return _tail(self.log_file, lines, self._log_start)
 
     def terminate(self, grace_seconds: float = 5.0) -> int:
         """End the process and its whole group: SIGTERM, then SIGKILL after `grace_seconds`.
@@ -308,11 +310,11 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _tail(path: Path, lines: int) -> list[str]:
+def _tail(path: Path, lines: int, start: int) -> list[str]:
     try:
         with path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
-            log.seek(max(0, size - _TAIL_BYTES))
+            log.seek(max(start, size - _TAIL_BYTES))
             return log.read().decode("utf-8", "replace").splitlines()[-lines:]
     except OSError:
         return []

@@ -140,6 +140,15 @@ def test_log_file_is_private_and_appended(tmp_path: Path) -> None:
     assert process.tail(1) == ["two"]
 
 
+def test_what_an_earlier_process_logged_is_no_reason(tmp_path: Path) -> None:
+    with shell("echo ERROR of the first; exit 1", tmp_path / "log") as first:
+        first.wait(10)
+    assert "ended with exit code 1: ERROR of the first" in first.end()
+    with shell("kill -KILL $$", tmp_path / "log") as second:
+        second.wait(10)
+    assert second.end() == f"test shell was killed (SIGKILL) (log: {tmp_path / 'log'})"
+
+
 def test_a_service_is_ready_when_its_port_is(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
