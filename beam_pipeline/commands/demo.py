@@ -175,8 +175,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             settings, kafka_bootstrap_servers=broker.bootstrap, input_topics=(topic,)
         )
         launch = Launch(settings, engine, supervision, beam_flags, logs, console)
-        for warning in preflight.check(settings):
-            launch.say(f"warning: {warning}")
+        launch.check()
         preflight.prepare(settings)
         supervisor = launch.supervisor(broker.connection, stack)
         launch.say(

@@ -17,6 +17,7 @@ from rich.console import Console
 from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.flink.engine import (
     FlinkEngine,
     FlinkSettings,
@@ -37,7 +38,6 @@ from beam_pipeline.runtime.flink.preflight import (
 )
 from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.lease import Lease, hold_lease
-from beam_pipeline.runtime.preflight import check_writable
 from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
@@ -86,6 +86,17 @@ class Launch:
         """Print a line as it is, without markup, colours or folding."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def check(self) -> None:
+        """Make every check before a run, and say its warnings and what is special of the schema.
+
+        Raises:
+          PipelineError: the run can't start.
+        """
+        for warning in preflight.check(self.settings):
+            self.say(f"warning: {warning}")
+        for note in self.settings.contract().notes:
+            self.say(note)
+
     @property
     def directories(self) -> dict[str, Path]:
         """The directories that every worker and this machine must share, by flag."""
@@ -131,7 +142,7 @@ def logs_in(directory: Path) -> RunLogs:
     Raises:
       EnvironmentFailure: the directory can't be written.
     """
-    check_writable(directory, "--log_dir", private=True)
+    preflight.check_writable(directory, "--log_dir", private=True)
     return RunLogs(directory)
 
 

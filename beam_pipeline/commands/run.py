@@ -91,10 +91,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     supervision = supervision_settings(values)
     stop = stop_on_signals()
     launch = Launch(settings, engine, supervision, beam_flags, logs_in(args.log_dir), Console())
-    for warning in preflight.check(settings):
-        launch.say(f"warning: {warning}")
-    for note in settings.contract().notes:
-        launch.say(note)
+    launch.check()
     preflight.prepare(settings)
     connection, topics = settings.connection(), settings.topics()
     with ExitStack() as stack:
