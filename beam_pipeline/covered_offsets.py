@@ -56,6 +56,16 @@ class CoveredOffsets:
             gaps -= self._bitmaps.get(TopicPartition(topic, partition), BitMap64())
         return gaps
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no offset is covered."""
+        return not any(self._bitmaps.values())
+
+    @property
+    def count(self) -> int:
+        """How many offsets are covered."""
+        return sum(map(len, self._bitmaps.values()))
+
     def partitions(self) -> Iterator[TopicPartition]:
         """Yield each (topic, partition) with covered offsets, sorted."""
         return iter(sorted(self._bitmaps))

@@ -6,6 +6,7 @@ Dead letters and logs hold whole events, so they are private (modes 0600 and 070
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -15,7 +16,7 @@ PRIVATE_FILE_MODE = 0o600
 PRIVATE_DIRECTORY_MODE = 0o700
 
 _AT_FDCWD = -100
-_RENAME_EXCHANGE = 2  # linux/fs.h; see renameat2(2)
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h; see renameat2(2)
 
 
 def sync(path: str | Path) -> None:
@@ -33,11 +34,46 @@ def exchange(first: Path, second: Path) -> None:
     Raises:
         OSError: the file system or the kernel can't do it (EINVAL, ENOSYS), or a path is missing.
     """
+    _renameat2(first, second, _RENAME_EXCHANGE)
+
+
+def place_if_absent(temporary: Path, path: Path) -> bool:
+    """Give a finished file its name in one step, durably, unless the name is taken.
+
+    The file at a taken name stays as it is, and so does `temporary`.
+
+    Returns:
+        whether the file has the name now.
+
+    Raises:
+        OSError: the file system can't do it, or a directory is missing.
+    """
+    sync(temporary)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        try:
+            _renameat2(temporary, path, _RENAME_NOREPLACE)
+        except FileExistsError:
+            return False
+    temporary.unlink(missing_ok=True)
+    sync(path.parent)
+    return True
+
+
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+def _renameat2(first: Path, second: Path, how: int) -> None:
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:  # glibc before 2.28, or not Linux
-        raise OSError(38, os.strerror(38))
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     paths = _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second)
-    if rename(*paths, _RENAME_EXCHANGE) != 0:
+    if rename(*paths, how) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(first), None, str(second))
 

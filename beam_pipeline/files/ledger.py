@@ -8,6 +8,7 @@ covered after the files are deleted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,20 +29,11 @@ SNAPSHOT = Path("_ledger", "snapshot.json")
 _SNAPSHOT_VERSION = 1
 
 
-@dataclass(frozen=True)
-class _LiveFile:
-    """A file that may still be superseded: inode and modification time, and what it covers."""
-
-    identity: tuple[int, int]
-    covered: CoveredOffsets
-
-
 @dataclass
 class Ledger:
     """The offsets covered by the files below an output and a dead-letter directory.
 
-    Files of `live_epoch` may be superseded: a runner that restored a checkpoint writes them again
-    with other records. `refresh` then drops what the old files covered.
+    A file in place is never changed, so each is read once.
 
     Attributes:
         covered: the covered offsets.
@@ -51,16 +43,13 @@ class Ledger:
 
     output_dir: Path
     dead_letter_dir: Path
-    live_epoch: str = ""
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
     files: set[str] = field(default_factory=set)
     topic_ids: dict[str, str] = field(default_factory=dict)
-    _settled: CoveredOffsets = field(default_factory=CoveredOffsets)
-    _live: dict[str, _LiveFile] = field(default_factory=dict)
     _foreign: set[str] = field(default_factory=set)
 
     def refresh(self) -> list[Path]:
-        """Add new files and drop superseded ones. Return the paths of the new files.
+        """Add new files; return their paths.
 
         Each name is parsed once, and each file is read once.
 
@@ -69,25 +58,14 @@ class Ledger:
                 its records twice.
         """
         new = []
-        live = {}
         for path in self._visible_paths():
             name = path.name
-            is_live = bool(self.live_epoch) and f"-e{self.live_epoch}-" in name
-            if (name in self.files and not is_live) or not self._is_output(name):
+            if name in self.files or not self._is_output(name):
                 continue
-            try:
-                if is_live:
-                    live[name] = self._live_file(path)
-                else:
-                    file_covered = coverage_of(path)
-                    self._settled.update(file_covered)
-                    self.covered.update(file_covered)
-            except FileNotFoundError:  # superseded or deleted since it was listed
-                continue
-            if name not in self.files:
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                self.covered.update(coverage_of(path))
                 self.files.add(name)
                 new.append(path)
-        self._take_live(live)
         return new
 
     def _visible_paths(self) -> Iterator[Path]:
@@ -95,8 +73,6 @@ class Ledger:
 
     def _is_output(self, name: str) -> bool:
         """Whether a pipeline wrote a file of this name; parses a name that is not known yet."""
-        if name in self.files:
-            return True
         if name in self._foreign:
             return False
         if OutputFile.parse(name) is None:
@@ -106,30 +82,7 @@ class Ledger:
 
     def add_offset_gaps(self, topic: str, partition: int, offsets: BitMap64) -> None:
         """Count offsets where there will never be a record as covered."""
-        self._settled.add(topic, partition, offsets)
         self.covered.add(topic, partition, offsets)
-
-    def _live_file(self, path: Path) -> _LiveFile:
-        """Return what a file of the live epoch covers; read it again if it was replaced."""
-        status = path.stat()
-        identity = (status.st_ino, status.st_mtime_ns)
-        known = self._live.get(path.name)
-        if known is not None and known.identity == identity:
-            return known
-        return _LiveFile(identity, coverage_of(path))
-
-    def _take_live(self, live: dict[str, _LiveFile]) -> None:
-        before, self._live = self._live, live
-        gone = before.keys() - live.keys()
-        self.files -= gone
-        if gone or any(live[name] is not file for name, file in before.items()):
-            self.covered = CoveredOffsets()
-            self.covered.update(self._settled)
-            added = list(live.values())
-        else:
-            added = [file for name, file in live.items() if name not in before]
-        for file in added:
-            self.covered.update(file.covered)
 
     def save(self) -> None:
         """Write the snapshot, atomically and durably. All counted epochs must be over."""
@@ -145,19 +98,16 @@ class Ledger:
         write_atomically(path, json.dumps(document).encode(), durable=True, private=False)
 
 
-def load_ledger(
-    output_dir: str | Path, dead_letter_dir: str | Path, live_epoch: str = ""
-) -> Ledger:
+def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
     """Return the ledger of all files: the snapshot, and the files that it does not know.
 
     Args:
         output_dir, dead_letter_dir: the roots of the files.
-        live_epoch: the epoch whose job runs, or is about to run.
 
     Raises:
         EnvironmentFailure: the snapshot or a file can't be read.
     """
-    ledger = Ledger(Path(output_dir), Path(dead_letter_dir), live_epoch)
+    ledger = Ledger(Path(output_dir), Path(dead_letter_dir))
     path = ledger.output_dir / SNAPSHOT
     if path.exists():
         try:
@@ -165,7 +115,6 @@ def load_ledger(
             if document["version"] != _SNAPSHOT_VERSION:
                 raise ValueError(f"version {document['version']}")
             ledger.covered = CoveredOffsets.from_json(document["covered"])
-            ledger._settled = CoveredOffsets.from_json(document["covered"])
             ledger.files = set(document["files"])
             ledger.topic_ids = dict(document["topic_ids"])
         except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.durable import make_directories
 from beam_pipeline.files.footer import OffsetRange
 
@@ -41,6 +42,20 @@ class PartRef(NamedTuple):
     rows: int
     offsets: Mapping[int, list[OffsetRange]]
     window: tuple[int, int] = (0, 0)
+
+    @property
+    def names_each_row(self) -> bool:
+        """Whether each row has an offset of its own, so that rows can be told apart by offset."""
+        spans = (span for ranges in self.offsets.values() for span in ranges)
+        return self.rows == sum(last - first + 1 for first, last in spans)
+
+    def has_rows_outside(self, covered: CoveredOffsets) -> bool:
+        """Return whether `covered` lacks the offset of a row."""
+        return any(
+            covered.missing(self.topic, partition, first, last + 1)
+            for partition, ranges in self.offsets.items()
+            for first, last in ranges
+        )
 
 
 class PartMissingError(RuntimeError):

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Optional
 
 import apache_beam as beam
+import orjson
 from apache_beam import coders
 from apache_beam.io.kafka import WriteToKafka
 
 from beam_pipeline.config import PaneTiming
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.durable import make_directory, open_private
 from beam_pipeline.files.footer import ranges_of
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
@@ -104,8 +106,12 @@ class JsonLinesFormat:
         ranges = {partition: ranges_of(values) for partition, values in offsets.items()}
         return PartRef(path, shard.topic, shard.number, len(contents), ranges)
 
-    def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
+    def assemble(
+        self, path: str, target: OutputFile, parts: Sequence[PartRef], known: CoveredOffsets
+    ) -> int:
         with self._open(path, "wb") as sink:
+            if not known.is_empty:
+                return sum(_copy_unknown(Path(part.path), sink, known) for part in parts)
             for part in parts:
                 with Path(part.path).open("rb") as source:
                     shutil.copyfileobj(source, sink, 1 << 20)
@@ -115,6 +121,18 @@ class JsonLinesFormat:
         if self.private:
             return open_private(path, mode, **options)
         return Path(path).open(mode, **options)
+
+
+def _copy_unknown(part: Path, sink: IO[bytes], known: CoveredOffsets) -> int:
+    """Copy the lines of letters whose offsets `known` lacks; return how many there are."""
+    copied = 0
+    with part.open("rb") as lines:
+        for line in lines:
+            source = orjson.loads(line)["source"]
+            if known.which(source["topic"], source["partition"], [source["offset"]]) == [False]:
+                copied += 1
+                sink.write(line)
+    return copied
 
 
 def size_of(letter: DeadLetter) -> int:

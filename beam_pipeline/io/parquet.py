@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyroaring import BitMap64
 
 from beam_pipeline.config import PaneTiming
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.files.row_groups import row_groups
 from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
+from beam_pipeline.offset_sets import ranges
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import check_partition_keys
 from beam_pipeline.transforms.batches import Refusal, apply_or_split
@@ -192,11 +195,17 @@ class ParquetFormat:
             writer.write_table(table.combine_chunks())
         return PartRef(path, shard.topic, shard.number, table.num_rows, offsets_of(table))
 
-    def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
+    def assemble(
+        self, path: str, target: OutputFile, parts: Sequence[PartRef], known: CoveredOffsets
+    ) -> int:
         """Write one Parquet file with its footer, a row group at a time; return its row count."""
-        rows = sum(part.rows for part in parts)
+        batches = _batches_of(parts)
+        if not known.is_empty:
+            batches = (_rows_outside(batch, target.topic, known) for batch in batches)
+        rows = 0
         with pq.ParquetWriter(path, self.schema, **self.writer_options) as writer:
-            for row_group in row_groups(_batches_of(parts), self.schema, self.row_group_bytes):
+            for row_group in row_groups(batches, self.schema, self.row_group_bytes):
+                rows += row_group.num_rows
                 writer.write_table(row_group, row_group_size=row_group.num_rows)
             footer = FileFooter(
                 topic=target.topic,
@@ -208,7 +217,7 @@ class ParquetFormat:
                 rows=rows,
                 schema_id=self.schema_ref.id or "",
                 schema_sha256=self.schema_ref.sha256,
-                offsets={target.topic: merge_offsets(parts)},
+                offsets={target.topic: _ranges_outside(target.topic, merge_offsets(parts), known)},
             )
             writer.add_key_value_metadata({FOOTER_KEY: footer.to_json()})
         return rows
@@ -247,6 +256,35 @@ def _batches_of(parts: Sequence[PartRef]) -> Iterator[pa.RecordBatch]:
         with pa.OSFile(part.path, "rb") as source, pa.ipc.open_file(source) as reader:
             for position in range(reader.num_record_batches):
                 yield reader.get_batch(position)
+
+
+def _rows_outside(batch: pa.RecordBatch, topic: str, known: CoveredOffsets) -> pa.RecordBatch:
+    """Return the rows of a topic whose offsets `known` lacks."""
+    partitions = batch.column("kafka_partition").to_numpy()
+    offsets = batch.column("kafka_offset").to_numpy()
+    is_known = np.zeros(batch.num_rows, bool)
+    for partition in np.unique(partitions).tolist():
+        rows = partitions == partition
+        is_known[rows] = known.which(topic, partition, offsets[rows].tolist())
+    return batch.filter(pa.array(~is_known))
+
+
+def _ranges_outside(
+    topic: str, offsets: Mapping[int, list[OffsetRange]], known: CoveredOffsets
+) -> dict[int, list[OffsetRange]]:
+    if known.is_empty:
+        return dict(offsets)
+    outside = {
+        partition: list(
+            ranges(
+                BitMap64().union(
+                    *(known.gaps(topic, partition, first, last + 1) for first, last in spans)
+                )
+            )
+        )
+        for partition, spans in offsets.items()
+    }
+    return {partition: spans for partition, spans in outside.items() if spans}
 
 
 def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:

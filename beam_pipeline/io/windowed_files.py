@@ -12,9 +12,10 @@ and in the global window no element is dropped for being late.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,7 +36,9 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.config import PaneTiming, Windowing
-from beam_pipeline.files.durable import make_directory, sync
+from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.files.durable import make_directory, place_if_absent, sync
+from beam_pipeline.files.ledger import coverage_of
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import (
     PartRef,
@@ -95,8 +98,13 @@ class FileFormat(Protocol):
     def write_part(self, path: str, shard: Shard, contents: Sequence[Any]) -> PartRef:
         """Write the contents of a shard's pieces as one part."""
 
-    def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
-        """Write the file for `target` from its parts to `path`; return how many rows it has."""
+    def assemble(
+        self, path: str, target: OutputFile, parts: Sequence[PartRef], known: CoveredOffsets
+    ) -> int:
+        """Write the file for `target` to `path`; return how many rows it has.
+
+        It has the rows of the parts whose offsets are not in `known`.
+        """
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,10 @@ class FileLayout:
     private: bool = False
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
 
+    def path_of(self, target: OutputFile) -> Path:
+        """Return the path of a file."""
+        return Path(self.root, target.relative_path(self.partition_keys))
+
     def new_part_path(self, suffix: str) -> str:
         """Return a path for a new part, and make the directories above it."""
         return new_part_path(self.root, self.epoch, suffix, private=self.private)
@@ -140,9 +152,13 @@ class FileLayout:
 class WriteWindowedFiles(beam.PTransform[Any, Any]):
     """PCollection of elements in fixed windows to `Outputs` of WrittenFile and DeadLetter.
 
-    Writes one file for each pane of each (window, topic, shard). It replaces only a file of the
-    same epoch, window, shard and pane, and removes those of later panes, which come from a timeline
-    that was rolled back. The outputs are in the global window.
+    Writes one file for each pane of each (window, topic, shard). A file in place is never changed.
+    If the file of a pane is there already, by a bundle that is tried again or a timeline that the
+    runner has rolled back, it is adopted: its rows are not written again, and what is left goes
+    into the file of the next pane. The outputs are in the global window.
+
+    Rows that can't be told apart by topic, partition and offset are written over the file of their
+    pane instead, and files of later panes are removed.
 
     A worker that runs it declines to split stateful bundles from then on (`whole_bundles`).
 
@@ -244,8 +260,13 @@ class _AssembleFiles(beam.DoFn):
     """(key of window and shard, PartRef) to WrittenFile, one for each pane.
 
     The state of a key: the parts that wait for the next pane, whether there are any, the index of
-    that pane, and whether the window has closed. The index stays when a pane has fired, because it
-    is part of the next file's name.
+    that pane, whether the window has closed, and the offsets in adopted files. The index stays when
+    a pane has fired, because it is part of the next file's name.
+
+    The files of a key are a log: pane after pane, each taken by the first that gives a file its
+    name. Whoever takes a pane has read the files of the panes before it that others took. So each
+    row is in one file, whoever else writes: a bundle that is tried again, a timeline that was
+    restored from a checkpoint, or a worker of a rolled-back timeline that wakes up late.
 
     The state is that of one epoch and need not be readable by another version of this code. After
     an upgrade a job resumes from its files, not from a savepoint.
@@ -253,6 +274,7 @@ class _AssembleFiles(beam.DoFn):
 
     PARTS = BagStateSpec("parts", PickleCoder())
     PANE = ReadModifyWriteStateSpec("pane", VarIntCoder())
+    ADOPTED = ReadModifyWriteStateSpec("adopted", PickleCoder())
     IS_WAITING = ReadModifyWriteStateSpec("is_waiting", BooleanCoder())
     CLOSED = ReadModifyWriteStateSpec("closed", BooleanCoder())
     CLOSE = TimerSpec("close", TimeDomain.WATERMARK)
@@ -304,62 +326,103 @@ class _AssembleFiles(beam.DoFn):
         self,
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
+        adopted: Any = beam.DoFn.StateParam(ADOPTED),
         is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
         closed: Any = beam.DoFn.StateParam(CLOSED),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
         closed.write(True)
-        yield from self._fire(parts, pane, is_waiting, end)
+        yield from self._fire(parts, pane, adopted, is_waiting, end)
 
     @on_timer(DUE)
     def fire_pane(
         self,
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
+        adopted: Any = beam.DoFn.StateParam(ADOPTED),
         is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
-        yield from self._fire(parts, pane, is_waiting, end)
+        yield from self._fire(parts, pane, adopted, is_waiting, end)
 
     @on_timer(END)
     def end_input(
         self,
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
+        adopted: Any = beam.DoFn.StateParam(ADOPTED),
         is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
         """Fire the last pane: at the end of the input a runner may drop timers of the clock."""
-        yield from self._fire(parts, pane, is_waiting, end)
+        yield from self._fire(parts, pane, adopted, is_waiting, end)
 
-    def _fire(self, parts: Any, pane: Any, is_waiting: Any, end: Any) -> Iterator[WrittenFile]:
+    def _fire(
+        self, parts: Any, pane: Any, adopted: Any, is_waiting: Any, end: Any
+    ) -> Iterator[WrittenFile]:
         waiting = sorted(parts.read(), key=lambda part: part.path)
         if not waiting:
             return
-        index = pane.read() or 0
-        yield self._write(waiting, index)
+        if all(part.names_each_row for part in waiting):
+            index = yield from self._append(waiting, pane.read() or 0, adopted)
+        else:
+            index = yield from self._overwrite(waiting, pane.read() or 0)
+        retire_parts(waiting)
         parts.clear()
         is_waiting.clear()
         end.clear()  # Prism 2.73 checks every key that has a timer, again and again
-        pane.write(index + 1)
+        pane.write(index)
 
-    def _write(self, parts: Sequence[PartRef], pane: int) -> WrittenFile:
-        start, end = self._layout.event_window(*parts[0].window)
-        target = OutputFile(
-            topic=parts[0].topic,
+    def _append(
+        self, parts: Sequence[PartRef], pane: int, adopted: Any
+    ) -> Generator[WrittenFile, None, int]:
+        """Write the rows of the parts that no file has; return the index of the next pane."""
+        known: CoveredOffsets = adopted.read() or CoveredOffsets()
+        while left := [part for part in parts if part.has_rows_outside(known)]:
+            target = self._target(left[0], pane)
+            path = self._layout.path_of(target)
+            if not path.exists():  # most are not, and to assemble one takes long
+                temporary, rows = self._assembled(target, left, known)
+                if publish(self._layout, target, temporary):
+                    yield self._written(path, rows)
+                    return pane + 1
+                temporary.unlink()
+            with contextlib.suppress(FileNotFoundError):  # it was deleted just now: try it again
+                covered = coverage_of(path)
+                yield self._written(path, covered.count)
+                known.update(covered)
+                adopted.write(known)
+                pane += 1
+        return pane
+
+    def _overwrite(self, parts: Sequence[PartRef], pane: int) -> Generator[WrittenFile, None, int]:
+        """Write the rows of the parts, whose offsets tell nothing; return the next pane's index."""
+        target = self._target(parts[0], pane)
+        temporary, rows = self._assembled(target, parts, CoveredOffsets())
+        publish_over(self._layout, target, temporary)
+        yield self._written(self._layout.path_of(target), rows)
+        return pane + 1
+
+    def _target(self, part: PartRef, pane: int) -> OutputFile:
+        start, end = self._layout.event_window(*part.window)
+        return OutputFile(
+            topic=part.topic,
             window_start=start,
             window_end=end,
-            shard=parts[0].shard,
+            shard=part.shard,
             epoch=self._layout.epoch,
             pane=pane,
             suffix=self._format.suffix,
         )
+
+    def _assembled(
+        self, target: OutputFile, parts: Sequence[PartRef], known: CoveredOffsets
+    ) -> tuple[Path, int]:
         temporary = self._layout.new_part_path(".assembling")
-        rows = self._format.assemble(
-            temporary, target, [part._replace(path=find_part(part)) for part in parts]
-        )
-        path = publish(self._layout, target, temporary)
-        retire_parts(parts)
+        present = [part._replace(path=find_part(part)) for part in parts]
+        return Path(temporary), self._format.assemble(temporary, target, present, known)
+
+    def _written(self, path: Path, rows: int) -> WrittenFile:
         written = WrittenFile(str(path), rows, path.stat().st_size)
         self._count(written)
         return written
@@ -370,14 +433,23 @@ class _AssembleFiles(beam.DoFn):
             Metrics.counter(METRICS_NAMESPACE, f"{self._counter_prefix}.{name}").inc(amount)
 
 
-def publish(layout: FileLayout, target: OutputFile, temporary: str | Path) -> Path:
-    """Put a finished file in place by one rename, synced, and return its path.
+def publish(layout: FileLayout, target: OutputFile, temporary: Path) -> bool:
+    """Put a finished file in place in one step, synced, unless its name is taken; return whether.
+
+    Directories that are missing are made.
+    """
+    path = layout.path_of(target)
+    _make_directory(path.parent, layout.private)
+    return place_if_absent(temporary, path)
+
+
+def publish_over(layout: FileLayout, target: OutputFile, temporary: Path) -> None:
+    """Put a finished file in place by one rename, synced, over a file of the same name.
 
     Files of later panes of the same epoch, topic, window and shard are removed first: the runner
-    has rolled back the timeline that they come from, and their records come again. Directories
-    that are missing are made.
+    has rolled back the timeline that they come from, and their records come again.
     """
-    path = Path(layout.root, target.relative_path(layout.partition_keys))
+    path = layout.path_of(target)
     _make_directory(path.parent, layout.private)
     prefix = target.name_before_pane  # an hour may have thousands of files; parsing is slow
     for other in path.parent.iterdir():
@@ -385,9 +457,8 @@ def publish(layout: FileLayout, target: OutputFile, temporary: str | Path) -> Pa
         if file is not None and _supersedes(target, file):
             other.unlink(missing_ok=True)
     sync(temporary)
-    Path(temporary).replace(path)
+    temporary.replace(path)
     sync(path.parent)
-    return path
 
 
 def _make_directory(path: Path, private: bool) -> None:

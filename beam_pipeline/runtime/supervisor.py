@@ -139,7 +139,7 @@ class RunPlan:
 class ResumedEpoch:
     """The epoch of a restored job, and the offsets that the job skips (`CoveredOffsets.to_json`).
 
-    Offsets in files of the epoch itself are not among them: those files may be rolled back.
+    Offsets in files of the epoch itself are not among them: the job adopts those files.
     """
 
     name: str
@@ -405,8 +405,8 @@ class Supervisor:
     def _resume(self, resumed: ResumedEpoch | None) -> str | None:
         """Set the group's offsets, and the covered offsets that the job skips.
 
-        A restored job has offsets of its own, and skips what it has skipped before: files of its
-        epoch may be rolled back.
+        A restored job has offsets of its own, and skips what it has skipped before. Rows in files
+        of its epoch come again, and are left out when their pane fires.
 
         Returns:
           one line when the broker went away meanwhile, else None.
@@ -421,9 +421,7 @@ class Supervisor:
 
     def _find_starts(self, resumed: ResumedEpoch | None) -> None:
         plan = self._plan
-        # Only a runner that restores checkpoints replaces files; to look at each again is slow.
-        live_epoch = self.status.epoch if self._engine.restores_checkpoints else ""
-        self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir, live_epoch)
+        self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir)
         point = self._source.find_resume_point(self._ledger)
         self._starts = self.status.starts = point.starts
         self.status.covered = self._ledger.covered

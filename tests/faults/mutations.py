@@ -47,11 +47,11 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
-        name="supersede rule",
+        name="adoption",
         file="beam_pipeline/io/windowed_files.py",
-        original="if file is not None and _supersedes(target, file):",
-        mutated="if False:",
-        # Only a runner that rolls back needs the rule, and Prism does not.
+        original="known.update(covered)",
+        mutated="pass",
+        # Only a runner that rolls back needs it, and Prism does not.
         test=EPOCHS,
     ),
     Mutation(

@@ -35,7 +35,7 @@ COMMAND_ON_FLINK = {
     "TaskManager": "TaskManagerRunner",
     "JobManager": "StandaloneSessionClusterEntrypoint",
     "worker pool": "beam_pipeline.worker_pool",
-    "Python worker": "import SdkHarness",
+    "Python worker": "beam_pipeline.worker_start",
 }
 """The same, on Flink; job server and expansion service live while a job is submitted only."""
 

@@ -219,7 +219,7 @@ def test_detach_savepoint_cancel_and_resume_with_another_parallelism(
     saved = flink(run, "savepoint", f"--savepoint_dir={directory}")
     assert saved.code == 0, saved.output
     savepoint = saved.output.rpartition("--from_savepoint=")[2].strip()
-    land(2)  # lands in files that the resumed job supersedes
+    land(2)  # lands in files that the resumed job adopts
     wait_for(lambda: run.placed().total() == 300, "records after the savepoint")
     assert flink(run, "cancel").code == 0
     assert flink(run, "status").code == 1

@@ -3,7 +3,8 @@
 No runner: the steps that a runner takes are the rules of a state machine, over the pipeline's own
 code and a real directory. A runner's bundle is all or nothing, so a step that crashes keeps its
 files and loses its state; a restore takes the state back to an earlier checkpoint, and the files
-stay; a new epoch has nothing but the files.
+stay; a new epoch has nothing but the files. After a restore, a worker of the timeline that is no
+more may go on for a while (a zombie): it reads and fires as before.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ from beam_pipeline.config import PaneTiming, ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
-from beam_pipeline.files.parts import retire_parts, sweep_dead_epochs, sweep_parts
+from beam_pipeline.files.parts import (
+    PartMissingError,
+    retire_parts,
+    sweep_dead_epochs,
+    sweep_parts,
+)
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.io import windowed_files
 from beam_pipeline.io.dead_letters import JsonLinesFormat
@@ -130,6 +136,7 @@ class KeyState:
 
     parts: Bag = field(default_factory=Bag)
     pane: Cell = field(default_factory=Cell)
+    adopted: Cell = field(default_factory=Cell)
     is_waiting: Cell = field(default_factory=Cell)
     closed: Cell = field(default_factory=Cell)
 
@@ -172,6 +179,7 @@ class Epochs(RuleBasedStateMachine):
         self.roots = {kind: Path(self.directory.name, kind) for kind in KINDS}
         self.log: dict[int, list[KafkaRecord]] = {partition: [] for partition in PARTITIONS}
         self.deleted: set[Offset] = set()
+        self.ever_landed: set[Offset] = set()
         self.epoch_number = 0
 
     def teardown(self) -> None:
@@ -200,6 +208,7 @@ class Epochs(RuleBasedStateMachine):
         }
         self.covered = CoveredOffsets.from_json(ledger.covered.beyond(starts).to_json())
         self.checkpoints: list[JobState] = []
+        self.zombies: list[JobState] = []
         self.commit(
             JobState(
                 {partition: starts[TopicPartition(TOPIC, partition)] for partition in PARTITIONS}
@@ -232,7 +241,10 @@ class Epochs(RuleBasedStateMachine):
         crashes=st.sampled_from([False, False, False, True]),
         fires=st.sampled_from(["some", "none", "all"]),
         then=st.sampled_from(
-            ["go on", "restart", "restore", "retention passes", "old files go", "catch up"]
+            [
+                *("go on", "restart", "restore", "retention passes", "old files go", "catch up"),
+                "a zombie wakes up",
+            ]
         ),
         data=st.data(),
     )
@@ -266,10 +278,21 @@ class Epochs(RuleBasedStateMachine):
                 self.delete(data.draw(st.lists(st.sampled_from(old), unique=True)))
         elif then == "catch up":
             self.catch_up()
+        elif then == "a zombie wakes up" and self.zombies:
+            zombie = data.draw(st.sampled_from(self.zombies))
+            self.read_into(zombie, data.draw(st.tuples(*[st.integers(0, 3) for _ in PARTITIONS])))
+            for key in self.waiting(zombie):
+                if data.draw(st.booleans()):
+                    self.fire_zombie(zombie, key)
 
     def read_bundle(self, counts: tuple[int, ...], crashes: bool = False) -> None:
         """A bundle is read and goes to parts; where it crashes, the parts are orphans."""
         state = copy.deepcopy(self.state)
+        self.read_into(state, counts)
+        if not crashes:
+            self.commit(state)
+
+    def read_into(self, state: JobState, counts: tuple[int, ...]) -> None:
         records: list[KafkaRecord] = []
         for partition, count in zip(PARTITIONS, counts, strict=True):
             start = state.positions[partition]
@@ -296,38 +319,48 @@ class Epochs(RuleBasedStateMachine):
                     due=Timer(),
                     end=Timer(),
                 )
-        if not crashes:
-            self.commit(state)
 
     def commit(self, state: JobState) -> None:
         """A bundle is done; the runner may take a checkpoint of it, and come back to that."""
         self.state = state
         self.checkpoints.append(copy.deepcopy(state))
 
-    def waiting(self) -> list[tuple[str, str]]:
-        return sorted(key for key, of_key in self.state.keys.items() if of_key.parts.items)
+    def waiting(self, state: JobState | None = None) -> list[tuple[str, str]]:
+        keys = (state or self.state).keys
+        return sorted(key for key, of_key in keys.items() if of_key.parts.items)
 
     def fire(self, key: tuple[str, str], crash: str | None = None) -> None:
         state = copy.deepcopy(self.state)
-        of_key = state.keys[key]
-        sink = self.sinks[key[0]]
         try:
             with crashing(crash):
-                list(
-                    sink.assemble.fire_pane(
-                        parts=of_key.parts,
-                        pane=of_key.pane,
-                        is_waiting=of_key.is_waiting,
-                        end=Timer(),
-                    )
-                )
+                self.fire_in(state, key)
         except Crash:
             return
-        assert crash is None
-        self.commit(state)
+        self.commit(state)  # also where all rows were adopted, and no such point was reached
+
+    def fire_in(self, state: JobState, key: tuple[str, str]) -> None:
+        of_key = state.keys[key]
+        written = self.sinks[key[0]].assemble.fire_pane(
+            parts=of_key.parts,
+            pane=of_key.pane,
+            adopted=of_key.adopted,
+            is_waiting=of_key.is_waiting,
+            end=Timer(),
+        )
+        for file in written:
+            assert Path(file.path).exists()
+            assert file.rows == len(offsets_in(Path(file.path)))
+
+    def fire_zombie(self, zombie: JobState, key: tuple[str, str]) -> None:
+        """A worker of a timeline that is no more fires; a part that was swept ends it."""
+        try:
+            self.fire_in(zombie, key)
+        except PartMissingError:
+            self.zombies.remove(zombie)
 
     def restore(self, number: int) -> None:
         """The runner is set back; later checkpoints are of a timeline that is no more."""
+        self.zombies.append(copy.deepcopy(self.state))
         restored = self.checkpoints[number]
         del self.checkpoints[number:]
         self.commit(restored)
@@ -359,6 +392,13 @@ class Epochs(RuleBasedStateMachine):
         landed = self.landed()
         assert {offset for offset, times in landed.items() if times > 1} == set()
         assert not self.deleted & set(landed)
+
+    @invariant()
+    def what_has_landed_stays(self) -> None:
+        """Or a run would say that it has caught up, of files that are then taken away."""
+        landed = set(self.landed())
+        assert self.ever_landed <= landed | self.deleted
+        self.ever_landed |= landed
 
     def assert_files_say_what_they_hold(self) -> None:
         ledger = load_ledger(self.roots["rows"], self.roots["letters"])
@@ -406,7 +446,7 @@ def crashing(where: str | None) -> Iterator[None]:
 
     points: dict[str, tuple[Any, str, Any]] = {
         "before publish": (windowed_files, "publish", die),
-        "in publish": (Path, "replace", die),
+        "in publish": (os, "link", die),
         "behind publish": (windowed_files, "publish", publish_and_die),
         "in retire": (windowed_files, "retire_parts", retire_one_and_die),
     }
@@ -429,7 +469,7 @@ def epochs() -> Iterator[Epochs]:
 
 
 def test_panes_that_fire_again_with_other_records(epochs: Epochs) -> None:
-    """Two panes of one record each, then, after a restore, one of both: the second must go."""
+    """Two panes of one record each, then, after a restore, one of both: both files have them."""
     epochs.append(0, [(0, True), (1, True)])
     for _ in range(2):
         epochs.read_bundle((1, 0))
@@ -439,7 +479,48 @@ def test_panes_that_fire_again_with_other_records(epochs: Epochs) -> None:
     epochs.restore(0)
     epochs.read_bundle((2, 0))
     epochs.fire(key)
-    assert len(epochs.visible()) == 1
+    assert len(epochs.visible()) == 2
+
+
+def test_a_restored_timeline_takes_nothing_away(epochs: Epochs) -> None:
+    """It fires the first pane again, before it has read what the second had."""
+    epochs.append(0, [(0, True), (1, True)])
+    for _ in range(2):
+        epochs.read_bundle((1, 0))
+        (key,) = epochs.waiting()
+        epochs.fire(key)
+    epochs.what_has_landed_stays()
+    epochs.restore(0)
+    epochs.read_bundle((1, 0))
+    epochs.fire(key)
+    epochs.what_has_landed_stays()
+
+
+def test_a_zombie_that_fires_before_its_successor(epochs: Epochs) -> None:
+    """It has the first record, and its successor both: the successor writes the other one."""
+    epochs.append(0, [(0, True), (1, True)])
+    epochs.read_bundle((1, 0))
+    (key,) = epochs.waiting()
+    epochs.restore(0)
+    (zombie,) = epochs.zombies
+    epochs.read_bundle((2, 0))
+    epochs.fire_zombie(zombie, key)
+    epochs.fire(key)
+    assert [len(offsets_in(path)) for path in epochs.visible()] == [1, 1]
+
+
+def test_a_zombie_that_fires_after_its_successor(epochs: Epochs) -> None:
+    epochs.append(0, [(0, True), (1, True), (2, True)])
+    epochs.read_bundle((2, 0))
+    (key,) = epochs.waiting()
+    epochs.restore(0)
+    (zombie,) = epochs.zombies
+    epochs.read_bundle((1, 0))
+    epochs.fire(key)
+    epochs.fire_zombie(zombie, key)
+    epochs.no_record_is_ever_doubled()
+    epochs.read_bundle((2, 0))
+    epochs.fire(key)
 
 
 def test_a_restart_behind_a_window_that_fired_before_an_earlier_offset(epochs: Epochs) -> None:

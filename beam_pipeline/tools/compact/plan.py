@@ -102,7 +102,7 @@ def plan_directory(
 
     Files of one topic, one JSON Schema and the same columns are merged once their windows have
     closed. Files below half of `target_bytes` are grouped in the order of their windows, up to
-    `target_bytes` for a group. Files of `live_epochs` stay: a runner may still replace them.
+    `target_bytes` for a group. Files of `live_epochs` stay: a runner may come back to them.
 
     Raises:
         OSError: the directory can't be listed.
@@ -125,7 +125,7 @@ def plan_directory(
             continue
         if name.epoch in live:
             plan.left_alone.append(
-                LeftAlone(path, "its run may still replace it; start the pipeline once")
+                LeftAlone(path, "its run may come back to it; start the pipeline once")
             )
             continue
         file = _read(path, name, size_bytes)

@@ -59,7 +59,7 @@ def compact(
     """Merge the small files of closed windows below `output_dir`, one directory at a time.
 
     The caller must hold the lease on `output_dir`, so that nothing else writes there. Files of
-    `live_epochs`, and of epochs with parts below `_tmp`, stay: a runner may still replace them. The
+    `live_epochs`, and of epochs with parts below `_tmp`, stay: a runner may come back to them. The
     files cover the same offsets before and after each step, by their rows and by their footers.
 
     Args:

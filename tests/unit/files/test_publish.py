@@ -1,8 +1,9 @@
-"""A file appears whole and at once, and takes the place of a rolled-back timeline only."""
+"""A file appears whole and at once, and never over another, unless its rows have no offsets."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -13,7 +14,7 @@ import pytest
 
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import new_part_path
-from beam_pipeline.io.windowed_files import FileLayout, publish
+from beam_pipeline.io.windowed_files import FileLayout, publish, publish_over
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 TARGET = OutputFile(
@@ -36,9 +37,18 @@ def published(
     layout = FileLayout(str(root), target.epoch, partition_keys=partition_keys)
     temporary = Path(new_part_path(str(root), target.epoch, ".assembling"))
     temporary.write_text(content)
-    path = publish(layout, target, temporary)
+    assert publish(layout, target, temporary)
     assert not temporary.exists()
-    return path
+    return layout.path_of(target)
+
+
+def published_over(root: Path, target: OutputFile, content: str = "rows") -> Path:
+    layout = FileLayout(str(root), target.epoch)
+    temporary = Path(new_part_path(str(root), target.epoch, ".assembling"))
+    temporary.write_text(content)
+    publish_over(layout, target, temporary)
+    assert not temporary.exists()
+    return layout.path_of(target)
 
 
 def visible(root: Path) -> dict[str, str]:
@@ -57,17 +67,48 @@ def test_the_partition_keys_name_the_directories(tmp_path: Path) -> None:
     assert path == tmp_path / "day=2026-11-23" / "of_day=12" / TARGET.name
 
 
-def test_a_pane_that_fires_again_replaces_its_file(tmp_path: Path) -> None:
+def test_a_file_in_place_stays(tmp_path: Path) -> None:
     published(tmp_path, TARGET, "first")
-    published(tmp_path, TARGET, "second")
+    temporary = Path(new_part_path(str(tmp_path), TARGET.epoch, ".assembling"))
+    temporary.write_text("second")
+    assert not publish(FileLayout(str(tmp_path), TARGET.epoch), TARGET, temporary)
+    assert temporary.read_text() == "second"
+    assert visible(tmp_path) == {TARGET.name: "first"}
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_paths: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_a_file_in_place_stays(tmp_path)
+
+
+def test_of_many_at_once_one_gets_the_name(tmp_path: Path) -> None:
+    layout = FileLayout(str(tmp_path), TARGET.epoch)
+    temporaries = [Path(layout.new_part_path(".assembling")) for _ in range(16)]
+    for number, temporary in enumerate(temporaries):
+        temporary.write_text(str(number))
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        won = list(pool.map(lambda temporary: publish(layout, TARGET, temporary), temporaries))
+    assert won.count(True) == 1
+    assert visible(tmp_path) == {TARGET.name: str(won.index(True))}
+
+
+def test_a_pane_that_fires_again_replaces_its_file(tmp_path: Path) -> None:
+    published_over(tmp_path, TARGET, "first")
+    published_over(tmp_path, TARGET, "second")
     assert visible(tmp_path) == {TARGET.name: "second"}
 
 
 def test_later_panes_of_a_rolled_back_timeline_go(tmp_path: Path) -> None:
     panes = [dataclasses.replace(TARGET, pane=pane) for pane in range(12)]
     for pane in panes:
-        published(tmp_path, pane, str(pane.pane))
-    published(tmp_path, panes[2], "again")
+        published_over(tmp_path, pane, str(pane.pane))
+    published_over(tmp_path, panes[2], "again")
     assert visible(tmp_path) == {panes[0].name: "0", panes[1].name: "1", panes[2].name: "again"}
 
 
@@ -94,7 +135,7 @@ def test_later_panes_of_a_rolled_back_timeline_go(tmp_path: Path) -> None:
 def test_every_other_file_stays(tmp_path: Path, changes: dict[str, Any]) -> None:
     other = dataclasses.replace(TARGET, **{"pane": 9, **changes})
     published(tmp_path, other, "other")
-    published(tmp_path, TARGET)
+    published_over(tmp_path, TARGET)
     assert visible(tmp_path) == {other.name: "other", TARGET.name: "rows"}
 
 
@@ -103,7 +144,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "_SUCCESS").write_text("")
     (directory / "orders.parquet").write_text("by hand")
-    published(tmp_path, TARGET)
+    published_over(tmp_path, TARGET)
     assert set(visible(tmp_path)) == {"_SUCCESS", "orders.parquet", TARGET.name}
 
 
@@ -126,11 +167,11 @@ def test_only_names_of_the_same_window_and_shard_are_parsed(
         return parse(path)
 
     monkeypatch.setattr(OutputFile, "parse", staticmethod(counted))
-    published(tmp_path, TARGET)
+    published_over(tmp_path, TARGET)
     assert parsed == [TARGET.name]
 
 
-@pytest.mark.parametrize(("owner", "step"), [(Path, "replace"), (os, "fsync")])
+@pytest.mark.parametrize(("owner", "step"), [(os, "link"), (os, "fsync")])
 def test_a_crash_leaves_nothing_to_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
 ) -> None:
@@ -157,7 +198,7 @@ def test_a_file_that_can_not_be_renamed_leaves_the_earlier_panes(
     published(tmp_path, earlier)
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="No space left"):
-        published(tmp_path, TARGET)
+        published_over(tmp_path, TARGET)
     assert visible(tmp_path) == {earlier.name: "rows"}
 
 
@@ -166,28 +207,27 @@ def test_the_file_is_synced_before_and_its_directories_after(
 ) -> None:
     """Without the second a power cut takes the file, whatever a ledger says of it."""
     steps: list[tuple[str, int]] = []
-    fsync, replace = os.fsync, Path.replace
+    fsync, link = os.fsync, os.link
 
     def watched_fsync(descriptor: int) -> None:
         fsync(descriptor)
         steps.append(("fsync", os.fstat(descriptor).st_ino))
 
-    def watched_replace(self: Path, target: Path) -> Path:
-        moved = replace(self, target)
-        steps.append(("replace", target.stat().st_ino))
-        return moved
+    def watched_link(temporary: Path, target: Path) -> None:
+        link(temporary, target)
+        steps.append(("link", target.stat().st_ino))
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(Path, "replace", watched_replace)
+    monkeypatch.setattr(os, "link", watched_link)
     path = published(tmp_path, TARGET)
     file, hour, day, root = (
         place.stat().st_ino for place in (path, path.parent, path.parent.parent, tmp_path)
     )
-    assert steps[-3:] == [("fsync", file), ("replace", file), ("fsync", hour)]
+    assert steps[-3:] == [("fsync", file), ("link", file), ("fsync", hour)]
     assert steps[:-3] == [("fsync", root), ("fsync", day)]
     steps.clear()
     published(tmp_path, dataclasses.replace(TARGET, pane=2))
-    assert [step for step, _ in steps] == ["fsync", "replace", "fsync"]
+    assert [step for step, _ in steps] == ["fsync", "link", "fsync"]
 
 
 def test_several_shards_at_once_in_a_new_directory(tmp_path: Path) -> None:

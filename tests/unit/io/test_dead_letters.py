@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256, commerce_contract, kafka_record, letter
 
 from beam_pipeline.config import ValidationRules
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.dead_letters import (
     MAX_TEXT_CHARACTERS,
@@ -75,7 +76,9 @@ def written(path: Path, letters: list[DeadLetter]) -> list[dict[str, Any]]:
     part = FORMAT.write_part(str(path / "part"), Shard("orders", 0), letters)
     assert part.rows == len(letters)
     target = OutputFile("orders", NOON, NOON + timedelta(seconds=10), 0, EPOCH, 0, ".jsonl")
-    assert FORMAT.assemble(str(path / "file"), target, [part, part]) == 2 * len(letters)
+    assert FORMAT.assemble(str(path / "file"), target, [part, part], CoveredOffsets()) == 2 * len(
+        letters
+    )
     text = (path / "file").read_bytes()
     assert text == (path / "part").read_bytes() * 2
     lines = [orjson.loads(line) for line in (path / "part").read_bytes().splitlines()]

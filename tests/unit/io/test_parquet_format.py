@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, SHA256
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.footer import ranges_of, read_footer
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.files.parts import PartRef
@@ -129,7 +130,7 @@ def test_a_row_without_the_kafka_columns(tmp_path: Path) -> None:
     assert shard == Shard("rows", 0)
     part = file_format.write_part(str(tmp_path / "part"), shard, [piece])
     assert (part.rows, part.offsets) == (1, {})
-    file_format.assemble(str(tmp_path / "file"), TARGET, [part])
+    file_format.assemble(str(tmp_path / "file"), TARGET, [part], CoveredOffsets())
     assert read_footer(tmp_path / "file").offsets == {"orders": {}}
 
 
@@ -160,7 +161,7 @@ def test_parts_become_one_file(
         )
         pieces += [piece, piece]
     path = directory / "file.parquet"
-    rows = file_format.assemble(str(path), TARGET, parts)
+    rows = file_format.assemble(str(path), TARGET, parts, CoveredOffsets())
     table = pq.read_table(path, partitioning=None)
     assert table.replace_schema_metadata() == pa.Table.from_batches(pieces, ROWS)
     assert rows == table.num_rows == sum(part.rows for part in parts)
@@ -189,7 +190,7 @@ def test_a_window_is_put_together_a_row_group_at_a_time(tmp_path: Path) -> None:
         batch = batch_of([("orders", 0, 100 * number + row) for row in range(100)])
         piece = batch.select(ROWS.names).cast(ROWS)
         parts.append(file_format.write_part(str(tmp_path / f"{number}"), Shard("o", 0), [piece]))
-    file_format.assemble(str(tmp_path / "file"), TARGET, parts)
+    file_format.assemble(str(tmp_path / "file"), TARGET, parts, CoveredOffsets())
     metadata = pq.ParquetFile(tmp_path / "file").metadata
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     assert sum(sizes) == 1000

@@ -21,6 +21,7 @@ import yaml  # type: ignore[import-untyped]
 from sample_records import NOON_MS, kafka_record
 
 from beam_pipeline.config import ValidationRules
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.io.parquet import ParquetFormat
@@ -110,7 +111,7 @@ def landed(name: str, values: list[Any], directory: Path) -> tuple[pa.Table, lis
     path = directory / f"{name}.parquet"
     start = datetime.fromtimestamp(NOON_MS / 1000, timezone.utc)
     target = OutputFile("orders", start, start + timedelta(minutes=1), 0, EPOCH, 0, ".parquet")
-    assert sink.assemble(str(path), target, parts) == len(values) - len(dead)
+    assert sink.assemble(str(path), target, parts, CoveredOffsets()) == len(values) - len(dead)
     return pq.ParquetFile(path).read(), dead
 
 
