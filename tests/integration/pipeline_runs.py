@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -174,7 +174,7 @@ class Finished:
 def send(
     kafka: KafkaConnection,
     topic: str,
-    values: list[bytes | None],
+    values: Sequence[bytes | None],
     partition: int = 0,
     **extra: Any,
 ) -> None:
