@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipeline.schemas.contract import Contract
-from beam_pipeline.schemas.judge import ExactFloat
 from beam_pipeline.schemas.nodes import (
     TIMESTAMP_TYPE,
     Encoding,
@@ -21,6 +20,7 @@ from beam_pipeline.schemas.nodes import (
     Node,
     Struct,
 )
+from beam_pipeline.schemas.numbers import ExactFloat, decimals_of
 
 
 def _digits_as_sent(value: Any) -> msgspec.Raw:
@@ -141,6 +141,10 @@ def _big_integer_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
     return pa.array(whole, node.arrow_type)
 
 
+def _decimal_number_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
+    return decimals_of(values, node.arrow_type)
+
+
 def _json_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
     texts = [None if value is None else _encode_json(value).decode() for value in values]
     return pa.array(texts, node.arrow_type)
@@ -157,6 +161,7 @@ _FROM_ARROW: dict[Encoding, Callable[[pa.Array, Leaf], pa.Array]] = {
 
 _FROM_VALUES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
     Encoding.BIG_INTEGER: _big_integer_leaf,
+    Encoding.DECIMAL_NUMBER: _decimal_number_leaf,
     Encoding.JSON_TEXT: _json_leaf,
 }
 

@@ -29,13 +29,17 @@ from beam_pipeline.schemas.nodes import (
     Node,
     Struct,
     derive,
-    has_json_text,
+    digits_of,
 )
+from beam_pipeline.schemas.numbers import Digits
 from beam_pipeline.schemas.references import References
 from beam_pipeline.schemas.source import read_schema, with_pointers_only
 
 VALUE_COLUMN = "value"
 """The only column of events whose schema is not an object with properties."""
+
+TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000}
+"""How many units of an event time that is a number make a second."""
 
 KAFKA_FIELDS = (
     pa.field("kafka_topic", pa.string()),
@@ -107,10 +111,22 @@ class Contract:
         """The node of an event of any version."""
         return self.unified_node or self._derived.node
 
-    def judge(self, max_value_bytes: int) -> Judge:
-        """Return what judges events by this contract."""
-        keeps_digits = has_json_text(self.node)
-        return Judge(self.document, max_value_bytes, self.asserts_formats, keeps_digits)
+    @functools.cached_property
+    def digits(self) -> Digits:
+        """Which digits of numbers the columns of any version need."""
+        nodes = [self.node, *(part.node for _, part in self.versions)]
+        return max(map(digits_of, nodes))
+
+    def judge(self, max_value_bytes: int, digits: Digits | None = None) -> Judge:
+        """Return what judges events by this contract.
+
+        Args:
+          max_value_bytes: how large a value may be.
+          digits: as for `Judge`; None if the columns of this contract decide.
+        """
+        if digits is None:
+            digits = self.digits
+        return Judge(self.document, max_value_bytes, self.asserts_formats, digits)
 
     @property
     def levels(self) -> int | None:
@@ -261,6 +277,7 @@ _KINDS_OF_TIMES = (
     pa.types.is_string,
     pa.types.is_integer,
     pa.types.is_floating,
+    pa.types.is_decimal,
     pa.types.is_timestamp,
     pa.types.is_date,
 )

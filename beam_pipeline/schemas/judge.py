@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,6 +16,8 @@ import numpy as np
 from jsonschema.validators import extend, validator_for
 
 from beam_pipeline.records import ErrorCode, Failure, Violation
+from beam_pipeline.schemas.dialects import draft_of
+from beam_pipeline.schemas.numbers import Digits, ExactFloat, number_of
 
 WIRE_MAGIC = b"\0"
 WIRE_PREFIX_BYTES = 5
@@ -37,7 +37,8 @@ class Judge:
 
     jsonschema-rs decides. jsonschema, which is slower and has better messages, explains. Both check
     formats unless `asserts_formats` is False. Both refuse references outside the document and fetch
-    nothing. With `keeps_digits`, a number that float64 can't hold is an `ExactFloat`.
+    nothing. Unless `digits` are those of none, a number that float64 can't hold is an `ExactFloat`.
+    The verdict on it is that on the nearest float, or on the integer if it is one of 64 bits.
 
     >>> judge = Judge({"type": "object", "required": ["id"]}, max_value_bytes=100)
     >>> judge.judge(b'{"id": 1}')
@@ -51,30 +52,38 @@ class Judge:
         document: Mapping[str, Any],
         max_value_bytes: int,
         asserts_formats: bool = True,
-        keeps_digits: bool = False,
+        digits: Digits = Digits.OF_NONE,
     ) -> None:
         self._max_value_bytes = max_value_bytes
         self._has_exact = False
-        hook = self._number if keeps_digits else None
-        self._decode = msgspec.json.Decoder(float_hook=hook).decode
+        self._takes_wholes = draft_of(document) > 4  # for draft 4, 1.0 is no integer
+        self._decode = self._decode_plain = msgspec.json.Decoder().decode
+        if digits:
+            self._decode = msgspec.json.Decoder(float_hook=self._number).decode
         self._validator = compile_validator(document, asserts_formats)
         self._explaining = explaining_validator(document, asserts_formats)
         self._is_valid = self._validator.is_valid
 
-    def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:
+    def judge(self, value: bytes | None, is_plain: bool = False) -> tuple[Any, Failure | None]:
         """Return the decoded event and None, or None and the failure.
 
         Args:
           value: the record's value, None for a tombstone; a prefix of Confluent's wire format is
             skipped.
+          is_plain: as for `decode`.
         """
-        event, failure = self.decode(value)
+        event, failure = self.decode(value, is_plain)
         if failure is None:
-            failure = self.check(self.as_floats(event))
+            failure = self.check(self.without_exact(event))
         return (event, None) if failure is None else (None, failure)
 
-    def decode(self, value: bytes | None) -> tuple[Any, Failure | None]:
-        """Return the event, decoded but not validated, and None; or None and the failure."""
+    def decode(self, value: bytes | None, is_plain: bool = False) -> tuple[Any, Failure | None]:
+        """Return the event, decoded but not validated, and None; or None and the failure.
+
+        Args:
+          value: as for `judge`.
+          is_plain: whether no number in the value needs more digits than float64 holds.
+        """
         self._has_exact = False
         if value is None:
             return None, Failure(ErrorCode.NULL_VALUE, "the record's value is null (a tombstone)")
@@ -91,13 +100,13 @@ class Judge:
                 ErrorCode.TOO_DEEP, f"the value is nested more than {MAX_DEPTH} levels deep"
             )
         try:
-            return self._decode(value), None
+            return (self._decode_plain if is_plain else self._decode)(value), None
         except ValueError as error:  # msgspec.DecodeError and UnicodeDecodeError
             return None, _explain_malformed(value, error)
 
-    def as_floats(self, event: Any) -> Any:
-        """Return the event that was decoded last with floats only, for `check`."""
-        return _as_floats(event) if self._has_exact else event
+    def without_exact(self, event: Any) -> Any:
+        """Return the event that was decoded last with plain numbers only, for `check`."""
+        return _without_exact(event, self._takes_wholes) if self._has_exact else event
 
     def check(self, event: Any) -> Failure | None:
         """Return the failure of a decoded event, None if it is valid."""
@@ -105,15 +114,10 @@ class Judge:
 
     def _number(self, text: str) -> float:
         """Return a number with a fraction or an exponent; msgspec calls this for each."""
-        number = float(text)
-        if len(text) <= _SURE_DIGITS and "e" not in text and "E" not in text:
-            return number
-        if math.isinf(number):
-            raise ValueError("Number out of range")
-        if Decimal(repr(number)) == Decimal(text):
-            return number
-        self._has_exact = True
-        return ExactFloat(text)
+        number = number_of(text)
+        if type(number) is ExactFloat:
+            self._has_exact = True
+        return number
 
     def _decode_behind_prefix(self, value: bytes) -> tuple[Any, Failure | None]:
         behind, schema_id = unwrap(value)
@@ -138,29 +142,16 @@ class Judge:
         return Failure(ErrorCode.SCHEMA_VIOLATION, violations[0].message, violations=violations)
 
 
-class ExactFloat(float):
-    """A number that float64 can't hold: the nearest float, and the text that was sent."""
-
-    __slots__ = ("text",)
-
-    def __new__(cls, text: str) -> ExactFloat:
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
-
-    text: str
-
-
-_SURE_DIGITS = 15
-"""A decimal number of so many digits is the one that its float64 is printed as."""
-
-
-def _as_floats(value: Any) -> Any:
+def _without_exact(value: Any, takes_wholes: bool) -> Any:
     if isinstance(value, dict):
-        return {name: _as_floats(part) for name, part in value.items()}
+        return {name: _without_exact(part, takes_wholes) for name, part in value.items()}
     if isinstance(value, list):
-        return [_as_floats(item) for item in value]
-    return float(value) if isinstance(value, ExactFloat) else value
+        return [_without_exact(item, takes_wholes) for item in value]
+    if type(value) is not ExactFloat:
+        return value
+    whole = value.whole if takes_wholes and abs(value) <= 2**64 else None
+    is_64_bits = whole is not None and -(2**63) <= whole < 2**64
+    return whole if is_64_bits else float(value)
 
 
 def compile_validator(

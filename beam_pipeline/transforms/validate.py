@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -33,7 +33,8 @@ from beam_pipeline.schemas.columns import ARROW_REFUSALS
 from beam_pipeline.schemas.contract import RECORD_SCHEMA, check_event_time_field
 from beam_pipeline.schemas.judge import unwrap
 from beam_pipeline.schemas.nodes import Node, Struct
-from beam_pipeline.schemas.versions import align, version_of
+from beam_pipeline.schemas.numbers import Digits, may_hold_inexact_integers
+from beam_pipeline.schemas.versions import align, version_of, with_numbers_of
 from beam_pipeline.transforms.batches import Refusal, split_on_error
 from beam_pipeline.transforms.dead_letters import (
     count_dead,
@@ -105,11 +106,13 @@ class _Version:
     The columns are those of the whole contract, so that the batches of all versions are alike.
     """
 
-    def __init__(self, contract: Contract, max_value_bytes: int, unified: Node) -> None:
+    def __init__(
+        self, contract: Contract, max_value_bytes: int, unified: Node, digits: Digits
+    ) -> None:
         self.ref = contract.ref
-        self.judge = contract.judge(max_value_bytes)
-        self._columns = ColumnBuilder(contract)
-        self._node, self._unified = contract.node, unified
+        self.judge = contract.judge(max_value_bytes, digits)
+        self._node, self._unified = with_numbers_of(contract.node, unified), unified
+        self._columns = ColumnBuilder(replace(contract, unified_node=self._node))
         self._names = contract.event_schema.names
 
     def build(self, events: Sequence[Any]) -> list[pa.Array]:
@@ -151,9 +154,11 @@ class RecordValidator:
         self._contract = contract
         self._rules = rules
         self._schema = contract.batch_schema
+        parts = contract.versions or (("", contract),)
+        # The first version decodes for all: a double of one version may be JSON text in another.
         self._versions = {
-            name: _Version(part, rules.max_value_bytes, contract.node)
-            for name, part in contract.versions or (("", contract),)
+            name: _Version(part, rules.max_value_bytes, contract.node, contract.digits)
+            for name, part in parts
         }
         self._first = next(iter(self._versions.values()))
 
@@ -188,19 +193,24 @@ class RecordValidator:
         """Return the events and failures of the records, by version."""
         decoded = {version: _DecodedRows() for version in self._versions.values()}
         first, judge = self._first, self._first.judge.judge
+        are_plain: Iterable[bool] = itertools.repeat(False)
+        if self._contract.digits is Digits.OF_INTEGERS:
+            may_be_exact = may_hold_inexact_integers(records.column("_value"))
+            are_plain = pc.invert(pc.fill_null(may_be_exact, False)).to_pylist()
         has_versions = bool(self._contract.versions)
         headers: Iterable[Any] = itertools.repeat(None)
         if has_versions:
             headers = records.column("_headers").to_pylist()
         # Several times as fast as to_pylist, which makes a scalar of each.
         values = records.column("_value").to_numpy(zero_copy_only=False)
-        for row, (value, value_headers) in enumerate(zip(values, headers, strict=False)):
+        rows_with_headers = zip(values, headers, are_plain, strict=False)
+        for row, (value, value_headers, is_plain) in enumerate(rows_with_headers):
             version, event = first, None
             try:
                 if has_versions:
-                    version, event, failure = self._decode_versioned(value, value_headers)
+                    version, event, failure = self._decode_versioned(value, value_headers, is_plain)
                 else:
-                    event, failure = judge(value)
+                    event, failure = judge(value, is_plain)
             except Exception as error:  # a fault of the validator is the record's dead letter
                 failure = failure_of(ErrorCode.TRANSFORM_ERROR, error)
             rows = decoded[version]
@@ -213,10 +223,10 @@ class RecordValidator:
         return decoded
 
     def _decode_versioned(
-        self, value: bytes | None, headers: Sequence[Any] | None
+        self, value: bytes | None, headers: Sequence[Any] | None, is_plain: bool
     ) -> tuple[_Version, Any, Failure | None]:
         """Return the version that a record names, and its event or its failure."""
-        event, failure = self._first.judge.decode(value)
+        event, failure = self._first.judge.decode(value, is_plain)
         if failure is not None:
             return self._first, None, failure
         version_field = str(self._contract.version_field)
@@ -227,7 +237,7 @@ class RecordValidator:
             known = ", ".join(self._versions)
             message = f"version {name!r} ({version_field}) is unknown; the versions are {known}"
             return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, message[:500])
-        return version, event, version.judge.check(self._first.judge.as_floats(event))
+        return version, event, version.judge.check(self._first.judge.without_exact(event))
 
     def _build(
         self, version: _Version, events: Sequence[Any], records: pa.RecordBatch
