@@ -185,17 +185,22 @@ def _run_show(args: argparse.Namespace) -> int:
     contract = load_contract(args.file, "FILE", args.max_columns, args.formats == ASSERT)
     normalized = Normalize(contract).output_schema(contract.batch_schema)
     schema = file_schema(Enrich(contract, args.reference_dir).output_schema(normalized))
+    places = contract.coercion.places if contract.coercion else ()
+    coerced = {place.path: list(place.names) for place in places}
     if args.json:
         document = {
             "id": contract.ref.id,
             "sha256": contract.ref.sha256,
             "event_time_field": contract.event_time_field,
+            "event_time_unit": contract.event_time_unit,
+            "coerced": coerced,
             "columns": [{"name": column.name, "type": str(column.type)} for column in schema],
             "notes": list(contract.notes),
         }
         _write_json(document)
     else:
-        show(_columns_table(schema, dict(contract.columns), contract.event_time_field))
+        columns = dict(contract.columns)
+        show(_columns_table(schema, columns, contract.event_time_field, coerced))
         name = printable(contract.ref.id or "(no $id)")
         print(f"schema {name} sha256 {contract.ref.sha256}")
         for note in contract.notes:
@@ -203,7 +208,9 @@ def _run_show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _columns_table(schema: pa.Schema, nodes: dict[str, Any], event_time: str | None) -> Table:
+def _columns_table(
+    schema: pa.Schema, nodes: dict[str, Any], event_time: str | None, coerced: dict[str, list[str]]
+) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -228,6 +235,8 @@ def _columns_table(schema: pa.Schema, nodes: dict[str, Any], event_time: str | N
                 what = "added by x-enrich"
             else:
                 what = ""
+            if path in coerced:
+                what = f"{what}{', ' if what else ''}coerced: {', '.join(coerced[path])}"
             table.add_row(Text(printable(path)), Text(kind), what)
     return table
 

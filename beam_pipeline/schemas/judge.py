@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from jsonschema.validators import extend, validator_for
 
 from beam_pipeline.records import ErrorCode, Failure, Violation
+from beam_pipeline.schemas.coercion import Coercion
 from beam_pipeline.schemas.dialects import draft_of
 from beam_pipeline.schemas.numbers import Digits, ExactFloat, number_of
 
@@ -39,6 +41,11 @@ class Judge:
     formats unless `asserts_formats` is False. Both refuse references outside the document and fetch
     nothing. Unless `digits` are those of none, a number that float64 can't hold is an `ExactFloat`.
     The verdict on it is that on the nearest float, or on the integer if it is one of 64 bits.
+    `coercion` is applied before the verdict.
+
+    Attributes:
+      has_exact: whether there is an `ExactFloat` in the event that was decoded last.
+      coerced: how many values of valid events were coerced, by path.
 
     >>> judge = Judge({"type": "object", "required": ["id"]}, max_value_bytes=100)
     >>> judge.judge(b'{"id": 1}')
@@ -53,13 +60,17 @@ class Judge:
         max_value_bytes: int,
         asserts_formats: bool = True,
         digits: Digits = Digits.OF_NONE,
+        coercion: Coercion | None = None,
     ) -> None:
         self._max_value_bytes = max_value_bytes
-        self._has_exact = False
+        self.has_exact = False
+        self._coercion = coercion
+        self.coerced: Counter[str] = Counter()
         self._takes_wholes = draft_of(document) > 4  # for draft 4, 1.0 is no integer
         self._decode = self._decode_plain = msgspec.json.Decoder().decode
         if digits:
-            self._decode = msgspec.json.Decoder(float_hook=self._number).decode
+            hook = self._number_as_sent if digits is Digits.AS_SENT else self._number
+            self._decode = msgspec.json.Decoder(float_hook=hook).decode
         self._validator = compile_validator(document, asserts_formats)
         self._explaining = explaining_validator(document, asserts_formats)
         self._is_valid = self._validator.is_valid
@@ -73,9 +84,26 @@ class Judge:
           is_plain: as for `decode`.
         """
         event, failure = self.decode(value, is_plain)
-        if failure is None:
-            failure = self.check(self.without_exact(event))
-        return (event, None) if failure is None else (None, failure)
+        return (None, failure) if failure is not None else self.judge_decoded(event, self.has_exact)
+
+    def judge_decoded(self, event: Any, has_exact: bool) -> tuple[Any, Failure | None]:
+        """Return the coerced event and None, or None and the failure.
+
+        Args:
+          event: a decoded event, which is changed.
+          has_exact: whether there is an `ExactFloat` in it.
+        """
+        changed: list[str] = []
+        if self._coercion is not None:
+            event, changed = self._coercion.apply(event)
+        plain = event
+        if has_exact or changed:
+            plain = _without_exact(event, self._takes_wholes)
+        if not self._is_valid(plain):
+            return None, self._explain_violation(plain)
+        if changed:
+            self.coerced.update(changed)
+        return event, None
 
     def decode(self, value: bytes | None, is_plain: bool = False) -> tuple[Any, Failure | None]:
         """Return the event, decoded but not validated, and None; or None and the failure.
@@ -84,7 +112,7 @@ class Judge:
           value: as for `judge`.
           is_plain: whether no number in the value needs more digits than float64 holds.
         """
-        self._has_exact = False
+        self.has_exact = False
         if value is None:
             return None, Failure(ErrorCode.NULL_VALUE, "the record's value is null (a tombstone)")
         if len(value) > self._max_value_bytes:
@@ -104,20 +132,17 @@ class Judge:
         except ValueError as error:  # msgspec.DecodeError and UnicodeDecodeError
             return None, _explain_malformed(value, error)
 
-    def without_exact(self, event: Any) -> Any:
-        """Return the event that was decoded last with plain numbers only, for `check`."""
-        return _without_exact(event, self._takes_wholes) if self._has_exact else event
-
-    def check(self, event: Any) -> Failure | None:
-        """Return the failure of a decoded event, None if it is valid."""
-        return None if self._is_valid(event) else self._explain_violation(event)
-
     def _number(self, text: str) -> float:
         """Return a number with a fraction or an exponent; msgspec calls this for each."""
         number = number_of(text)
         if type(number) is ExactFloat:
-            self._has_exact = True
+            self.has_exact = True
         return number
+
+    def _number_as_sent(self, text: str) -> float:
+        number_of(text)  # refuses what is beyond float64
+        self.has_exact = True
+        return ExactFloat(text)
 
     def _decode_behind_prefix(self, value: bytes) -> tuple[Any, Failure | None]:
         behind, schema_id = unwrap(value)

@@ -21,6 +21,8 @@ class Digits(enum.IntEnum):
     OF_INTEGERS = 1
     """Those that are integers as doubles, since JSON Schema takes 2e3 for an integer."""
     OF_ALL = 2
+    AS_SENT = 3
+    """All, and each is known by its text."""
 
 
 _MAY_BE_INTEGER = (

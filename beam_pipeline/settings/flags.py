@@ -8,6 +8,7 @@ from typing import Any
 
 from beam_pipeline import resources
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
+from beam_pipeline.times import TIME_UNITS
 
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
 PRIVATE, SHARED = "private", "shared"
@@ -170,6 +171,12 @@ def _add_contract_flags(contract: Flags) -> None:
         metavar="FIELD",
         help="field with the event time, dotted when nested: RFC 3339 text, or a number of "
         "milliseconds since 1970 (default: the field that the schema names as x-event-time)",
+    )
+    contract.add_argument(
+        "--event_time_unit",
+        choices=tuple(TIME_UNITS),
+        help="unit of an event time that is a number, since 1970; of seconds the first six digits "
+        "behind the point count (default: the schema's x-event-time-unit, or ms)",
     )
     _add_as_text(contract, "reference_dir")
     contract.add_argument(

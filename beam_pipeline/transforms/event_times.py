@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.records import MAX_TIME_MS, MIN_TIME_MS, ErrorCode, Failure
 from beam_pipeline.schemas.columns import parse_timestamps
-from beam_pipeline.schemas.contract import TIME_UNITS
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE
+from beam_pipeline.times import DEFAULT_TIME_UNIT, TIME_UNITS
 from beam_pipeline.transforms.nested import leaf_at
 
 
@@ -24,7 +24,9 @@ class Rejected(NamedTuple):
     failure: Failure
 
 
-def event_times(rows: pa.RecordBatch, field_path: str | None, unit: str = "ms") -> pa.Array:
+def event_times(
+    rows: pa.RecordBatch, field_path: str | None, unit: str = DEFAULT_TIME_UNIT
+) -> pa.Array:
     """Return the event times of `rows` as timestamp[us, UTC].
 
     A text is read as RFC 3339, a number as units since 1970. Fractions of a millisecond or
@@ -35,7 +37,7 @@ def event_times(rows: pa.RecordBatch, field_path: str | None, unit: str = "ms") 
       rows: the events' columns, and `kafka_timestamp`.
       field_path: a dotted path that `schemas.contract.check_event_time_field` passes; None for the
         Kafka timestamp.
-      unit: that of a number, one of `schemas.contract.TIME_UNITS`.
+      unit: that of a number, one of `times.TIME_UNITS`.
 
     >>> rows = pa.RecordBatch.from_pydict({"at": ["2026-11-23T12:00:00+01:00", "noon"]})
     >>> [str(time) for time in event_times(rows, "at").to_pylist()]
@@ -113,6 +115,9 @@ def _parse_or_none(text: str | None) -> Any:
         return None
 
 
+_UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+
+
 def reject_bad_times(
     batch: pa.RecordBatch, rules: ValidationRules
 ) -> tuple[pa.RecordBatch, list[Rejected]]:
@@ -132,7 +137,7 @@ def reject_bad_times(
             pc.is_null(event_us),
             ErrorCode.BAD_EVENT_TIME,
             f"{field_path} holds no time of the years 2 to 9998 (as RFC 3339 text, or as "
-            "milliseconds since 1970)",
+            f"{_UNITS_IN_WORDS[rules.event_time_unit]} since 1970)",
         )
     ]
     if max_age:

@@ -21,6 +21,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.records import (
+    COERCED,
     MAX_BATCH_RECORDS,
     METRICS_NAMESPACE,
     DeadLetter,
@@ -189,6 +190,14 @@ class RecordValidator:
                     batches.append(in_time)
         return batches, dead
 
+    def take_coerced(self) -> Counter[str]:
+        """Return how many values were coerced since the last call, by path."""
+        coerced: Counter[str] = Counter()
+        for version in self._versions.values():
+            coerced += version.judge.coerced
+            version.judge.coerced.clear()
+        return coerced
+
     def _decode(self, records: pa.RecordBatch) -> dict[_Version, _DecodedRows]:
         """Return the events and failures of the records, by version."""
         decoded = {version: _DecodedRows() for version in self._versions.values()}
@@ -237,7 +246,7 @@ class RecordValidator:
             known = ", ".join(self._versions)
             message = f"version {name!r} ({version_field}) is unknown; the versions are {known}"
             return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, message[:500])
-        return version, event, version.judge.check(self._first.judge.without_exact(event))
+        return version, *version.judge.judge_decoded(event, self._first.judge.has_exact)
 
     def _build(
         self, version: _Version, events: Sequence[Any], records: pa.RecordBatch
@@ -251,7 +260,7 @@ class RecordValidator:
                 *records.slice(start, end - start).columns,
             ]
             rows = pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
-            times = event_times(rows, self._rules.event_time_field)
+            times = event_times(rows, self._rules.event_time_field, self._rules.event_time_unit)
             return pa.RecordBatch.from_arrays([*columns, times], schema=self._schema)
 
         if events:
@@ -318,6 +327,8 @@ class _ValidateRecords(beam.DoFn):
             self._valid_counter.inc(batch.num_rows)
             append_ms = pc.min(batch.column("kafka_timestamp").cast(pa.int64())).as_py()
             yield _Output(batch, append_ms)
+        for path, values in self._validator.take_coerced().items():
+            Metrics.counter(METRICS_NAMESPACE, f"{COERCED}.{path}").inc(values)
         for code, letters in Counter(letter.failure.code for letter in dead).items():
             count_dead(code, letters)
         for letter in dead:
