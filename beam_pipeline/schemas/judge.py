@@ -19,6 +19,11 @@ from jsonschema.validators import extend, validator_for
 from beam_pipeline.records import ErrorCode, Failure, Violation
 from beam_pipeline.schemas.coercion import Coercion
 from beam_pipeline.schemas.dialects import draft_of
+from beam_pipeline.schemas.malformed import (
+    MAX_MESSAGE_CHARACTERS,
+    encoding_of,
+    explain_malformed,
+)
 from beam_pipeline.schemas.numbers import Digits, ExactFloat, number_of
 
 WIRE_MAGIC = b"\0"
@@ -31,7 +36,6 @@ MAX_DEPTH = 200
 record alone and not on the interpreter's stack."""
 
 MAX_VIOLATIONS = 20
-MAX_MESSAGE_CHARACTERS = 500
 
 
 class Judge:
@@ -130,7 +134,7 @@ class Judge:
         try:
             return (self._decode_plain if is_plain else self._decode)(value), None
         except ValueError as error:  # msgspec.DecodeError and UnicodeDecodeError
-            return None, _explain_malformed(value, error)
+            return None, explain_malformed(value, error)
 
     def _number(self, text: str) -> float:
         """Return a number with a fraction or an exponent; msgspec calls this for each."""
@@ -145,14 +149,26 @@ class Judge:
         return ExactFloat(text)
 
     def _decode_behind_prefix(self, value: bytes) -> tuple[Any, Failure | None]:
+        no_json = ValueError("a zero byte without JSON behind it")
         behind, schema_id = unwrap(value)
-        if schema_id is None or behind[:1] == WIRE_MAGIC:
-            return None, _explain_malformed(value, ValueError("a zero byte without JSON behind it"))
-        event, failure = self.decode(behind)
-        if failure is not None:
-            message = f"behind Confluent's wire format (schema id {schema_id}): {failure.message}"
-            failure = failure._replace(message=message[:MAX_MESSAGE_CHARACTERS])
-        return event, failure
+        if schema_id is None:
+            return None, explain_malformed(value, no_json)
+        is_json = behind[:1] != WIRE_MAGIC  # or it would be skipped as a prefix again
+        event, failure = (
+            self.decode(behind) if is_json else (None, explain_malformed(behind, no_json))
+        )
+        if failure is None:
+            return event, None
+        where = f"behind Confluent's wire format (schema id {schema_id})"
+        message = f"{where}: {failure.message}"
+        if failure.code in (ErrorCode.MALFORMED_JSON, ErrorCode.NOT_UTF8):
+            if encoding_of(value) is not None:  # big-endian, and no wire format
+                return None, explain_malformed(value, no_json)
+            message = (
+                f"{where} is no JSON; Avro and Protobuf are not read, send JSON with the "
+                f"serializer for JSON Schema ({failure.message})"
+            )
+        return None, failure._replace(message=message[:MAX_MESSAGE_CHARACTERS])
 
     def _explain_violation(self, event: Any) -> Failure:
         try:
@@ -312,15 +328,6 @@ def depth_of(value: bytes) -> int:
     brackets = _STRING.sub(b"", value).translate(None, _NO_BRACKETS)
     steps = [1 if bracket in b"[{" else -1 for bracket in brackets]
     return int(np.cumsum(steps).max(initial=0))
-
-
-def _explain_malformed(value: bytes, error: Exception) -> Failure:
-    try:
-        value.decode("utf-8")
-    except UnicodeDecodeError as unicode_error:
-        return Failure(ErrorCode.NOT_UTF8, str(unicode_error), "UnicodeDecodeError")
-    message = str(error)[:MAX_MESSAGE_CHARACTERS] if value else "the value is empty"
-    return Failure(ErrorCode.MALFORMED_JSON, message, type(error).__name__)
 
 
 def _pointer(path: Any) -> str:

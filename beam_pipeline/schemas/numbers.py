@@ -199,4 +199,4 @@ def _rounded(value: Any, kind: pa.Decimal128Type) -> Decimal | None:
         return exact.quantize(Decimal((0, (1,), -kind.scale)), context=context)
     except decimal.InvalidOperation:
         text = value.text if isinstance(value, ExactFloat) else str(value)
-        raise ValueError(f"{text[:100]} does not fit {kind}") from None
+        raise ValueError(f"{text[:100]} needs more than {kind.precision} digits") from None

@@ -82,7 +82,11 @@ class NormalizeBatch:
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         for rule in self.rules:
             position = batch.schema.get_field_index(rule.column)
-            column = map_leaf(batch.column(position), rule.steps, rule.apply)
+            try:
+                column = map_leaf(batch.column(position), rule.steps, rule.apply)
+            except pa.ArrowInvalid as error:
+                path = ".".join((rule.column, *rule.steps)).replace(f".{LIST_STEP}", LIST_STEP)
+                raise pa.ArrowInvalid(f"{path}: {error}") from error
             batch = batch.set_column(position, rule.column, column)
         return batch
 

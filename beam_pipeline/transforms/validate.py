@@ -38,6 +38,7 @@ from beam_pipeline.schemas.numbers import Digits, may_hold_inexact_integers
 from beam_pipeline.schemas.versions import align, version_of, with_numbers_of
 from beam_pipeline.transforms.batches import Refusal, split_on_error
 from beam_pipeline.transforms.dead_letters import (
+    MAX_MESSAGE_CHARACTERS,
     count_dead,
     dead_letter_of,
     dead_letters_of,
@@ -131,6 +132,14 @@ class _Version:
         aligned: list[pa.Array] = align(whole, self._node, self._unified).flatten()
         return aligned
 
+    def encode_failure(self, event: Any, error: Exception) -> Failure:
+        """Return the failure for an event that does not fit the columns; it names the value."""
+        failure = failure_of(ErrorCode.ENCODE_ERROR, error)
+        refused = self._columns.refused_value(event)
+        if refused is None:
+            return failure
+        return failure._replace(message=str(refused)[:MAX_MESSAGE_CHARACTERS])
+
 
 @dataclass
 class _DecodedRows:
@@ -179,7 +188,7 @@ class RecordValidator:
             valid = _take(records, decoded.valid)
             for batch in self._build(version, decoded.events, valid):
                 if isinstance(batch, Refusal):
-                    failure = failure_of(ErrorCode.ENCODE_ERROR, batch.error)
+                    failure = version.encode_failure(decoded.events[batch.row], batch.error)
                     dead.append(dead_letter_of(valid, batch.row, STAGE, failure, version.ref))
                     continue
                 in_time, rejected = reject_bad_times(batch, self._rules)
