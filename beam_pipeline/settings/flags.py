@@ -169,8 +169,8 @@ def _add_contract_flags(contract: Flags) -> None:
     contract.add_argument(
         "--event_time_field",
         metavar="FIELD",
-        help="field with the event time, dotted when nested: RFC 3339 text, or a number of "
-        "milliseconds since 1970 (default: the field that the schema names as x-event-time)",
+        help="field with the event time, dotted when nested: RFC 3339 text, or a number since "
+        "1970, see --event_time_unit (default: the field that the schema names as x-event-time)",
     )
     contract.add_argument(
         "--event_time_unit",
