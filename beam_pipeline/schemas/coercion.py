@@ -44,6 +44,14 @@ def _number_from_text(value: Any) -> Any:
         return value
 
 
+def _integer_from_text(value: Any) -> Any:
+    """Return the integer of a text; the text if it is none, so that the verdict is on the text."""
+    number = _number_from_text(value)
+    if type(number) is ExactFloat:
+        return value if number.whole is None else number
+    return value if type(number) is float and not number.is_integer() else number
+
+
 def _text_from_number(value: Any) -> Any:
     if type(value) is int:
         return str(value)
@@ -135,6 +143,7 @@ class Place:
     Attributes:
       path: such as `order.lines[].price`; `{}` stands for any name of a map.
       names: what `x-coerce` names there.
+      is_whole: whether of all numbers only integers are taken there.
       is_in_union: whether a branch of `anyOf` or `oneOf` is on the way there.
       fields: the places of an object's fields; None for one with nothing to coerce.
       others: the place of the fields that are not in `fields`.
@@ -143,6 +152,7 @@ class Place:
 
     path: str
     names: tuple[str, ...] = ()
+    is_whole: bool = False
     is_in_union: bool = False
     fields: dict[str, Place | None] = field(default_factory=dict)
     others: Place | None = None
@@ -173,7 +183,7 @@ class Coercion:
         names = {name for place in self.places for name in place.names}
         self.digits = max([Digits.OF_NONE, *(_RULES[name].digits for name in names)])
         self._functions = {
-            place: tuple(_RULES[name].function for name in place.names)
+            place: tuple(_function(name, place.is_whole) for name in place.names)
             for place in _all_places(root)
         }
 
@@ -204,6 +214,11 @@ class Coercion:
         elif type(value) is list and place.items is not None:
             value[:] = [self._apply(place.items, item, changed) for item in value]
         return value
+
+
+def _function(name: str, is_whole: bool) -> Callable[[Any], Any]:
+    function = _RULES[name].function
+    return _integer_from_text if is_whole and function is _number_from_text else function
 
 
 def coercion_of(document: Mapping[str, Any], where: str) -> Coercion | None:
@@ -266,6 +281,7 @@ class _Builder:
             name for part in parts if KEYWORD in part for name in self._names(part, place, types)
         ]
         place.names = tuple(dict.fromkeys(names))
+        place.is_whole = "number" not in types
         self._check_names(place, types, parts)
         below = "" if place.path == WHOLE_EVENT else f"{place.path}."
         field_names = dict.fromkeys(name for part in parts for name in part.get("properties") or ())

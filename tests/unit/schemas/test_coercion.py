@@ -122,6 +122,13 @@ def test_what_is_not_exactly_such_a_value_dies_as_it_is(schema: dict[str, Any], 
     assert letters[0].value == value.encode()
 
 
+def test_the_verdict_is_on_the_text_that_is_no_integer() -> None:
+    contract = contract_of({"type": "object", "properties": {"f": INTEGER}})
+    for text in ("1.5", "9007199254740993.5", "1e-400"):
+        _, (letter,), _ = validated(contract, f'{{"f": "{text}"}}')
+        assert letter.failure.message == f"'{text}' is not of type 'integer'"
+
+
 def test_a_valid_value_is_not_touched() -> None:
     schema = {"type": "object", "properties": {"i": INTEGER, "t": TEXT, "at": MS, "f": FLAG}}
     value = '{"i": 1, "t": "1", "at": "2026-11-24T15:00:00Z", "f": true}'
