@@ -287,13 +287,13 @@ class _Builder:
         field_names = dict.fromkeys(name for part in parts for name in part.get("properties") or ())
         for name in field_names:
             fields = [
-                (part.get("properties") or {}).get(name, part.get("additionalProperties"))
+                (part.get("properties") or {}).get(name, _of_all("additionalProperties", part))
                 for part in parts
             ]
             place.fields[name] = self._place(fields, f"{below}{name}", is_in_union)
-        others = [part.get("additionalProperties") for part in parts]
+        others = [_of_all("additionalProperties", part) for part in parts]
         place.others = self._place(others, f"{place.path}{{}}", is_in_union)
-        items = [part.get("items") for part in parts]
+        items = [_of_all("items", part) for part in parts]
         place.items = self._place(items, f"{place.path}[]", is_in_union)
 
     def _parts(
@@ -314,13 +314,19 @@ class _Builder:
                         raise self._misplaced(path, "beside $ref, which is ignored in this draft")
                     continue
             parts[id(part)] = part
+            for reference in ("$dynamicRef", "$recursiveRef"):
+                if reference in part:
+                    waiting.append(self._references.resolve(part[reference]))
             waiting += part.get("allOf", ())
             for union in ("anyOf", "oneOf"):
                 has_union = has_union or union in part
                 waiting += part.get(union, ())
             for keyword, below in part.items():
-                is_tuple = keyword == "items" and isinstance(below, list)
-                if (keyword in _NO_PLACES or is_tuple) and _has_keyword(below):
+                has_place = keyword not in _NO_PLACES and (
+                    keyword not in ("items", "additionalProperties")
+                    or _of_all(keyword, part) is not None
+                )
+                if not has_place and _has_keyword(below):
                     raise self._misplaced(path, f"in {keyword}")
         return list(parts.values()), has_union
 
@@ -391,6 +397,16 @@ class _Builder:
         if "$ref" in schema:
             types &= self._types(self._references.resolve(schema["$ref"]), nested + 1)
         return types
+
+
+def _of_all(keyword: str, part: Mapping[str, Any]) -> Any:
+    """Return the schema of `items` or `additionalProperties`, if it is for all items or names.
+
+    Else it is for those that `prefixItems` or `patternProperties` leave.
+    """
+    beside = {"items": "prefixItems", "additionalProperties": "patternProperties"}[keyword]
+    schema = part.get(keyword)
+    return schema if isinstance(schema, Mapping | bool) and beside not in part else None
 
 
 def _own_types(schema: Mapping[str, Any]) -> frozenset[str]:

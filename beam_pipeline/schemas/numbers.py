@@ -26,7 +26,7 @@ class Digits(enum.IntEnum):
 
 
 _MAY_BE_INTEGER = (
-    r"(?:^|[:,\[\s])-?[0-9]+(?:\.[0-9]+)?[eE]"  # an exponent
+    r"(?:^(?:\x00\C{4})?|[:,\[\s])-?[0-9]+(?:\.[0-9]+)?[eE]"  # an exponent
     r"|[0-9]{13}\."  # 13 digits before the point: its double has 3 digits behind it, or fewer
     r"|\.(?:000|999)[0-9]"  # close to an integer
 )

@@ -189,6 +189,13 @@ def test_an_event_that_is_no_object_is_coerced(schema: dict[str, Any], value: st
     assert sum(counts.values()) == 1
 
 
+def test_a_dynamic_reference_is_followed() -> None:
+    node = {"n": INTEGER, "below": {"$dynamicRef": "#node"}}
+    document = {"$dynamicAnchor": "node", "type": "object", "properties": node}
+    _, letters, counts = validated(contract_of(document), '{"n": "1", "below": {"n": "2"}}')
+    assert (letters, sum(counts.values())) == ([], 2)
+
+
 def test_refused_events_are_not_counted() -> None:
     document = {"type": "object", "properties": {"n": {**INTEGER, "minimum": 5}}}
     rows, letters, counts = validated(contract_of(document), '{"n": "4"}', '{"n": "6"}')
@@ -254,6 +261,11 @@ DRAFT_7 = "http://json-schema.org/draft-07/schema#"
             "has no effect in patternProperties",
         ),
         ({"type": "array", "prefixItems": [INTEGER]}, "has no effect in prefixItems"),
+        ({"type": "array", "prefixItems": [{}], "items": INTEGER}, "has no effect in items"),
+        (
+            {"type": "object", "patternProperties": {"^a": {}}, "additionalProperties": INTEGER},
+            "has no effect in additionalProperties",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_line(tmp_path: Path, schema: Any, message: str) -> None:
@@ -275,6 +287,10 @@ def test_beside_a_reference_of_draft_7_it_is_refused(tmp_path: Path) -> None:
     }
     path.write_text(json.dumps(document))
     with pytest.raises(UsageError, match=r"f: x-coerce has no effect beside \$ref"):
+        load_contract(path)
+    document["properties"] = {"f": {"items": [INTEGER]}}
+    path.write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="f: x-coerce has no effect in items"):
         load_contract(path)
     document["properties"] = {"f": {"allOf": [{"$ref": "#/definitions/n"}, INTEGER]}}
     path.write_text(json.dumps(document))

@@ -201,6 +201,15 @@ def test_a_fraction_that_a_double_loses_is_no_integer(text: str) -> None:
     assert letters[0].failure.code is ErrorCode.ENCODE_ERROR
 
 
+@pytest.mark.parametrize("schema_id", [b"\0\0\0\x07", b"\0\x80\xff1", b"abcd"])
+def test_a_number_behind_the_prefix_of_the_wire_format_is_exact(schema_id: bytes) -> None:
+    values = [b"9.007199254740993e15", b'"9007199254740993.0"', b"9007199254740993.0"]
+    batch = batch_of_records([kafka_record(b"\0" + schema_id + value) for value in values])
+    contract = contract_of({"type": "integer"})
+    (rows,), _ = RecordValidator(contract, ValidationRules(None)).validate(batch)
+    assert rows["value"].to_pylist() == [9007199254740993, 9007199254740993]
+
+
 def test_numbers_with_and_without_decimal_of_a_union_are_decimals() -> None:
     union = {"anyOf": [MONEY, {"type": "number", "minimum": 1}, {"type": "null"}]}
     assert landed(union, LONG) == Decimal(LONG)
