@@ -528,6 +528,15 @@ def digits_of(node: Node) -> Digits:
     return digits_of(node.items if isinstance(node, ListOf) else node.values)
 
 
+def doubles_in(node: Node) -> int:
+    """Return about how many doubles an event has; a list or map counts as ten items."""
+    if isinstance(node, Struct):
+        return sum(doubles_in(child) for _, child in node.fields)
+    if isinstance(node, Leaf):
+        return int(pa.types.is_floating(node.arrow_type))
+    return 10 * doubles_in(node.items if isinstance(node, ListOf) else node.values)
+
+
 def decimal_of(schema: Mapping[str, Any]) -> pa.DataType | None:
     """Return the decimal type of `x-decimal`, None if it is missing or not usable."""
     asked = schema.get("x-decimal")

@@ -26,17 +26,22 @@ class Digits(enum.IntEnum):
 
 
 _MAY_BE_INTEGER = (
-    r"(?:^(?:\x00\C{4})?|[:,\[\s])-?[0-9]+(?:\.[0-9]+)?[eE]"  # an exponent
+    r"[:,\[\s]-?[0-9]+(?:\.[0-9]+)?[eE]"  # an exponent
     r"|[0-9]{13}\."  # 13 digits before the point: its double has 3 digits behind it, or fewer
     r"|\.(?:000|999)[0-9]"  # close to an integer
 )
 
 
-def may_hold_inexact_integers(values: pa.Array) -> pa.Array:
-    """Return which JSON texts may have an integer that its double is not; false for most.
+BYTES_PER_CALL = 130
+"""How many bytes `may_hold_inexact_integers` reads in the time of one call for a number by msgspec:
+1.4 ns a byte, and 190 ns a call (docs/design/0037-exact-numbers.md)."""
 
-    A text that has none may be decoded without a function that is called for each number. This
-    takes 1.4 ns a byte, such a function 200 ns a number.
+
+def may_hold_inexact_integers(values: pa.Array) -> pa.Array:
+    """Return which JSON objects and arrays may have an integer that its double is not.
+
+    A text that has none may be decoded without a function that is called for each number. It pays
+    for events of at most `BYTES_PER_CALL` bytes a double.
 
     >>> may_hold_inexact_integers(pa.array([b'{"a": 1.25}', b'{"a": 1e3}'])).to_pylist()
     [False, True]

@@ -33,8 +33,8 @@ from beam_pipeline.schemas import ColumnBuilder, Contract
 from beam_pipeline.schemas.columns import ARROW_REFUSALS
 from beam_pipeline.schemas.contract import RECORD_SCHEMA, check_event_time_field
 from beam_pipeline.schemas.judge import unwrap
-from beam_pipeline.schemas.nodes import Node, Struct
-from beam_pipeline.schemas.numbers import Digits, may_hold_inexact_integers
+from beam_pipeline.schemas.nodes import Node, Struct, doubles_in
+from beam_pipeline.schemas.numbers import BYTES_PER_CALL, Digits, may_hold_inexact_integers
 from beam_pipeline.schemas.versions import align, version_of, with_numbers_of
 from beam_pipeline.transforms.batches import Refusal, split_on_error
 from beam_pipeline.transforms.dead_letters import (
@@ -171,6 +171,9 @@ class RecordValidator:
             for name, part in parts
         }
         self._first = next(iter(self._versions.values()))
+        self._scanned_bytes = 0
+        if contract.digits is Digits.OF_INTEGERS:
+            self._scanned_bytes = BYTES_PER_CALL * doubles_in(contract.node)
 
     def validate(self, records: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[DeadLetter]]:
         """Return batches of `Contract.batch_schema` and dead letters for a batch of records.
@@ -212,7 +215,7 @@ class RecordValidator:
         decoded = {version: _DecodedRows() for version in self._versions.values()}
         first, judge = self._first, self._first.judge.judge
         are_plain: Iterable[bool] = itertools.repeat(False)
-        if self._contract.digits is Digits.OF_INTEGERS:
+        if records.column("_value").nbytes <= self._scanned_bytes * records.num_rows:
             may_be_exact = may_hold_inexact_integers(records.column("_value"))
             are_plain = pc.invert(pc.fill_null(may_be_exact, False)).to_pylist()
         has_versions = bool(self._contract.versions)

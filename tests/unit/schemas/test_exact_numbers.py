@@ -178,7 +178,11 @@ def test_a_number_is_held_or_has_its_text(text: str) -> None:
         assert abs(number) < 2**53 or Decimal(number) == Decimal(text)
 
 
-CLOSED = {"type": "object", "properties": {"n": {"type": "integer"}}, "additionalProperties": False}
+CLOSED = {
+    "type": "object",
+    "properties": {"n": {"type": "integer"}, "x": {"type": "number"}},
+    "additionalProperties": False,
+}
 
 
 @given(NUMBERS)
@@ -317,3 +321,13 @@ def test_a_double_of_seconds_with_microseconds_is_exact(micros: int) -> None:
     text = f"{micros // 10**6}.{micros % 10**6:06d}"
     rows = pa.RecordBatch.from_arrays([pa.array([float(text)])], names=["at"])
     assert event_times(rows, "at", "s").cast(pa.int64()).to_pylist() == [micros]
+
+
+@pytest.mark.parametrize("text_bytes", [0, 10_000])
+def test_small_and_large_events_are_alike(text_bytes: int) -> None:
+    """In small ones a regular expression finds the numbers, in large ones a function."""
+    value = f'{{"x": 1.5, "n": 9007199254740993.0, "t": "{"x" * text_bytes}"}}'
+    properties = {"n": {"type": "integer"}, "x": {"type": "number"}, "t": {"type": "string"}}
+    contract = contract_of({**CLOSED, "properties": properties})
+    (row,), letters = rows_and_letters(contract, value)
+    assert (row["n"], row["x"], letters) == (9007199254740993, 1.5, [])
