@@ -13,6 +13,7 @@ import numpy.typing as npt
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
 from beam_pipeline.schemas import Contract
+from beam_pipeline.times import DEFAULT_TIME_UNIT
 
 _Times = TypeVar("_Times", int, npt.NDArray[np.int64])
 
@@ -61,13 +62,15 @@ class ValidationRules:
 
     `event_time_field` is a dotted path, or None to take Kafka's timestamp as event time.
     `max_event_age_seconds` and `max_event_skew_seconds` are how far an event time may be before
-    and after the append time; 0 sets no limit.
+    and after the append time; 0 sets no limit. `event_time_unit` is that of an event time that is a
+    number, one of `times.TIME_UNITS`.
     """
 
     event_time_field: str | None
     max_event_age_seconds: int = 0
     max_event_skew_seconds: int = 0
     max_value_bytes: int = 8 * 1024 * 1024
+    event_time_unit: str = DEFAULT_TIME_UNIT
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 METRICS_NAMESPACE = "beam_pipeline"
 """Namespace of the pipeline's counters in Beam's metrics."""
 
+COERCED = "coerced"
+"""Prefix of the counters of coerced values, such as `coerced.order.price`."""
+
 MAX_BATCH_RECORDS = 4_000
 """How many records make one batch. Decoded events of more do not stay in the processor's cache."""
 

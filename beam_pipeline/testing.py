@@ -21,6 +21,7 @@ from beam_pipeline.records import DeadLetter, KafkaRecord, SchemaRef
 from beam_pipeline.resources import reference_dir as shipped_reference_dir
 from beam_pipeline.schemas import Contract, file_schema
 from beam_pipeline.schemas.contract import RIDE_ALONG_FIELDS
+from beam_pipeline.times import DEFAULT_TIME_UNIT
 from beam_pipeline.transforms import (
     BatchTransform,
     Enrich,
@@ -76,7 +77,9 @@ def run_events(
     Raises:
       UsageError: the schema, a table or a transform can't be used.
     """
-    rules = rules or ValidationRules(contract.event_time_field)
+    rules = rules or ValidationRules(
+        contract.event_time_field, event_time_unit=contract.event_time_unit or DEFAULT_TIME_UNIT
+    )
     records = [_record_of(event, offset) for offset, event in enumerate(events)]
     batches, dead = RecordValidator(contract, rules).validate(batch_of_records(records))
     steps: list[BatchTransform] = [

@@ -7,6 +7,12 @@ from datetime import datetime, timedelta, timezone
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
+TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000}
+"""How many units of an event time that is a number make a second."""
+
+DEFAULT_TIME_UNIT = "ms"
+
+
 def parse_rfc3339(text: str) -> datetime:
     """Return the time that an RFC 3339 text gives.
 

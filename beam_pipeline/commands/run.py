@@ -13,6 +13,7 @@ from beam_pipeline import resources
 from beam_pipeline.commands.launch import Launch, logs_in, stop_on_signals, unsent_text
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import load_ledger
+from beam_pipeline.records import COERCED
 from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.resume import ends_of
@@ -28,6 +29,7 @@ from beam_pipeline.settings.flags import (
     add_pipeline_flags,
     add_supervision_flags,
 )
+from beam_pipeline.terminal import printable
 
 CAUGHT_UP = "caught_up"
 CAUGHT_UP_EARLY_PANE_SECONDS = 5
@@ -111,6 +113,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         if not engine.on_flink:  # a job on Flink may be resumed, and then replaces files
             _save_ledger(settings)
         launch.say(_last_line(supervisor.status, caught_up))
+        if coerced := _coerced_text(supervisor.status):
+            launch.say(coerced)
         unsent = unsent_text(supervisor.status, settings, at_stop=not caught_up)
         if unsent is not None:
             launch.say(unsent)
@@ -125,6 +129,23 @@ def _last_line(status: RunStatus, caught_up: bool) -> str:
         f"dead {counters['dead']:,}, files {status.files:,}, restarts {status.restarts}"
         + (f", dlq_topic_refused {status.refused_letters:,}" if status.refused_letters else "")
     )
+
+
+def _coerced_text(status: RunStatus) -> str:
+    """Return how many values were coerced, by field; empty if none were."""
+    prefix = f"{COERCED}."
+    counts = sorted(
+        (name.removeprefix(prefix), count)
+        for name, count in status.counters.items()
+        if name.startswith(prefix) and count
+    )
+    shown = ", ".join(f"{printable(path)} {count:,}" for path, count in counts[:_COERCED_SHOWN])
+    more = len(counts) - _COERCED_SHOWN
+    others = f" and {more:,} more fields" if more > 0 else ""
+    return f"{COERCED}: {shown}{others}" if counts else ""
+
+
+_COERCED_SHOWN = 20
 
 
 def _detached_text(settings: PipelineSettings) -> str:

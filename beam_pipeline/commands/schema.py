@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.table import Table
 
+    from beam_pipeline.schemas.inference import Inference
+
 _DESCRIPTION = "JSON Schemas of events: propose one, see its columns, compare two."
 
 _INFER_DESCRIPTION = """\
-Prints a JSON Schema under which all events of a file are valid. Review it before you use it: add
-what the samples do not show, such as bounds and further values.
+Prints a JSON Schema for the events of a file, and on stderr what it leaves out: values of types
+that a field rarely has. Review it before you use it: add what the samples do not show, such as
+bounds and further values.
 """
 _SHOW_DESCRIPTION = "Prints the Arrow columns that files get with a schema, and the schema's hash."
 _CHECK_DESCRIPTION = """\
@@ -47,6 +51,10 @@ example:
 
 MODES = ("backward", "forward", "full", "none")
 _BAD_LINES_SHOWN = 3
+_MIXED_SHOWN = 50
+_DEFAULT_MIN_SHARE = 0.99
+"""A field with fewer than 100 values keeps all its types. What is left out of larger samples is at
+most one value of a hundred, as broken lines and old producers make them."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +72,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="propose an enum for strings of at most N values, each seen more than once "
         "(default: %(default)s, no enums)",
+    )
+    infer.add_argument(
+        "--min_share",
+        type=float,
+        default=_DEFAULT_MIN_SHARE,
+        metavar="SHARE",
+        help="propose for each field the most frequent types that together have this share of its "
+        "values; other values are left out, and reported (default: %(default)s; 1 allows all)",
     )
     infer.set_defaults(schema_run=_run_infer)
 
@@ -122,16 +138,17 @@ def _run_infer(args: argparse.Namespace) -> int:
 
     if args.max_enum_values < 0:
         raise UsageError(f"--max_enum_values={args.max_enum_values}: must be 0 or more")
+    if not 0 <= args.min_share <= 1:
+        raise UsageError(f"--min_share={args.min_share:g}: must be from 0 to 1")
     bad_lines: list[str] = []
     counts = {"events": 0}
     try:
-        if args.file == "-":
-            events = _events(sys.stdin.buffer, bad_lines, counts)
-            schema, times = infer_schema(events, args.max_enum_values)
-        else:
-            with Path(args.file).open("rb") as file:
-                events = _events(file, bad_lines, counts)
-                schema, times = infer_schema(events, args.max_enum_values)
+        with contextlib.ExitStack() as stack:
+            file = sys.stdin.buffer
+            if args.file != "-":
+                file = stack.enter_context(Path(args.file).open("rb"))
+            samples = _samples(file, bad_lines, counts)
+            inference = infer_schema(samples, args.max_enum_values, args.min_share)
     except OSError as error:
         raise UsageError(f"FILE={args.file}: {error.strerror}; give a file of JSON lines") from None
     for bad_line in bad_lines[:_BAD_LINES_SHOWN]:
@@ -140,14 +157,18 @@ def _run_infer(args: argparse.Namespace) -> int:
         print(f"and {len(bad_lines) - _BAD_LINES_SHOWN:,} more lines skipped", file=sys.stderr)
     if not counts["events"]:
         raise EnvironmentFailure(f"FILE={args.file}: no line is a JSON event")
-    _write_json(schema)
-    about_times = printable(_about_times(schema, times))
+    _write_json(inference.schema)
+    for line in _about_shares(inference):
+        print(printable(line), file=sys.stderr)
+    about_times = printable(_about_times(inference))
     print(f"from {counts['events']:,} events; {about_times}", file=sys.stderr)
     return 0
 
 
-def _events(file: IO[bytes], bad_lines: list[str], counts: dict[str, int]) -> Iterator[Any]:
-    """Yield the events of a file; describe lines that are no events in `bad_lines`."""
+def _samples(
+    file: IO[bytes], bad_lines: list[str], counts: dict[str, int]
+) -> Iterator[tuple[int, Any]]:
+    """Yield line and event of a file; describe lines that are no events in `bad_lines`."""
     from beam_pipeline.schemas import Judge
 
     judge = Judge({}, max_value_bytes=2**62)
@@ -157,17 +178,66 @@ def _events(file: IO[bytes], bad_lines: list[str], counts: dict[str, int]) -> It
         event, failure = judge.judge(line.rstrip(b"\r\n"))
         if failure is None:
             counts["events"] += 1
-            yield event
+            yield number, event
         else:
             bad_lines.append(f"line {number}: {failure.code.value}: {failure.message}")
 
 
-def _about_times(schema: dict[str, Any], times: list[str]) -> str:
+def _about_shares(inference: Inference) -> Iterator[str]:
+    """Yield lines on the fields with values of several kinds, and on what was left out."""
+    left_out = 0
+    for number, (path, kinds) in enumerate(inference.mixed):
+        total = sum(kind.values for kind in kinds)
+        parts = []
+        for position, kind in enumerate(kinds):
+            part = f"{kind.kind} {_percent(kind.values, total)}"
+            if position or kind.is_left_out:
+                part += f", first at line {kind.first_line}"
+            if kind.is_left_out:
+                left_out += kind.values
+                part += f" (left out: {kind.values:,})"
+            parts.append(part)
+        if number < _MIXED_SHOWN:
+            yield f"{path}: {', '.join(parts)}"
+    more = len(inference.mixed) - _MIXED_SHOWN
+    if more > 0:
+        yield f"and {more:,} more fields with values of several types"
+    if left_out:
+        yield (
+            f"left out: {left_out:,} values, whose events would be dead letters; --min_share=1 "
+            "allows them all"
+        )
+    if inference.unnamed:
+        yield (
+            f"not named in the schema: {', '.join(map(repr, inference.unnamed))}; the pipeline or "
+            "another field has this name, in some case, so these fields are kept in the column of "
+            "unnamed fields"
+        )
+
+
+def _percent(part: int, whole: int) -> str:
+    """Return a share with one digit; 0.0 and 100.0 are for none and all only.
+
+    >>> _percent(6, 1000), _percent(1, 50_000), _percent(49_999, 50_000)
+    ('0.6 %', 'under 0.1 %', 'over 99.9 %')
+    """
+    tenths = round(part / whole * 1000)
+    if tenths == 0:
+        return "under 0.1 %"
+    if tenths == 1000 and part < whole:
+        return "over 99.9 %"
+    return f"{tenths / 10:g} %"
+
+
+def _about_times(inference: Inference) -> str:
+    schema, times = inference.schema, inference.times
     if "x-event-time" in schema:
-        return f"event time is {schema['x-event-time']!r} (x-event-time)"
+        missing = inference.without_time
+        dead = f"; {missing:,} events do not have it and would be dead letters" if missing else ""
+        return f"event time is {schema['x-event-time']!r} (x-event-time){dead}"
     if times:
         return f"the event time may be {', '.join(times)}: name one as x-event-time"
-    return "no field is a date-time in every event: name one, or run with --window_by=append_time"
+    return "no field is a date-time in the events: name one, or run with --window_by=append_time"
 
 
 def _write_json(document: dict[str, Any]) -> None:
@@ -185,17 +255,22 @@ def _run_show(args: argparse.Namespace) -> int:
     contract = load_contract(args.file, "FILE", args.max_columns, args.formats == ASSERT)
     normalized = Normalize(contract).output_schema(contract.batch_schema)
     schema = file_schema(Enrich(contract, args.reference_dir).output_schema(normalized))
+    places = contract.coercion.places if contract.coercion else ()
+    coerced = {place.path: list(place.names) for place in places}
     if args.json:
         document = {
             "id": contract.ref.id,
             "sha256": contract.ref.sha256,
             "event_time_field": contract.event_time_field,
+            "event_time_unit": contract.event_time_unit,
+            "coerced": coerced,
             "columns": [{"name": column.name, "type": str(column.type)} for column in schema],
             "notes": list(contract.notes),
         }
         _write_json(document)
     else:
-        show(_columns_table(schema, dict(contract.columns), contract.event_time_field))
+        columns = dict(contract.columns)
+        show(_columns_table(schema, columns, contract.event_time_field, coerced))
         name = printable(contract.ref.id or "(no $id)")
         print(f"schema {name} sha256 {contract.ref.sha256}")
         for note in contract.notes:
@@ -203,7 +278,9 @@ def _run_show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _columns_table(schema: pa.Schema, nodes: dict[str, Any], event_time: str | None) -> Table:
+def _columns_table(
+    schema: pa.Schema, nodes: dict[str, Any], event_time: str | None, coerced: dict[str, list[str]]
+) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -228,6 +305,8 @@ def _columns_table(schema: pa.Schema, nodes: dict[str, Any], event_time: str | N
                 what = "added by x-enrich"
             else:
                 what = ""
+            if path in coerced:
+                what = f"{what}{', ' if what else ''}coerced: {', '.join(coerced[path])}"
             table.add_row(Text(printable(path)), Text(kind), what)
     return table
 

@@ -227,7 +227,7 @@ class ParquetFormat:
             return batch
         names = self.schema.names
         columns = [
-            pc.cast(batch.column(name), column.type)
+            _cast_column(batch, name, column.type)
             for name, column in zip(names, self.schema, strict=True)
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
@@ -318,3 +318,19 @@ def merge_offsets(parts: Sequence[PartRef]) -> dict[int, list[OffsetRange]]:
                 joined.append((first, last))
         merged[partition] = joined
     return merged
+
+
+def _cast_column(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
+    """Return a column of a batch as `kind`.
+
+    Raises:
+      pa.ArrowInvalid: a value does not fit; the message names the column and, of a single row, the
+        value.
+      KeyError, pa.ArrowException: there is no such column, or no such cast.
+    """
+    column = batch.column(name)
+    try:
+        return pc.cast(column, kind)
+    except pa.ArrowInvalid as error:
+        shown = f" {str(column[0].as_py())[:100]!r}" if batch.num_rows == 1 else ""
+        raise pa.ArrowInvalid(f"column {name!r}:{shown} does not fit {kind}: {error}") from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipeline.schemas.contract import Contract
-from beam_pipeline.schemas.judge import ExactFloat
 from beam_pipeline.schemas.nodes import (
     TIMESTAMP_TYPE,
     Encoding,
@@ -21,6 +20,7 @@ from beam_pipeline.schemas.nodes import (
     Node,
     Struct,
 )
+from beam_pipeline.schemas.numbers import ExactFloat, decimals_of
 
 
 def _digits_as_sent(value: Any) -> msgspec.Raw:
@@ -50,6 +50,12 @@ class ColumnBuilder:
         self._whole_value = not isinstance(contract.node, Struct)
         self._extra_column = contract.extra_column
 
+    def refused_value(self, event: Any) -> RefusedValue | None:
+        """Return the first value of an event that does not fit its column, if any."""
+        if self._whole_value:
+            return refused_value(event, self._columns[0][1], self._columns[0][0])
+        return refused_value(event, Struct(self._columns, self._extra_column), "")
+
     def build(self, events: Sequence[Any]) -> list[pa.Array]:
         """Return one array for each column of `Contract.event_schema`, as long as `events`.
 
@@ -63,6 +69,84 @@ class ColumnBuilder:
         if self._extra_column:
             arrays.append(_extra_text(events, frozenset(name for name, _ in self._columns)))
         return arrays
+
+
+class RefusedValue(NamedTuple):
+    """A value that does not fit its column, and where it is, such as `lines[3].price`."""
+
+    path: str
+    node: Node
+    value: Any
+    error: Exception
+
+    def __str__(self) -> str:
+        kind = "object" if isinstance(self.node, Struct) else str(self.node.arrow_type)
+        reason = repr(" ".join(str(self.error).split())[:_MAX_REASON])[1:-1]
+        if kind == "int64":
+            reason = "it must be a whole number of 64 bits"
+        where = self.path or "the event"
+        return f"{where}: {_shown(self.value)} does not fit the type {kind}: {reason}"
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value as its `repr`; a number as it was sent."""
+    if isinstance(value, ExactFloat):
+        text = value.text
+    else:
+        text = repr(value[:_MAX_SHOWN] if isinstance(value, str) else value)
+    is_cut = len(text) > _MAX_SHOWN or (isinstance(value, str) and len(value) > _MAX_SHOWN)
+    return f"{text[:_MAX_SHOWN]}…" if is_cut else text
+
+
+_MAX_SHOWN = 100
+_MAX_REASON = 250
+
+
+def refused_value(value: Any, node: Node, path: str) -> RefusedValue | None:
+    """Return the first part of a value that can't be built as a column of `node`, if any.
+
+    >>> node = Struct((("n", ListOf(Leaf(pa.decimal128(2, 0), Encoding.DECIMAL_NUMBER))),), None)
+    >>> str(refused_value({"n": [1, 100]}, node, ""))
+    'n[1]: 100 does not fit the type decimal128(2, 0): 100 needs more than 2 digits'
+    """
+    error = _refusal([value], node)
+    if error is None:
+        return None
+    if isinstance(node, Struct) and type(value) is dict:
+        fields = node.fields
+        at = _first_refused(
+            len(fields), lambda start, end: ([value], Struct(fields[start:end], None))
+        )
+        name, child = fields[at]
+        return refused_value(value.get(name), child, f"{path}.{name}" if path else name)
+    if isinstance(node, ListOf) and type(value) is list:
+        at = _first_refused(len(value), lambda start, end: (value[start:end], node.items))
+        return refused_value(value[at], node.items, f"{path}[{at}]")
+    if isinstance(node, MapOf) and type(value) is dict:
+        names, parts = list(value), list(value.values())
+        at = _first_refused(len(parts), lambda start, end: (parts[start:end], node.values))
+        return refused_value(parts[at], node.values, f"{path}{{{names[at]!r}}}")
+    return RefusedValue(path, node, value, error)
+
+
+def _refusal(values: Sequence[Any], node: Node) -> Exception | None:
+    try:
+        build_column(values, node)
+    except ARROW_REFUSALS as error:
+        return error
+    return None
+
+
+def _first_refused(count: int, part_of: Callable[[int, int], tuple[Sequence[Any], Node]]) -> int:
+    """Return which of `count` parts is the first that is refused, by halving; one of them is."""
+    start, end = 0, count
+    while end - start > 1:
+        middle = (start + end) // 2
+        if _refusal(*part_of(start, middle)) is None:
+            start = middle
+        else:
+            end = middle
+    return start
 
 
 def build_column(values: Sequence[Any], node: Node) -> pa.Array:
@@ -141,6 +225,10 @@ def _big_integer_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
     return pa.array(whole, node.arrow_type)
 
 
+def _decimal_number_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
+    return decimals_of(values, node.arrow_type)
+
+
 def _json_leaf(values: Sequence[Any], node: Leaf) -> pa.Array:
     texts = [None if value is None else _encode_json(value).decode() for value in values]
     return pa.array(texts, node.arrow_type)
@@ -157,6 +245,7 @@ _FROM_ARROW: dict[Encoding, Callable[[pa.Array, Leaf], pa.Array]] = {
 
 _FROM_VALUES: dict[Encoding, Callable[[Sequence[Any], Leaf], pa.Array]] = {
     Encoding.BIG_INTEGER: _big_integer_leaf,
+    Encoding.DECIMAL_NUMBER: _decimal_number_leaf,
     Encoding.JSON_TEXT: _json_leaf,
 }
 

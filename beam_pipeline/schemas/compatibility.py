@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from beam_pipeline.schemas.coercion import coercion_changes, coercion_of
 from beam_pipeline.schemas.dialects import draft_of, normal
 from beam_pipeline.schemas.judge import compile_validator, matches
 from beam_pipeline.schemas.references import References
@@ -76,7 +77,24 @@ def reasons_against(
         reasons = list(comparison.implied(facts, sides[1].root, ""))
     except (RecursionError, _TooMuchWork):
         reasons = [Reason("", "the schemas are too large to be compared")]
+    reasons += _coercion_reasons(sides[0], sides[1], asserts_formats)
     return list(dict.fromkeys(reasons))
+
+
+def _coercion_reasons(old: _Side, new: _Side, asserts_formats: bool) -> Iterator[Reason]:
+    """Yield why the change of a coercion may refuse an event that was allowed.
+
+    A new coercion changes no event that the new schema allows without it, since its field takes no
+    values of the type that is coerced. In a union another branch may.
+    """
+    coercions = [coercion_of(side.root, "the schema") for side in (old, new)]
+    for change in coercion_changes(*coercions):
+        if not change.is_new:
+            yield Reason(change.path, f"x-coerce {change.name} is gone")
+        elif change.is_in_union:
+            yield Reason(change.path, f"x-coerce {change.name} is new in a union")
+        elif change.name == "time_from_space" and not asserts_formats:
+            yield Reason(change.path, f"x-coerce {change.name} is new, and changes texts")
 
 
 class _TooMuchWork(Exception):

@@ -16,6 +16,7 @@ from jsonschema.validators import validator_for
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
+from beam_pipeline.schemas.coercion import Coercion, coercion_of
 from beam_pipeline.schemas.judge import Judge, compile_validator
 from beam_pipeline.schemas.nodes import (
     DEFAULT_MAX_COLUMNS,
@@ -29,13 +30,17 @@ from beam_pipeline.schemas.nodes import (
     Node,
     Struct,
     derive,
-    has_json_text,
+    digits_of,
 )
+from beam_pipeline.schemas.numbers import Digits
 from beam_pipeline.schemas.references import References
 from beam_pipeline.schemas.source import read_schema, with_pointers_only
+from beam_pipeline.times import TIME_UNITS
 
 VALUE_COLUMN = "value"
 """The only column of events whose schema is not an object with properties."""
+
+TIME_UNIT_KEYWORD = "x-event-time-unit"
 
 KAFKA_FIELDS = (
     pa.field("kafka_topic", pa.string()),
@@ -107,10 +112,29 @@ class Contract:
         """The node of an event of any version."""
         return self.unified_node or self._derived.node
 
-    def judge(self, max_value_bytes: int) -> Judge:
-        """Return what judges events by this contract."""
-        keeps_digits = has_json_text(self.node)
-        return Judge(self.document, max_value_bytes, self.asserts_formats, keeps_digits)
+    @functools.cached_property
+    def digits(self) -> Digits:
+        """Which digits of numbers the columns and coercions of any version need."""
+        if self.versions:
+            return max([digits_of(self.node), *(part.digits for _, part in self.versions)])
+        coerced = Digits.OF_NONE if self.coercion is None else self.coercion.digits
+        return max(digits_of(self.node), coerced)
+
+    @functools.cached_property
+    def coercion(self) -> Coercion | None:
+        """What is applied to events before the verdict, None if `x-coerce` asks for nothing."""
+        return coercion_of(self.plain_document, f"--schema={self.source}")
+
+    def judge(self, max_value_bytes: int, digits: Digits | None = None) -> Judge:
+        """Return what judges events by this contract.
+
+        Args:
+          max_value_bytes: how large a value may be.
+          digits: as for `Judge`; None if the columns of this contract decide.
+        """
+        if digits is None:
+            digits = self.digits
+        return Judge(self.document, max_value_bytes, self.asserts_formats, digits, self.coercion)
 
     @property
     def levels(self) -> int | None:
@@ -165,6 +189,12 @@ class Contract:
         """The field that the schema names as event time (`x-event-time`), or None."""
         named = self.document.get("x-event-time")
         return str(named) if named else None
+
+    @property
+    def event_time_unit(self) -> str | None:
+        """The unit of event times that are numbers (`x-event-time-unit`), or None."""
+        named = self.document.get(TIME_UNIT_KEYWORD)
+        return None if named is None else str(named)
 
 
 def file_schema(batch_schema: pa.Schema) -> pa.Schema:
@@ -233,14 +263,20 @@ def described(node: Node) -> str:
     return "JSON text" if _is_json_text(node) else str(node.arrow_type)
 
 
-def check_event_time_field(contract: Contract, path: str) -> None:
+def check_event_time_field(contract: Contract, path: str, unit: str | None = None) -> None:
     """Check that event times can be made of the field at the dotted `path`.
 
+    Args:
+      contract: the schema.
+      path: the field.
+      unit: that of a number; None if neither a flag nor the schema names one.
+
     Raises:
-      UsageError: the schema has no such field, or it holds neither texts, numbers nor times.
+      UsageError: the schema has no such field, it holds neither texts, numbers nor times, or a unit
+        is named and it holds no numbers.
     """
     where = f"--event_time_field={path}: --schema={contract.source}"
-    remedy = "name a field of texts (RFC 3339) or of numbers (milliseconds since 1970)"
+    remedy = "name a field of texts (RFC 3339) or of numbers (see --event_time_unit)"
     names = contract.event_schema.names
     kind: pa.DataType = pa.struct(list(contract.event_schema))
     above = ""
@@ -255,12 +291,17 @@ def check_event_time_field(contract: Contract, path: str) -> None:
         kind = kind.value_type
     if not any(is_kind(kind) for is_kind in _KINDS_OF_TIMES):
         raise UsageError(f"{where} has no times there, but {kind}; {remedy}")
+    if unit is not None and not any(is_kind(kind) for is_kind in _KINDS_OF_NUMBERS):
+        raise UsageError(
+            f"{where} has no numbers there, but {kind}; leave --event_time_unit and "
+            f"{TIME_UNIT_KEYWORD} out ({unit!r}), they are for numbers"
+        )
 
 
+_KINDS_OF_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 _KINDS_OF_TIMES = (
+    *_KINDS_OF_NUMBERS,
     pa.types.is_string,
-    pa.types.is_integer,
-    pa.types.is_floating,
     pa.types.is_timestamp,
     pa.types.is_date,
 )
@@ -295,6 +336,13 @@ def load_contract(
         asserts_formats=asserts_formats,
     )
     _refuse_reserved_names(contract, flag)
+    coercion_of(contract.plain_document, f"{flag}={path}")
+    unit = document.get(TIME_UNIT_KEYWORD)
+    if unit is not None and unit not in [*TIME_UNITS]:
+        raise UsageError(
+            f"{flag}={path}: {TIME_UNIT_KEYWORD} is {unit!r}; it must be one of "
+            f"{', '.join(TIME_UNITS)}"
+        )
     return contract
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,6 +17,14 @@ import numpy as np
 from jsonschema.validators import extend, validator_for
 
 from beam_pipeline.records import ErrorCode, Failure, Violation
+from beam_pipeline.schemas.coercion import Coercion
+from beam_pipeline.schemas.dialects import draft_of
+from beam_pipeline.schemas.malformed import (
+    MAX_MESSAGE_CHARACTERS,
+    encoding_of,
+    explain_malformed,
+)
+from beam_pipeline.schemas.numbers import Digits, ExactFloat, number_of
 
 WIRE_MAGIC = b"\0"
 WIRE_PREFIX_BYTES = 5
@@ -29,7 +36,6 @@ MAX_DEPTH = 200
 record alone and not on the interpreter's stack."""
 
 MAX_VIOLATIONS = 20
-MAX_MESSAGE_CHARACTERS = 500
 
 
 class Judge:
@@ -37,7 +43,13 @@ class Judge:
 
     jsonschema-rs decides. jsonschema, which is slower and has better messages, explains. Both check
     formats unless `asserts_formats` is False. Both refuse references outside the document and fetch
-    nothing. With `keeps_digits`, a number that float64 can't hold is an `ExactFloat`.
+    nothing. Unless `digits` are those of none, a number that float64 can't hold is an `ExactFloat`.
+    The verdict on it is that on the nearest float, or on the integer if it is one of 64 bits.
+    `coercion` is applied before the verdict.
+
+    Attributes:
+      has_exact: whether there is an `ExactFloat` in the event that was decoded last.
+      coerced: how many values of valid events were coerced, by path.
 
     >>> judge = Judge({"type": "object", "required": ["id"]}, max_value_bytes=100)
     >>> judge.judge(b'{"id": 1}')
@@ -51,31 +63,60 @@ class Judge:
         document: Mapping[str, Any],
         max_value_bytes: int,
         asserts_formats: bool = True,
-        keeps_digits: bool = False,
+        digits: Digits = Digits.OF_NONE,
+        coercion: Coercion | None = None,
     ) -> None:
         self._max_value_bytes = max_value_bytes
-        self._has_exact = False
-        hook = self._number if keeps_digits else None
-        self._decode = msgspec.json.Decoder(float_hook=hook).decode
+        self.has_exact = False
+        self._coercion = coercion
+        self.coerced: Counter[str] = Counter()
+        self._takes_wholes = draft_of(document) > 4  # for draft 4, 1.0 is no integer
+        self._decode = self._decode_plain = msgspec.json.Decoder().decode
+        if digits:
+            hook = self._number_as_sent if digits is Digits.AS_SENT else self._number
+            self._decode = msgspec.json.Decoder(float_hook=hook).decode
         self._validator = compile_validator(document, asserts_formats)
         self._explaining = explaining_validator(document, asserts_formats)
         self._is_valid = self._validator.is_valid
 
-    def judge(self, value: bytes | None) -> tuple[Any, Failure | None]:
+    def judge(self, value: bytes | None, is_plain: bool = False) -> tuple[Any, Failure | None]:
         """Return the decoded event and None, or None and the failure.
 
         Args:
           value: the record's value, None for a tombstone; a prefix of Confluent's wire format is
             skipped.
+          is_plain: as for `decode`.
         """
-        event, failure = self.decode(value)
-        if failure is None:
-            failure = self.check(self.as_floats(event))
-        return (event, None) if failure is None else (None, failure)
+        event, failure = self.decode(value, is_plain)
+        return (None, failure) if failure is not None else self.judge_decoded(event, self.has_exact)
 
-    def decode(self, value: bytes | None) -> tuple[Any, Failure | None]:
-        """Return the event, decoded but not validated, and None; or None and the failure."""
-        self._has_exact = False
+    def judge_decoded(self, event: Any, has_exact: bool) -> tuple[Any, Failure | None]:
+        """Return the coerced event and None, or None and the failure.
+
+        Args:
+          event: a decoded event, which is changed.
+          has_exact: whether there is an `ExactFloat` in it.
+        """
+        changed: list[str] = []
+        if self._coercion is not None:
+            event, changed = self._coercion.apply(event)
+        plain = event
+        if has_exact or changed:
+            plain = _without_exact(event, self._takes_wholes)
+        if not self._is_valid(plain):
+            return None, self._explain_violation(plain)
+        if changed:
+            self.coerced.update(changed)
+        return event, None
+
+    def decode(self, value: bytes | None, is_plain: bool = False) -> tuple[Any, Failure | None]:
+        """Return the event, decoded but not validated, and None; or None and the failure.
+
+        Args:
+          value: as for `judge`.
+          is_plain: whether no number in the value needs more digits than float64 holds.
+        """
+        self.has_exact = False
         if value is None:
             return None, Failure(ErrorCode.NULL_VALUE, "the record's value is null (a tombstone)")
         if len(value) > self._max_value_bytes:
@@ -91,39 +132,43 @@ class Judge:
                 ErrorCode.TOO_DEEP, f"the value is nested more than {MAX_DEPTH} levels deep"
             )
         try:
-            return self._decode(value), None
+            return (self._decode_plain if is_plain else self._decode)(value), None
         except ValueError as error:  # msgspec.DecodeError and UnicodeDecodeError
-            return None, _explain_malformed(value, error)
-
-    def as_floats(self, event: Any) -> Any:
-        """Return the event that was decoded last with floats only, for `check`."""
-        return _as_floats(event) if self._has_exact else event
-
-    def check(self, event: Any) -> Failure | None:
-        """Return the failure of a decoded event, None if it is valid."""
-        return None if self._is_valid(event) else self._explain_violation(event)
+            return None, explain_malformed(value, error)
 
     def _number(self, text: str) -> float:
         """Return a number with a fraction or an exponent; msgspec calls this for each."""
-        number = float(text)
-        if len(text) <= _SURE_DIGITS and "e" not in text and "E" not in text:
-            return number
-        if math.isinf(number):
-            raise ValueError("Number out of range")
-        if Decimal(repr(number)) == Decimal(text):
-            return number
-        self._has_exact = True
+        number = number_of(text)
+        if type(number) is ExactFloat:
+            self.has_exact = True
+        return number
+
+    def _number_as_sent(self, text: str) -> float:
+        number_of(text)  # refuses what is beyond float64
+        self.has_exact = True
         return ExactFloat(text)
 
     def _decode_behind_prefix(self, value: bytes) -> tuple[Any, Failure | None]:
+        no_json = ValueError("a zero byte without JSON behind it")
         behind, schema_id = unwrap(value)
-        if schema_id is None or behind[:1] == WIRE_MAGIC:
-            return None, _explain_malformed(value, ValueError("a zero byte without JSON behind it"))
-        event, failure = self.decode(behind)
-        if failure is not None:
-            message = f"behind Confluent's wire format (schema id {schema_id}): {failure.message}"
-            failure = failure._replace(message=message[:MAX_MESSAGE_CHARACTERS])
-        return event, failure
+        if schema_id is None:
+            return None, explain_malformed(value, no_json)
+        is_json = behind[:1] != WIRE_MAGIC  # or it would be skipped as a prefix again
+        event, failure = (
+            self.decode(behind) if is_json else (None, explain_malformed(behind, no_json))
+        )
+        if failure is None:
+            return event, None
+        where = f"behind Confluent's wire format (schema id {schema_id})"
+        message = f"{where}: {failure.message}"
+        if failure.code in (ErrorCode.MALFORMED_JSON, ErrorCode.NOT_UTF8):
+            if encoding_of(value) is not None:  # big-endian, and no wire format
+                return None, explain_malformed(value, no_json)
+            message = (
+                f"{where} is no JSON; Avro and Protobuf are not read, send JSON with the "
+                f"serializer for JSON Schema ({failure.message})"
+            )
+        return None, failure._replace(message=message[:MAX_MESSAGE_CHARACTERS])
 
     def _explain_violation(self, event: Any) -> Failure:
         try:
@@ -138,29 +183,16 @@ class Judge:
         return Failure(ErrorCode.SCHEMA_VIOLATION, violations[0].message, violations=violations)
 
 
-class ExactFloat(float):
-    """A number that float64 can't hold: the nearest float, and the text that was sent."""
-
-    __slots__ = ("text",)
-
-    def __new__(cls, text: str) -> ExactFloat:
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
-
-    text: str
-
-
-_SURE_DIGITS = 15
-"""A decimal number of so many digits is the one that its float64 is printed as."""
-
-
-def _as_floats(value: Any) -> Any:
+def _without_exact(value: Any, takes_wholes: bool) -> Any:
     if isinstance(value, dict):
-        return {name: _as_floats(part) for name, part in value.items()}
+        return {name: _without_exact(part, takes_wholes) for name, part in value.items()}
     if isinstance(value, list):
-        return [_as_floats(item) for item in value]
-    return float(value) if isinstance(value, ExactFloat) else value
+        return [_without_exact(item, takes_wholes) for item in value]
+    if type(value) is not ExactFloat:
+        return value
+    whole = value.whole if takes_wholes and abs(value) <= 2**64 else None
+    is_64_bits = whole is not None and -(2**63) <= whole < 2**64
+    return whole if is_64_bits else float(value)
 
 
 def compile_validator(
@@ -296,15 +328,6 @@ def depth_of(value: bytes) -> int:
     brackets = _STRING.sub(b"", value).translate(None, _NO_BRACKETS)
     steps = [1 if bracket in b"[{" else -1 for bracket in brackets]
     return int(np.cumsum(steps).max(initial=0))
-
-
-def _explain_malformed(value: bytes, error: Exception) -> Failure:
-    try:
-        value.decode("utf-8")
-    except UnicodeDecodeError as unicode_error:
-        return Failure(ErrorCode.NOT_UTF8, str(unicode_error), "UnicodeDecodeError")
-    message = str(error)[:MAX_MESSAGE_CHARACTERS] if value else "the value is empty"
-    return Failure(ErrorCode.MALFORMED_JSON, message, type(error).__name__)
 
 
 def _pointer(path: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from beam_pipeline.schemas.dialects import draft_of
+from beam_pipeline.schemas.numbers import Digits
 from beam_pipeline.schemas.references import References
 
 EXTRA = "extra"
@@ -31,6 +32,7 @@ class Encoding(enum.Enum):
     DATE = "date"
     DICTIONARY = "dictionary"
     DECIMAL_TEXT = "decimal_text"
+    DECIMAL_NUMBER = "decimal_number"
     BIG_INTEGER = "big_integer"
     JSON_TEXT = "json_text"
 
@@ -252,8 +254,9 @@ class _Derivation:
             return _derive_string(schema, self._flattener.asserts_formats)
         if types == {"integer"}:
             return _derive_integer(schema)
-        if types == {"integer", "number"}:
-            return _SCALARS["number"]
+        if types in ({"number"}, {"integer", "number"}):
+            decimal = decimal_of(schema)
+            return _SCALARS["number"] if decimal is None else Leaf(decimal, Encoding.DECIMAL_NUMBER)
         if len(types) == 1:
             return _SCALARS.get(next(iter(types)), JSON_TEXT)
         return JSON_TEXT
@@ -512,13 +515,26 @@ def _derive_string(schema: Mapping[str, Any], asserts_formats: bool) -> Leaf:
     return _STRING_FORMATS.get(schema.get("format", ""), Leaf(pa.string()))
 
 
-def has_json_text(node: Node) -> bool:
-    """Return whether some values of a node are kept as JSON text."""
+def digits_of(node: Node) -> Digits:
+    """Return which numbers with a fraction or an exponent a node needs with all their digits."""
     if isinstance(node, Struct):
-        return node.extra is not None or any(has_json_text(child) for _, child in node.fields)
+        own = Digits.OF_NONE if node.extra is None else Digits.OF_ALL
+        return max([own, *(digits_of(child) for _, child in node.fields)])
     if isinstance(node, Leaf):
-        return node.encoding is Encoding.JSON_TEXT
-    return has_json_text(node.items if isinstance(node, ListOf) else node.values)
+        if node.encoding in (Encoding.JSON_TEXT, Encoding.DECIMAL_NUMBER):
+            return Digits.OF_ALL
+        is_integer = node.encoding is Encoding.BIG_INTEGER or pa.types.is_integer(node.arrow_type)
+        return Digits.OF_INTEGERS if is_integer else Digits.OF_NONE
+    return digits_of(node.items if isinstance(node, ListOf) else node.values)
+
+
+def doubles_in(node: Node) -> int:
+    """Return about how many doubles an event has; a list or map counts as ten items."""
+    if isinstance(node, Struct):
+        return sum(doubles_in(child) for _, child in node.fields)
+    if isinstance(node, Leaf):
+        return int(pa.types.is_floating(node.arrow_type))
+    return 10 * doubles_in(node.items if isinstance(node, ListOf) else node.values)
 
 
 def decimal_of(schema: Mapping[str, Any]) -> pa.DataType | None:
@@ -562,7 +578,8 @@ def _is_null(schema: Any) -> bool:
 def union_node(nodes: Sequence[Node]) -> Node:
     """Return a node for every value of one of `nodes`.
 
-    Objects, arrays and dictionaries are merged. Other nodes that differ become JSON text.
+    Objects, arrays and dictionaries are merged. A number with `x-decimal` and one without are a
+    decimal. Other nodes that differ become JSON text.
     """
     if not nodes:
         return JSON_TEXT
@@ -576,6 +593,10 @@ def union_node(nodes: Sequence[Node]) -> Node:
     if len(leaves) == len(nodes) and all(leaf.encoding is Encoding.DICTIONARY for leaf in leaves):
         categories = dict.fromkeys(text for leaf in leaves for text in leaf.categories)
         return Leaf(_DICTIONARY_TYPE, Encoding.DICTIONARY, tuple(categories))
+    if len(leaves) == len(nodes):
+        numbers = [leaf for leaf in leaves if leaf != _SCALARS["number"]]
+        if numbers[0].encoding is Encoding.DECIMAL_NUMBER and len(set(numbers)) == 1:
+            return numbers[0]
     return JSON_TEXT
 
 

@@ -130,6 +130,8 @@ class _IncompatibleNodes(Exception):
 def unify(old: Node, new: Node, path: str = "") -> Node:
     """Return a node for values of two nodes: fields of both objects, texts of both enums.
 
+    A number has the decimal of the new node, or is a double if the new node has no `x-decimal`.
+
     Raises:
       _IncompatibleNodes: the types at `path` or below differ.
     """
@@ -155,6 +157,8 @@ def unify(old: Node, new: Node, path: str = "") -> Node:
             return Leaf(old.arrow_type, Encoding.DICTIONARY, tuple(texts))
         if old == new:
             return old
+        if _is_number(old) and _is_number(new):
+            return new
         texts_alike = {_PLAIN_TEXT, Encoding.DICTIONARY}
         if {_kind(old), _kind(new)} == texts_alike:
             return Leaf(pa.string())
@@ -167,6 +171,30 @@ _PLAIN_TEXT = "plain text"
 def _kind(leaf: Leaf) -> Any:
     is_text = leaf.encoding is Encoding.PLAIN and pa.types.is_string(leaf.arrow_type)
     return _PLAIN_TEXT if is_text else leaf.encoding
+
+
+def _is_number(leaf: Leaf) -> bool:
+    """Return whether a leaf is of the type number, with `x-decimal` or without."""
+    return leaf.encoding is Encoding.DECIMAL_NUMBER or leaf == Leaf(pa.float64())
+
+
+def with_numbers_of(own: Node, unified: Node) -> Node:
+    """Return `own` with the numbers of `unified`, so that they are built from the digits sent.
+
+    Args:
+      own: the node of a version.
+      unified: the node that `unify` made of all versions.
+    """
+    if isinstance(own, Struct) and isinstance(unified, Struct):
+        others = dict(unified.fields)
+        fields = [(name, with_numbers_of(node, others[name])) for name, node in own.fields]
+        return Struct(tuple(fields), own.extra)
+    if isinstance(own, ListOf) and isinstance(unified, ListOf):
+        return ListOf(with_numbers_of(own.items, unified.items))
+    if isinstance(own, MapOf) and isinstance(unified, MapOf):
+        return MapOf(with_numbers_of(own.values, unified.values))
+    is_number = isinstance(own, Leaf) and isinstance(unified, Leaf) and _is_number(own)
+    return unified if is_number else own
 
 
 def align(array: pa.Array, own: Node, unified: Node) -> pa.Array:

@@ -17,6 +17,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
 from beam_pipeline.schemas.contract import check_event_time_field, check_partition_keys, is_reserved
 from beam_pipeline.settings.flags import ASSERT, CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
+from beam_pipeline.times import DEFAULT_TIME_UNIT
 from beam_pipeline.topic_names import check_topic_name
 
 MAX_WINDOW_SECONDS = 86_400
@@ -42,6 +43,7 @@ class PipelineSettings:
     formats: str
     max_columns: int
     event_time_field: str | None
+    event_time_unit: str | None
     reference_dir: str
     transforms: tuple[str, ...]
     max_event_age_seconds: int
@@ -112,8 +114,13 @@ class PipelineSettings:
                 f"--event_time_field is missing, and --schema={contract.source} names none "
                 "(x-event-time); name the field, or give --window_by=append_time"
             )
-        check_event_time_field(contract, path)
+        check_event_time_field(contract, path, self._named_unit(contract))
         return path
+
+    def _named_unit(self, contract: Contract) -> str | None:
+        """Return the unit of event times that the flag names, or the schema for its own field."""
+        is_own = self.event_time_field in (None, contract.event_time_field)
+        return self.event_time_unit or (contract.event_time_unit if is_own else None)
 
     def ingest_config(
         self,
@@ -141,6 +148,7 @@ class PipelineSettings:
                 max_event_age_seconds=self.max_event_age_seconds,
                 max_event_skew_seconds=self.max_event_skew_seconds,
                 max_value_bytes=self.max_value_bytes,
+                event_time_unit=self._named_unit(contract) or DEFAULT_TIME_UNIT,
             ),
             reference_dir=Path(self.reference_dir),
             windowing=self.windowing,
@@ -224,6 +232,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         formats=values["formats"],
         max_columns=values["max_columns"],
         event_time_field=values["event_time_field"],
+        event_time_unit=values["event_time_unit"],
         reference_dir=values["reference_dir"],
         transforms=transforms,
         max_event_age_seconds=values["max_event_age_seconds"],

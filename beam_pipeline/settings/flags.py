@@ -8,6 +8,7 @@ from typing import Any
 
 from beam_pipeline import resources
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
+from beam_pipeline.times import TIME_UNITS
 from beam_pipeline.topic_names import is_topic_name
 
 EVENT_TIME, APPEND_TIME, CREATE_TIME = "event_time", "append_time", "create_time"
@@ -174,8 +175,14 @@ def _add_contract_flags(contract: Flags) -> None:
     contract.add_argument(
         "--event_time_field",
         metavar="FIELD",
-        help="field with the event time, dotted when nested: RFC 3339 text, or a number of "
-        "milliseconds since 1970 (default: the field that the schema names as x-event-time)",
+        help="field with the event time, dotted when nested: RFC 3339 text, or a number since "
+        "1970, see --event_time_unit (default: the field that the schema names as x-event-time)",
+    )
+    contract.add_argument(
+        "--event_time_unit",
+        choices=tuple(TIME_UNITS),
+        help="unit of an event time that is a number, since 1970; of seconds the first six digits "
+        "behind the point count (default: the schema's x-event-time-unit, or ms)",
     )
     _add_as_text(contract, "reference_dir")
     contract.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,7 +88,11 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Conversion:
-    """An amount in the base currency, as a decimal; null if the currency has no rate."""
+    """An amount in the base currency, as a decimal; null if the currency has no rate.
+
+    Amounts that are decimals or integers are multiplied exactly and rounded half to even. Amounts
+    that are doubles are multiplied as doubles.
+    """
 
     name: str
     amount: str
@@ -98,8 +103,24 @@ class Conversion:
 
     def values(self, batch: pa.RecordBatch) -> pa.Array:
         rates = self.rates.look_up(leaf_at(batch, self.currency))
-        amounts = pc.cast(leaf_at(batch, self.amount), pa.float64())
-        return pc.cast(pc.multiply(amounts, rates), pa.decimal128(self.precision, self.scale))
+        amounts = leaf_at(batch, self.amount)
+        kind = pa.decimal128(self.precision, self.scale)
+        if pa.types.is_integer(amounts.type):
+            amounts = pc.cast(amounts, pa.decimal128(_INT64_DIGITS))
+        if not pa.types.is_decimal(amounts.type):
+            product = pc.multiply(pc.cast(amounts, pa.float64()), pc.cast(rates, pa.float64()))
+            return pc.cast(product, kind)
+        wide = pc.cast(amounts, pa.decimal256(amounts.type.precision, amounts.type.scale))
+        product = pc.multiply(wide, rates)
+        if product.type.scale > self.scale:
+            product = pc.round(product, self.scale, "half_to_even")
+        return pc.cast(product, kind)
+
+
+_INT64_DIGITS = 19
+_MAX_RATE_DIGITS = 37
+"""Product of a decimal of 38 digits and a rate: at most the 76 digits of decimal256, one of them
+for the carry."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +185,14 @@ def _addition(entry: Mapping[str, Any], reference_dir: Path) -> Addition:
         return Lookup(name, lookup.get("column", lookup["key"]), table)
     if "convert" in entry:
         convert = entry["convert"]
-        rates = _read_table(reference_dir / convert["table"], convert["key"], convert["rate"])
+        rates = _read_table(
+            reference_dir / convert["table"], convert["key"], convert["rate"], pa.string()
+        )
         return Conversion(
             name,
             convert["amount"],
             convert["currency"],
-            ReferenceTable(rates.keys, pc.cast(rates.values, pa.float64())),
+            ReferenceTable(rates.keys, _exact_rates(rates.values)),
             convert["precision"],
             convert["scale"],
         )
@@ -180,13 +203,38 @@ def _addition(entry: Mapping[str, Any], reference_dir: Path) -> Addition:
     raise KeyError("one of lookup, convert, date_of, delay_of")
 
 
-def _read_table(path: Path, key: str, value: str) -> ReferenceTable:
+_NO_RATE = frozenset({None, *pyarrow.csv.ConvertOptions().null_values})
+
+
+def _exact_rates(texts: pa.Array) -> pa.Array:
+    """Return the rates of a table as decimals that hold all of them exactly.
+
+    Raises:
+      ValueError: a text is no number, or the rates together need more than 37 digits.
+    """
+    try:
+        rates = [None if text in _NO_RATE else Decimal(text.strip()) for text in texts.to_pylist()]
+        numbers = [rate.as_tuple() for rate in rates if rate is not None]
+        scale = max([0, *(-int(number.exponent) for number in numbers)])
+        before = max([1, *(len(number.digits) + int(number.exponent) for number in numbers)])
+    except (InvalidOperation, ValueError):  # no number, or NaN and such
+        raise ValueError("a rate is not a number") from None
+    if scale + before > _MAX_RATE_DIGITS:
+        raise ValueError(f"the rates have more than {_MAX_RATE_DIGITS} digits")
+    return pa.array(rates, pa.decimal256(scale + before, scale))
+
+
+def _read_table(
+    path: Path, key: str, value: str, value_type: pa.DataType | None = None
+) -> ReferenceTable:
+    """Read two columns of a CSV file; Arrow finds the type of the values unless it is given."""
     if not path.is_file():
         raise UsageError(f"--reference_dir={path.parent}: there is no reference table {path.name}")
+    types = {key: pa.string()} if value_type is None else {key: pa.string(), value: value_type}
     table = pyarrow.csv.read_csv(
         path,
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types={key: pa.string()}, include_columns=[key, value]
+            column_types=types, include_columns=[key, value]
         ),
     )
     return ReferenceTable(table.column(key).combine_chunks(), table.column(value).combine_chunks())

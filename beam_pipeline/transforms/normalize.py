@@ -13,6 +13,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.schemas import Contract
 from beam_pipeline.schemas.contract import VALUE_COLUMN
 from beam_pipeline.schemas.nodes import Encoding, Leaf, ListOf, Node, Struct
+from beam_pipeline.schemas.numbers import decimals_of
 from beam_pipeline.schemas.references import schemas_in
 from beam_pipeline.transforms.batches import BatchTransform
 from beam_pipeline.transforms.nested import LIST_STEP, decoded, map_leaf
@@ -28,9 +29,9 @@ class Normalize(BatchTransform):
     """PCollection[pa.RecordBatch] to `Outputs`: changes fields as the schema's annotations say.
 
     `x-normalize` is a list of trim, upper, lower and default. `x-decimal` ({"precision", "scale"})
-    makes a number an exact decimal, rounded half to even. Times are in UTC already, because their
-    Arrow type is. Example: with `["trim", "upper"]`, `{"currency": " eur"}` becomes
-    `{"currency": "EUR"}`. Any windowing; timestamps are kept.
+    makes an integer an exact decimal; numbers and texts with it are decimals already. Times are in
+    UTC already, because their Arrow type is. Example: with `["trim", "upper"]`,
+    `{"currency": " eur"}` becomes `{"currency": "EUR"}`. Any windowing; timestamps are kept.
 
     Raises:
       UsageError: an annotation is unknown, or does not fit the field's type.
@@ -58,12 +59,18 @@ class Rule:
         for name in self.text:
             array = TEXT_RULES[name](array)
         if self.default is not None:
-            array = pc.fill_null(array, pa.scalar(self.default, array.type))
+            array = pc.fill_null(array, self._default_scalar(array.type))
         if self.decimal:
             if pa.types.is_integer(array.type):  # a direct cast needs room for all 64 bits
                 array = pc.cast(array, pa.decimal128(19))
             array = pc.cast(array, pa.decimal128(*self.decimal))
         return array
+
+    def _default_scalar(self, kind: pa.DataType) -> pa.Scalar:
+        is_number = isinstance(self.default, int | float) and not isinstance(self.default, bool)
+        if pa.types.is_decimal(kind) and is_number:
+            return decimals_of([self.default], kind)[0]
+        return pa.scalar(self.default, kind)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,11 @@ class NormalizeBatch:
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         for rule in self.rules:
             position = batch.schema.get_field_index(rule.column)
-            column = map_leaf(batch.column(position), rule.steps, rule.apply)
+            try:
+                column = map_leaf(batch.column(position), rule.steps, rule.apply)
+            except pa.ArrowInvalid as error:
+                path = ".".join((rule.column, *rule.steps)).replace(f".{LIST_STEP}", LIST_STEP)
+                raise pa.ArrowInvalid(f"{path}: {error}") from error
             batch = batch.set_column(position, rule.column, column)
         return batch
 
@@ -124,7 +135,13 @@ def _rules_below(
         yield from _rules_below(contract, part["items"], (*path, LIST_STEP), seen)
 
 
-_ANNOTATED = (Encoding.PLAIN, Encoding.DICTIONARY, Encoding.DECIMAL_TEXT, Encoding.BIG_INTEGER)
+_ANNOTATED = (
+    Encoding.PLAIN,
+    Encoding.DICTIONARY,
+    Encoding.DECIMAL_TEXT,
+    Encoding.DECIMAL_NUMBER,
+    Encoding.BIG_INTEGER,
+)
 
 
 def _rule(
@@ -142,7 +159,8 @@ def _rule(
         raise UsageError(f"{where}: x-normalize has default, but the field has no default")
     if decimal and not _is_decimal(decimal):
         raise UsageError(
-            f"{where}: x-decimal must be {{'precision': P, 'scale': S}}, not {decimal!r}"
+            f"{where}: x-decimal must be {{'precision': P, 'scale': S}}, with S from 0 to P, "
+            f"not {decimal!r}"
         )
     node = _node_at(contract, path)
     if not isinstance(node, Leaf) or node.encoding not in _ANNOTATED:
@@ -165,9 +183,10 @@ def _rule(
 
 
 def _is_decimal(annotation: Any) -> bool:
-    return isinstance(annotation, Mapping) and all(
-        type(annotation.get(name)) is int for name in ("precision", "scale")
-    )
+    if not isinstance(annotation, Mapping):
+        return False
+    precision, scale = annotation.get("precision"), annotation.get("scale")
+    return type(precision) is int and type(scale) is int and 0 <= scale <= precision
 
 
 def _node_at(contract: Contract, path: tuple[str, ...]) -> Node | None:

@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -21,6 +21,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.records import (
+    COERCED,
     MAX_BATCH_RECORDS,
     METRICS_NAMESPACE,
     DeadLetter,
@@ -32,10 +33,12 @@ from beam_pipeline.schemas import ColumnBuilder, Contract
 from beam_pipeline.schemas.columns import ARROW_REFUSALS
 from beam_pipeline.schemas.contract import RECORD_SCHEMA, check_event_time_field
 from beam_pipeline.schemas.judge import unwrap
-from beam_pipeline.schemas.nodes import Node, Struct
-from beam_pipeline.schemas.versions import align, version_of
+from beam_pipeline.schemas.nodes import Node, Struct, doubles_in
+from beam_pipeline.schemas.numbers import BYTES_PER_CALL, Digits, may_hold_inexact_integers
+from beam_pipeline.schemas.versions import align, version_of, with_numbers_of
 from beam_pipeline.transforms.batches import Refusal, split_on_error
 from beam_pipeline.transforms.dead_letters import (
+    MAX_MESSAGE_CHARACTERS,
     count_dead,
     dead_letter_of,
     dead_letters_of,
@@ -105,11 +108,13 @@ class _Version:
     The columns are those of the whole contract, so that the batches of all versions are alike.
     """
 
-    def __init__(self, contract: Contract, max_value_bytes: int, unified: Node) -> None:
+    def __init__(
+        self, contract: Contract, max_value_bytes: int, unified: Node, digits: Digits
+    ) -> None:
         self.ref = contract.ref
-        self.judge = contract.judge(max_value_bytes)
-        self._columns = ColumnBuilder(contract)
-        self._node, self._unified = contract.node, unified
+        self.judge = contract.judge(max_value_bytes, digits)
+        self._node, self._unified = with_numbers_of(contract.node, unified), unified
+        self._columns = ColumnBuilder(replace(contract, unified_node=self._node))
         self._names = contract.event_schema.names
 
     def build(self, events: Sequence[Any]) -> list[pa.Array]:
@@ -126,6 +131,14 @@ class _Version:
         whole = pa.StructArray.from_arrays(arrays, names=self._names)
         aligned: list[pa.Array] = align(whole, self._node, self._unified).flatten()
         return aligned
+
+    def encode_failure(self, event: Any, error: Exception) -> Failure:
+        """Return the failure for an event that does not fit the columns; it names the value."""
+        failure = failure_of(ErrorCode.ENCODE_ERROR, error)
+        refused = self._columns.refused_value(event)
+        if refused is None:
+            return failure
+        return failure._replace(message=str(refused)[:MAX_MESSAGE_CHARACTERS])
 
 
 @dataclass
@@ -151,11 +164,16 @@ class RecordValidator:
         self._contract = contract
         self._rules = rules
         self._schema = contract.batch_schema
+        parts = contract.versions or (("", contract),)
+        # The first version decodes for all: a double of one version may be JSON text in another.
         self._versions = {
-            name: _Version(part, rules.max_value_bytes, contract.node)
-            for name, part in contract.versions or (("", contract),)
+            name: _Version(part, rules.max_value_bytes, contract.node, contract.digits)
+            for name, part in parts
         }
         self._first = next(iter(self._versions.values()))
+        self._scanned_bytes = 0
+        if contract.digits is Digits.OF_INTEGERS:
+            self._scanned_bytes = BYTES_PER_CALL * doubles_in(contract.node)
 
     def validate(self, records: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[DeadLetter]]:
         """Return batches of `Contract.batch_schema` and dead letters for a batch of records.
@@ -173,7 +191,7 @@ class RecordValidator:
             valid = _take(records, decoded.valid)
             for batch in self._build(version, decoded.events, valid):
                 if isinstance(batch, Refusal):
-                    failure = failure_of(ErrorCode.ENCODE_ERROR, batch.error)
+                    failure = version.encode_failure(decoded.events[batch.row], batch.error)
                     dead.append(dead_letter_of(valid, batch.row, STAGE, failure, version.ref))
                     continue
                 in_time, rejected = reject_bad_times(batch, self._rules)
@@ -184,23 +202,36 @@ class RecordValidator:
                     batches.append(in_time)
         return batches, dead
 
+    def take_coerced(self) -> Counter[str]:
+        """Return how many values were coerced since the last call, by path."""
+        coerced: Counter[str] = Counter()
+        for version in self._versions.values():
+            coerced += version.judge.coerced
+            version.judge.coerced.clear()
+        return coerced
+
     def _decode(self, records: pa.RecordBatch) -> dict[_Version, _DecodedRows]:
         """Return the events and failures of the records, by version."""
         decoded = {version: _DecodedRows() for version in self._versions.values()}
         first, judge = self._first, self._first.judge.judge
+        are_plain: Iterable[bool] = itertools.repeat(False)
+        if records.column("_value").nbytes <= self._scanned_bytes * records.num_rows:
+            may_be_exact = may_hold_inexact_integers(records.column("_value"))
+            are_plain = pc.invert(pc.fill_null(may_be_exact, False)).to_pylist()
         has_versions = bool(self._contract.versions)
         headers: Iterable[Any] = itertools.repeat(None)
         if has_versions:
             headers = records.column("_headers").to_pylist()
         # Several times as fast as to_pylist, which makes a scalar of each.
         values = records.column("_value").to_numpy(zero_copy_only=False)
-        for row, (value, value_headers) in enumerate(zip(values, headers, strict=False)):
+        rows_with_headers = zip(values, headers, are_plain, strict=False)
+        for row, (value, value_headers, is_plain) in enumerate(rows_with_headers):
             version, event = first, None
             try:
                 if has_versions:
-                    version, event, failure = self._decode_versioned(value, value_headers)
+                    version, event, failure = self._decode_versioned(value, value_headers, is_plain)
                 else:
-                    event, failure = judge(value)
+                    event, failure = judge(value, is_plain)
             except Exception as error:  # a fault of the validator is the record's dead letter
                 failure = failure_of(ErrorCode.TRANSFORM_ERROR, error)
             rows = decoded[version]
@@ -213,10 +244,10 @@ class RecordValidator:
         return decoded
 
     def _decode_versioned(
-        self, value: bytes | None, headers: Sequence[Any] | None
+        self, value: bytes | None, headers: Sequence[Any] | None, is_plain: bool
     ) -> tuple[_Version, Any, Failure | None]:
         """Return the version that a record names, and its event or its failure."""
-        event, failure = self._first.judge.decode(value)
+        event, failure = self._first.judge.decode(value, is_plain)
         if failure is not None:
             return self._first, None, failure
         version_field = str(self._contract.version_field)
@@ -227,7 +258,7 @@ class RecordValidator:
             known = ", ".join(self._versions)
             message = f"version {name!r} ({version_field}) is unknown; the versions are {known}"
             return self._first, None, Failure(ErrorCode.SCHEMA_VIOLATION, message[:500])
-        return version, event, version.judge.check(self._first.judge.as_floats(event))
+        return version, *version.judge.judge_decoded(event, self._first.judge.has_exact)
 
     def _build(
         self, version: _Version, events: Sequence[Any], records: pa.RecordBatch
@@ -241,7 +272,7 @@ class RecordValidator:
                 *records.slice(start, end - start).columns,
             ]
             rows = pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
-            times = event_times(rows, self._rules.event_time_field)
+            times = event_times(rows, self._rules.event_time_field, self._rules.event_time_unit)
             return pa.RecordBatch.from_arrays([*columns, times], schema=self._schema)
 
         if events:
@@ -308,6 +339,8 @@ class _ValidateRecords(beam.DoFn):
             self._valid_counter.inc(batch.num_rows)
             append_ms = pc.min(batch.column("kafka_timestamp").cast(pa.int64())).as_py()
             yield _Output(batch, append_ms)
+        for path, values in self._validator.take_coerced().items():
+            Metrics.counter(METRICS_NAMESPACE, f"{COERCED}.{path}").inc(values)
         for code, letters in Counter(letter.failure.code for letter in dead).items():
             count_dead(code, letters)
         for letter in dead:

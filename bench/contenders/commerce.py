@@ -182,7 +182,7 @@ class Reference:
             row["country"]: row["region"] for row in _rows(directory, "country_region.csv")
         }
         self.eur_per_unit = {
-            row["currency"]: float(row["eur_per_unit"])
+            row["currency"]: Decimal(row["eur_per_unit"])
             for row in _rows(directory, "currency_rates.csv")
         }
 
@@ -194,12 +194,13 @@ class Reference:
     @cached_property
     def rate_columns(self) -> tuple[pa.Array, pa.Array]:
         """Return currencies and their rates in euros."""
-        return pa.array(self.eur_per_unit), pa.array(self.eur_per_unit.values(), pa.float64())
+        return pa.array(self.eur_per_unit), pa.array(self.eur_per_unit.values(), RATE)
 
 
 # --- batches: columns by list comprehensions, everything after that by pyarrow.compute
 
 MONEY = pa.decimal128(18, 2)
+RATE = pa.decimal128(12, 8)
 TIME = pa.timestamp("us", tz="UTC")
 _ITEM = pa.struct([("sku", pa.string()), ("quantity", pa.int64()), ("unit_price", MONEY)])
 _DEVICE_FIELDS = ("kind", "os", "app_version")
@@ -302,7 +303,7 @@ def _columns(
         pc.utf8_lower(pc.utf8_trim_whitespace(text("experiment"))),
         pa.array([_extra(event) for event in events], pa.string()),
         _look_up(country, *reference.region_columns),
-        pc.cast(pc.multiply(amounts, _look_up(currency, *reference.rate_columns)), MONEY),
+        _in_euros(amounts, _look_up(currency, *reference.rate_columns)),
         pc.cast(pc.floor_temporal(event_time, unit="day"), pa.date32()),
         pa.array(appended.to_numpy() + (-event_us) // 1000, pa.int64()),
         pa.array([record.topic for record in records], pa.string()),
@@ -323,7 +324,7 @@ def _device_column(events: list[dict[str, Any]]) -> pa.Array:
 
 
 def _purchase_column(events: list[dict[str, Any]]) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """Return purchases, amounts (exact decimals cast to doubles) and currencies."""
+    """Return purchases, amounts and currencies."""
     purchases = [event.get("purchase") for event in events]
     orders = [purchase or {} for purchase in purchases]
     offsets: list[int | None] = []
@@ -355,7 +356,11 @@ def _purchase_column(events: list[dict[str, Any]]) -> tuple[pa.Array, pa.Array, 
         fields=list(SCHEMA.field("purchase").type),
         mask=pa.array([purchase is None for purchase in purchases], pa.bool_()),
     )
-    return column, pc.cast(amounts, pa.float64()), currency
+    return column, amounts, currency
+
+
+def _in_euros(amounts: pa.Array, rates: pa.Array) -> pa.Array:
+    return pc.cast(pc.round(pc.multiply(amounts, rates), MONEY.scale, "half_to_even"), MONEY)
 
 
 def _look_up(keys: pa.Array, known: pa.Array, values: pa.Array) -> pa.Array:
@@ -491,7 +496,7 @@ def enrich_event(row: dict[str, Any], append_ms: int, reference: Reference) -> d
     return {
         **row,
         "region": reference.regions.get(row["country"]),
-        "amount_eur": None if rate is None else _money(float(purchase["amount"]) * rate),
+        "amount_eur": None if rate is None else round(purchase["amount"] * rate, 2),
         "event_date": row["event_time"].date(),
         "ingestion_delay_ms": append_ms + -microseconds_of(row["event_time"]) // 1000,
     }

@@ -10,11 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from beam_pipeline.records import METRICS_NAMESPACE
+from beam_pipeline.records import COERCED, METRICS_NAMESPACE
 from beam_pipeline.runtime.flink.rest import FlinkRest
 
-_COUNTER = re.compile(rf"\.{METRICS_NAMESPACE}[._](?P<name>\w+)$")
-_GROUP = re.compile(r"(parquet|dead_letters|dead)_(?=\w)")
+_COUNTER = re.compile(rf"\.{METRICS_NAMESPACE}[._](?P<name>\w+|{COERCED}[._].+)$", re.DOTALL)
+_GROUP = re.compile(rf"(parquet|dead_letters|dead|{COERCED})_(?=.)", re.DOTALL)
 
 
 def job_counters(rest: FlinkRest, job_id: str) -> Counter[str]:
@@ -40,7 +40,8 @@ def sum_counters(metrics: Iterable[tuple[str, float]]) -> Counter[str]:
 def counter_name(metric: str) -> str | None:
     """Return the pipeline's name of a counter; None for any other metric.
 
-    `Validate.beam_pipeline_dead_TOO_OLD` is `dead.TOO_OLD`.
+    `Validate.beam_pipeline_dead_TOO_OLD` is `dead.TOO_OLD`. The path of a coerced field keeps the
+    `_` that Flink puts for its dots.
     """
     match = _COUNTER.search(metric)
     return _GROUP.sub(r"\1.", match["name"], count=1) if match else None

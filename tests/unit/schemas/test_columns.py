@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from sample_records import commerce_contract, commerce_event, contract_of
+from sample_records import commerce_contract, commerce_event, contract_of, kafka_record
 
+from beam_pipeline.config import ValidationRules
+from beam_pipeline.io.kafka import batch_of_records
+from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas import ColumnBuilder, Judge, build_column
 from beam_pipeline.schemas.columns import ARROW_REFUSALS, parse_timestamps
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, derive_node
+from beam_pipeline.transforms.validate import RecordValidator
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
@@ -261,7 +266,11 @@ def test_a_commerce_event_comes_back() -> None:
     event = commerce_event(utm_campaign="autumn", nested={"a": [1, None]})
     columns = ColumnBuilder(contract).build([event, commerce_event(purchase=..., referrer=...)])
     first, second = pa.RecordBatch.from_arrays(columns, schema=contract.event_schema).to_pylist()
-    assert first["purchase"] == event["purchase"]
+    purchase = copy.deepcopy(event["purchase"])
+    purchase["amount"] = Decimal(str(purchase["amount"]))
+    for item in purchase["items"]:
+        item["unit_price"] = Decimal(str(item["unit_price"]))
+    assert first["purchase"] == purchase
     assert first["device"] == event["device"]
     assert first["event_time"] == datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
     assert json.loads(first["extra"]) == {"utm_campaign": "autumn", "nested": {"a": [1, None]}}
@@ -371,3 +380,67 @@ def test_what_the_format_allows_is_parsed(text: str) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(pa.ArrowInvalid):
         parse_timestamps([text])
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "message"),
+    [
+        (
+            {"type": "integer"},
+            "9223372036854775808",
+            "f: 9223372036854775808 does not fit the type int64",
+        ),
+        (
+            {"type": "integer"},
+            "9007199254740993.5",
+            "f: 9007199254740993.5 does not fit the type int64",
+        ),
+        (
+            {"type": "number"},
+            "9007199254740993",
+            "f: 9007199254740993 does not fit the type double",
+        ),
+        (
+            {"type": "array", "items": {"type": "integer"}},
+            "[1, 2, 1e19]",
+            "f[2]: 1e+19 does not fit",
+        ),
+        (
+            {"type": "object", "additionalProperties": {"type": "integer"}},
+            '{"a\\u001b": 1e19}',
+            "f{'a\\x1b'}: 1e+19 does not fit",
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {"m": {"type": "string", "x-decimal": {"precision": 18, "scale": 2}}},
+            },
+            '{"m": "1\\u001b[0m"}',
+            "f.m: '1\\x1b[0m' does not fit the type decimal128(18, 2)",
+        ),
+        ({"properties": {"a": {"type": "integer"}}}, "[1]", "f: [1] does not fit the type object"),
+        (
+            {"type": "string", "x-decimal": {"precision": 18, "scale": 2}},
+            '"%s"' % ("x" * 9_000),
+            f"f: '{'x' * 99}… does not",
+        ),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(schema: Any, text: str, message: str) -> None:
+    contract = contract_of({"type": "object", "properties": {"f": schema}})
+    records = [kafka_record(value.encode()) for value in ("{}", f'{{"f": {text}}}', "{}")]
+    batches, (letter,) = RecordValidator(contract, ValidationRules(None)).validate(
+        batch_of_records(records)
+    )
+    assert sum(batch.num_rows for batch in batches) == 2
+    assert letter.failure.code is ErrorCode.ENCODE_ERROR
+    assert letter.failure.message.startswith(message)
+    assert len(letter.failure.message) <= 500
+    assert letter.failure.message.isprintable()
+
+
+def test_an_event_without_an_object_is_named() -> None:
+    contract = contract_of({"properties": {"a": {"type": "integer"}}})
+    batch = batch_of_records([kafka_record(b"[1]")])
+    _, (letter,) = RecordValidator(contract, ValidationRules(None)).validate(batch)
+    assert letter.failure.message.startswith("the event: [1] does not fit the type object: the val")

@@ -59,17 +59,28 @@ def code_of(value: bytes | None, judge: Judge = ANYTHING) -> ErrorCode | None:
         pytest.param(b'{"a": [1, 2', ErrorCode.MALFORMED_JSON, "truncated", id="truncated"),
         pytest.param(b"{} {}", ErrorCode.MALFORMED_JSON, "trailing", id="two values"),
         pytest.param(b"{'a': 1}", ErrorCode.MALFORMED_JSON, "malformed", id="single quotes"),
-        pytest.param(b"\xef\xbb\xbf{}", ErrorCode.MALFORMED_JSON, "malformed", id="BOM"),
+        pytest.param(
+            b"\xef\xbb\xbf{}", ErrorCode.MALFORMED_JSON, "byte order mark (BOM) of UTF-8", id="BOM"
+        ),
         pytest.param(b"NaN", ErrorCode.MALFORMED_JSON, "malformed", id="NaN"),
         pytest.param(b'{"a": -Infinity}', ErrorCode.MALFORMED_JSON, "malformed", id="infinity"),
         pytest.param(b"1e400", ErrorCode.MALFORMED_JSON, "out of range", id="1e400"),
         pytest.param(b"1" * 5000, ErrorCode.MALFORMED_JSON, "out of range", id="5000 digits"),
-        pytest.param(b'"\\ud800"', ErrorCode.MALFORMED_JSON, "", id="lone surrogate"),
+        pytest.param(
+            b'"\\ud800"', ErrorCode.MALFORMED_JSON, "lone surrogate \\ud800", id="lone surrogate"
+        ),
         pytest.param(b'"\\udc00\\ud800"', ErrorCode.MALFORMED_JSON, "surrogate", id="swapped"),
         pytest.param(b'"a\x00b"', ErrorCode.MALFORMED_JSON, "", id="raw NUL"),
         pytest.param(b'"caf\xe9"', ErrorCode.NOT_UTF8, "byte 0xe9", id="Latin-1"),
-        pytest.param(b'"\xed\xa0\x80"', ErrorCode.NOT_UTF8, "byte 0xed", id="UTF-8 surrogate"),
-        pytest.param(b"\xff\xfe{\x00}\x00", ErrorCode.NOT_UTF8, "byte 0xff", id="UTF-16"),
+        pytest.param(
+            b'"\xed\xa0\x80"', ErrorCode.NOT_UTF8, "surrogate U+D800", id="UTF-8 surrogate"
+        ),
+        pytest.param(
+            b"\xff\xfe{\x00}\x00",
+            ErrorCode.NOT_UTF8,
+            "UTF-16 (little-endian) with a byte order",
+            id="UTF-16",
+        ),
         pytest.param(nested(50_000), ErrorCode.TOO_DEEP, "200 levels", id="50,000 brackets"),
         pytest.param(b"[" * 50_000, ErrorCode.TOO_DEEP, "200 levels", id="never closed"),
         pytest.param(

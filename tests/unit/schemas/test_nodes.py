@@ -288,14 +288,15 @@ def test_pointers_are_resolved_within_the_document(reference: str, target: Any) 
 
 def test_columns_of_the_commerce_event() -> None:
     schema = commerce_contract().event_schema
-    item = pa.struct([("sku", pa.string()), ("quantity", pa.int64()), ("unit_price", pa.float64())])
+    money = pa.decimal128(18, 2)
+    item = pa.struct([("sku", pa.string()), ("quantity", pa.int64()), ("unit_price", money)])
     assert schema.field("event_time").type == pa.timestamp("us", tz="UTC")
     assert schema.field("referrer").type == pa.string()
     assert schema.field("consent").type == pa.bool_()
     assert schema.field("purchase").type == pa.struct(
         [
             ("order_id", pa.string()),
-            ("amount", pa.float64()),
+            ("amount", money),
             ("currency", pa.string()),
             ("items", pa.list_(item)),
         ]

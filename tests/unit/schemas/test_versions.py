@@ -228,7 +228,7 @@ PREFIX = b"\0\0\0\1\2"
         (PREFIX, ErrorCode.MALFORMED_JSON, "behind Confluent's wire format (schema id 258)"),
         (PREFIX + b"\xff", ErrorCode.NOT_UTF8, "behind Confluent's wire format (schema id 258)"),
         (PREFIX + b"[" * 300, ErrorCode.TOO_DEEP, "behind Confluent's wire format"),
-        (PREFIX + PREFIX + b"{}", ErrorCode.MALFORMED_JSON, "a zero byte without JSON behind it"),
+        (PREFIX + PREFIX + b"{}", ErrorCode.MALFORMED_JSON, "behind Confluent's wire format"),
         (b"\0", ErrorCode.MALFORMED_JSON, "a zero byte without JSON behind it"),
         (b"\0{}", ErrorCode.MALFORMED_JSON, "a zero byte without JSON behind it"),
         (PREFIX + b"{}", ErrorCode.SCHEMA_VIOLATION, "'id' is a required property"),

@@ -82,6 +82,42 @@ def test_the_contract_is_loaded_and_its_event_time_found() -> None:
         settings_of("--input_topics=a", "--event_time_field=nowhere").ingest_config("e1")
 
 
+@pytest.mark.parametrize(
+    ("keywords", "flags", "unit"),
+    [
+        ({}, [], "ms"),
+        ({"x-event-time-unit": "s"}, [], "s"),
+        ({"x-event-time-unit": "s"}, ["--event_time_unit=us"], "us"),
+        ({"x-event-time-unit": "s"}, ["--event_time_field=at"], "s"),
+        ({"x-event-time-unit": "s"}, ["--event_time_field=other"], "ms"),
+        ({}, ["--event_time_unit=s"], "s"),
+    ],
+)
+def test_the_unit_of_event_times(
+    tmp_path: Path, keywords: dict[str, str], flags: list[str], unit: str
+) -> None:
+    path = tmp_path / "event.json"
+    number = {"type": "integer"}
+    document = {"type": "object", "properties": {"at": number, "other": number}}
+    path.write_text(json.dumps({**document, "x-event-time": "at", **keywords}))
+    settings = settings_of(
+        "--input_topics=a", "--kafka_bootstrap_servers=h:1", f"--schema={path}", *flags
+    )
+    assert settings.ingest_config("e1").rules.event_time_unit == unit
+
+
+def test_a_unit_is_for_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "event.json"
+    document = {"type": "object", "properties": {"at": {"type": "string"}}, "x-event-time": "at"}
+    path.write_text(json.dumps(document))
+    settings = settings_of(f"--schema={path}", "--event_time_unit=s")
+    with pytest.raises(UsageError, match="has no numbers there, but string; leave --event_time"):
+        settings.event_time_path(settings.contract())
+    path.write_text(json.dumps({**document, "x-event-time-unit": "minutes"}))
+    with pytest.raises(UsageError, match="x-event-time-unit is 'minutes'; it must be one of s, ms"):
+        settings.contract()
+
+
 @pytest.mark.parametrize("field", ["dt", "hour", "Hour"])
 def test_a_field_named_like_a_partition_key_needs_other_keys(tmp_path: Path, field: str) -> None:
     schema = tmp_path / "event.json"

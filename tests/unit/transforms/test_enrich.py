@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ def enriched(events: list[Any], tables: Path, *entries: Any) -> list[dict[str, A
     return found
 
 
-def batch_of(contract: Contract, events: list[Any]) -> pa.RecordBatch:
+def batch_of(contract: Contract, events: Sequence[Any]) -> pa.RecordBatch:
     records = [kafka_record(event, offset=offset) for offset, event in enumerate(events)]
     (batch,), dead = RecordValidator(contract, ValidationRules(None)).validate(
         batch_of_records(records)
@@ -137,6 +139,39 @@ def test_an_amount_is_converted(tables: Path) -> None:
         None,
         None,
     ]
+
+
+@pytest.mark.parametrize("kind", ["number", "string", "integer"])
+def test_a_decimal_amount_is_converted_exactly(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "rates.csv").write_text(
+        "currency,rate\nEUR,1\nUSD,0.123456789012345678\nXAF,1.5e-3\nQQQ,NA\n"
+    )
+    total = {"type": kind, "x-decimal": {"precision": 18, "scale": 0 if kind == "integer" else 2}}
+    order = {"type": "object", "properties": {"total": total, "currency": {"type": "string"}}}
+    convert = {**CONVERT, "convert": {**CONVERT["convert"], "precision": 38, "scale": 18}}  # type: ignore[dict-item]
+    contract = contract_of(
+        {"type": "object", "properties": {"order": order}, "x-enrich": [convert]}
+    )
+    text = "123456789012345678" if kind == "integer" else "1234567890123456.78"
+    values = [
+        f'{{"order": {{"total": {json.dumps(text) if kind == "string" else text}, '
+        f'"currency": "{currency}"}}}}'.encode()
+        for currency in ("EUR", "USD", "XAF", "QQQ")
+    ]
+    rows = NormalizeBatch(rules_of(contract))(batch_of(contract, values))
+    rows = EnrichBatch(additions_of(contract, tmp_path))(rows)
+    with localcontext(Context(prec=60)):
+        amount = Decimal(text)
+        expected = [amount, amount * Decimal("0.123456789012345678"), amount * Decimal("0.0015")]
+        digits = Decimal(1).scaleb(-18)
+        assert rows["euros"].to_pylist() == [*(euros.quantize(digits) for euros in expected), None]
+
+
+@pytest.mark.parametrize("rate", ["much", "1e-40", "nan0", "inf"])
+def test_a_rate_that_no_decimal_holds_is_one_line(tmp_path: Path, rate: str) -> None:
+    (tmp_path / "rates.csv").write_text(f"currency,rate\nEUR,{rate}\n")
+    with pytest.raises(UsageError, match=r"the rates have more than|a rate is not a number"):
+        additions_of(contract_with(CONVERT), tmp_path)
 
 
 def test_an_amount_too_large_is_refused_alone(tables: Path) -> None:

@@ -23,6 +23,12 @@ def test_every_counter_gets_its_name_back(name: str) -> None:
     assert counter_name(f"0.{OPERATOR}.beam_pipeline_{name.replace('.', '_')}") == name
 
 
+def test_a_coerced_field_keeps_the_underscores() -> None:
+    metric = f"{OPERATOR}.beam_pipeline_coerced_lines[]_price"
+    assert counter_name(metric) == "coerced.lines[]_price"
+    assert counter_name(f"{OPERATOR}.beam_pipeline_coerced_größe{{}}") == "coerced.größe{}"
+
+
 @pytest.mark.parametrize(
     "metric", ["numRecordsIn", f"{OPERATOR}.numRecordsOut", "Source__x.beam_pipelines_read"]
 )
