@@ -56,6 +56,10 @@ class CoveredOffsets:
             gaps -= self._bitmaps.get(TopicPartition(topic, partition), BitMap64())
         return gaps
 
+    def of(self, key: TopicPartition) -> BitMap64:
+        """Return a copy of the covered offsets of a partition."""
+        return self._bitmaps.get(key, BitMap64()).copy()
+
     def partitions(self) -> Iterator[TopicPartition]:
         """Yield each (topic, partition) with covered offsets, sorted."""
         return iter(sorted(self._bitmaps))

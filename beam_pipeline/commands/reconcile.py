@@ -22,7 +22,8 @@ dlq.id of each dead letter, unless it refused the letter and that is noted besid
 _EPILOG = """\
 exit codes:
   0  each record is in exactly one place
-  1  a record is missing or doubled, a file can't be read, or a dead letter is not in its topic
+  1  a record is missing or doubled, or expired unread (--accept_expired); the log was rewritten;
+     a file can't be read; or a dead letter is not in its topic
   2  a flag is wrong
 
 example:
@@ -55,7 +56,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also look for each dead letter of the files in the dead-letter topic, by its dlq.id",
     )
-    add_shared(parser, "dead_letter_topic_suffix", "json")
+    add_shared(parser, "dead_letter_topic_suffix", "accept_expired", "json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         args.dead_letter_dir,
         args.isolation_level,
         args.dead_letter_topic_suffix if args.dead_letter_topic else None,
+        accept_expired=args.accept_expired,
     )
     if args.json:
         sys.stdout.write(report_json(report))

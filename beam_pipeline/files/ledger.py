@@ -44,7 +44,8 @@ class Ledger:
     with other records. `refresh` then drops what the old files covered.
 
     Attributes:
-        covered: the covered offsets.
+        covered: the covered offsets, with the gaps.
+        offset_gaps: the offsets that `add_offset_gaps` has added.
         files: the names of the files that `covered` counts.
         topic_ids: the ids that the topics had when they were landed first.
     """
@@ -55,6 +56,7 @@ class Ledger:
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
     files: set[str] = field(default_factory=set)
     topic_ids: dict[str, str] = field(default_factory=dict)
+    offset_gaps: CoveredOffsets = field(default_factory=CoveredOffsets)
     _settled: CoveredOffsets = field(default_factory=CoveredOffsets)
     _live: dict[str, _LiveFile] = field(default_factory=dict)
     _foreign: set[str] = field(default_factory=set)
@@ -106,6 +108,7 @@ class Ledger:
 
     def add_offset_gaps(self, topic: str, partition: int, offsets: BitMap64) -> None:
         """Count offsets where there will never be a record as covered."""
+        self.offset_gaps.add(topic, partition, offsets)
         self._settled.add(topic, partition, offsets)
         self.covered.add(topic, partition, offsets)
 

@@ -13,6 +13,7 @@ from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.kafka.admin import (
     alter_group_offsets,
     cluster_reachable,
+    log_starts,
     topic_ids,
     watermarks,
 )
@@ -30,14 +31,15 @@ NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """The id of every topic on brokers older than Kafka 2.8 (a zero UUID, base64)."""
 
 _REACHABLE_SECONDS = 2.0
+_LOG_STARTS_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The offset to read from in each partition; `notices` are for the user."""
+    """The offset to read from in each partition, and the first offset of its log."""
 
     starts: dict[TopicPartition, int]
-    notices: list[str]
+    log_starts: dict[TopicPartition, int]
 
 
 class Source(Protocol):
@@ -54,6 +56,9 @@ class Source(Protocol):
 
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         """Cover offsets without a record; see `cover_offset_gaps` of this module."""
+
+    def log_starts(self) -> dict[TopicPartition, int]:
+        """Return the first offset of each partition that there is now."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,9 @@ class KafkaSource:
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         return cover_offset_gaps(self.connection, ledger, spans)
 
+    def log_starts(self) -> dict[TopicPartition, int]:
+        return log_starts(self.connection, self.topics, _LOG_STARTS_SECONDS)
+
 
 def find_resume_point(
     connection: KafkaConnection, topics: Sequence[str], ledger: Ledger
@@ -98,27 +106,22 @@ def find_resume_point(
         for topic in topics
         for partition, bounds in watermarks(connection, topic).items()
     }
-    notices = []
     for (topic, partition), (low, high) in logs.items():
-        first, last = ledger.covered.bounds(topic, partition) or (low, low)
+        _, last = ledger.covered.bounds(topic, partition) or (low, low)
         if last > high:
             raise EnvironmentFailure(_another_log(topic, f"partition {partition} ends at {high}"))
-        expired = ledger.covered.missing(topic, partition, first, low)
-        if expired:
-            notices.append(
-                f"{topic}/{partition}: {expired} offsets before {low} expired by the topic's "
-                "retention before they were read; they are lost to this pipeline"
-            )
     cover_offset_gaps(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
     starts = {
         key: ledger.covered.prefix_end(key.topic, key.partition, low)
         for key, (low, _) in logs.items()
     }
-    return ResumePoint(starts, notices)
+    return ResumePoint(starts, {key: low for key, (low, _) in logs.items()})
 
 
 def cover_offset_gaps(connection: KafkaConnection, ledger: Ledger, spans: Spans) -> int:
     """Add to `ledger.covered` the uncovered offsets of `spans` at which the log has no record.
+
+    Offsets below the start of the log are left out: they may have had a record, which has expired.
 
     Returns:
       how many offsets were added.
@@ -135,9 +138,16 @@ def cover_offset_gaps(connection: KafkaConnection, ledger: Ledger, spans: Spans)
             uncovered[key] = offsets
     isolation_level = connection.properties.get("isolation.level", READ_UNCOMMITTED)
     records = find_records(connection, uncovered, isolation_level) if uncovered else {}
+    # Fetched after the log was read: what expires meanwhile has no record there either.
+    log_begins = {
+        TopicPartition(topic, partition): low
+        for topic in {key.topic for key in uncovered}
+        for partition, (low, _) in watermarks(connection, topic).items()
+    }
     added = 0
     for key, offsets in uncovered.items():
         without_record = offsets - records[key]
+        without_record.remove_range(0, log_begins.get(key, 0))
         ledger.add_offset_gaps(key.topic, key.partition, without_record)
         added += len(without_record)
     return added

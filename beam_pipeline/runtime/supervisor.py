@@ -22,6 +22,7 @@ from typing import Any
 from beam_pipeline.config import BreakerLimits
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.files.ledger import Ledger, load_ledger
 from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
 from beam_pipeline.job_file import JobFile
@@ -31,6 +32,12 @@ from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.lease import Lease, LeaseLostError
+from beam_pipeline.runtime.log_watch import (
+    AWAY_SECONDS,
+    LOOK_SECONDS,
+    LogWatch,
+    landing_seconds,
+)
 from beam_pipeline.runtime.outbox import Outbox, Unsent
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
@@ -71,6 +78,8 @@ class RunStatus:
       refused_letters: how many dead letters their topic has refused in every form.
       unsent: at the end, the dead letters that are in files and not in their topic.
       unsent_reason: why; empty if that is not known.
+      expired: how many records expired unread, at most, and are not accepted.
+      waiting: the partitions that were added to topics, and wait for the next start.
     """
 
     state: str = "starting"
@@ -86,6 +95,8 @@ class RunStatus:
     refused_letters: int = 0
     unsent: Unsent = field(default_factory=Unsent)
     unsent_reason: str = ""
+    expired: dict[TopicPartition, int] = field(default_factory=dict)
+    waiting: list[TopicPartition] = field(default_factory=list)
 
 
 OnTick = Callable[[RunStatus], None]
@@ -103,6 +114,7 @@ class RunPlan:
     breaker_limits: BreakerLimits | None = None
     detach: bool = False
     dead_letter_topic_timeout_seconds: float = 60.0
+    accept_expired: bool = False
 
     @property
     def output_dir(self) -> Path:
@@ -198,6 +210,12 @@ class Supervisor:
         self._next_listing = 0.0
         self._moved_at = time.monotonic()
         self._progress: tuple[str, int, int] | None = None
+        self._log_watch = LogWatch(
+            load_expired_note(plan.output_dir),
+            landing_seconds(plan.settings.windowing, plan.settings.timing),
+            accept=plan.accept_expired,
+        )
+        self._next_look = 0.0
         self._breaker = CircuitBreaker(plan.breaker_limits) if plan.breaker_limits else None
 
     def set_goal(self, ends: Ends) -> None:
@@ -229,9 +247,9 @@ class Supervisor:
                 self._send_last_letters(self._plan.dead_letter_topic_timeout_seconds, stop, on_tick)
                 self.status.unsent = self._outbox.unsent()
                 self.status.unsent_reason = self._outbox.reason
+                self._look_at_logs_last()
             self.status.state = "ended"
-            if is_reached:
-                on_tick(self.status)  # a run that ends at once has notices too
+            on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
         finally:
             self._outbox.stop()
@@ -402,9 +420,13 @@ class Supervisor:
         point = self._source.find_resume_point(self._ledger)
         self._starts = self.status.starts = point.starts
         self.status.covered = self._ledger.covered
-        self.status.notices += [
-            notice for notice in point.notices if notice not in self.status.notices
-        ]
+        now = time.monotonic()
+        self._next_look = now + LOOK_SECONDS
+        self._take_notices(
+            self._log_watch.begin(
+                point.starts, point.log_starts, self._ledger, is_restored=bool(resumed), now=now
+            )
+        )
         if resumed:
             self._covered = resumed.covered
             return
@@ -425,6 +447,7 @@ class Supervisor:
             if self._breaker:
                 self._breaker.check(self.status.counters)
             self._look_for_files()
+            self._look_at_logs()
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
             self._outbox.look()
@@ -470,6 +493,42 @@ class Supervisor:
             self.status.state = "running"
             self.status.counters = self._counters_before + engine_status.counters
 
+    def _look_at_logs(self) -> None:
+        """Look for records that expired unread, and for partitions that were added.
+
+        A broker that is away is asked less often: each try holds up the run for a moment.
+        """
+        if time.monotonic() < self._next_look:
+            return
+        try:
+            log_starts = self._source.log_starts()
+        except EnvironmentFailure:
+            self._next_look = time.monotonic() + AWAY_SECONDS
+            return
+        now = time.monotonic()
+        self._next_look = now + LOOK_SECONDS
+        self._take_notices(self._log_watch.look(log_starts, self._ledger, now))
+
+    def _look_at_logs_last(self) -> None:
+        """Look once more when the job is over; where the broker is away the next start does it."""
+        with contextlib.suppress(EnvironmentFailure):
+            self._ledger.refresh()
+            log_starts = self._source.log_starts()
+            self._take_notices(self._log_watch.finish(log_starts, self._ledger))
+
+    def _take_notices(self, notices: Sequence[str]) -> None:
+        self.status.notices += notices
+        self.status.expired = self._log_watch.expired(self._ledger)
+        self.status.waiting = self._log_watch.waiting
+        self._save_expired()
+
+    def _save_expired(self) -> None:
+        if not self._log_watch.is_changed:
+            return
+        with contextlib.suppress(OSError):  # the next look, or the next start, saves it
+            self._log_watch.note.save(self._plan.output_dir)
+            self._log_watch.is_changed = False
+
     def _is_reached(self, goal: Ends) -> bool:
         """Return whether every record before the goal is in a file.
 
@@ -489,9 +548,8 @@ class Supervisor:
         return self.status.remaining == 0
 
     def _remaining(self, goal: Ends) -> int:
-        covered = self._ledger.covered
         return sum(
-            covered.missing(key.topic, key.partition, self._starts.get(key, 0), end)
+            self._log_watch.missing(key, self._starts.get(key, 0), end, self._ledger)
             for key, end in goal.items()
         )
 

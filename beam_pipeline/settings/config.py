@@ -185,6 +185,7 @@ class SupervisionSettings:
     max_restarts: int
     breaker_limits: BreakerLimits | None
     dead_letter_topic_timeout_seconds: float
+    accept_expired: bool
     log_dir: Path
 
 
@@ -347,4 +348,6 @@ def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
             f"--dead_letter_topic_timeout_seconds={timeout_seconds:g}: must be 0 or more"
         )
     limits = None if ratio is None else BreakerLimits(ratio, window_seconds)
-    return SupervisionSettings(max_restarts, limits, timeout_seconds, values["log_dir"])
+    return SupervisionSettings(
+        max_restarts, limits, timeout_seconds, values["accept_expired"], values["log_dir"]
+    )

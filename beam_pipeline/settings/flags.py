@@ -84,6 +84,11 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "flink (default: %(default)s)",
     },
     "json": {"action": "store_true", "help": "print JSON, for programs"},
+    "accept_expired": {
+        "action": "store_true",
+        "help": "accept that records expired from the log before they were read: they are no "
+        "reason for exit code 1; `run` notes them beside the ledger",
+    },
     "log_dir": {
         "metavar": "DIR",
         "default": "logs",
@@ -368,4 +373,4 @@ def add_supervision_flags(group: Flags) -> None:
         help="at the end of a bounded run, how long the dead-letter topic may take no dead letter "
         "before the run ends with exit code 1 (default: %(default)g)",
     )
-    add_shared(group, "log_dir")
+    add_shared(group, "accept_expired", "log_dir")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pyroaring import BitMap64
@@ -22,6 +23,7 @@ from beam_pipeline.tools.reconcile.coverage import (
     find_overlaps,
     read_coverage,
 )
+from beam_pipeline.tools.reconcile.ledger_notes import read_ledger_notes
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic, compare_letter_topics
 
 
@@ -32,6 +34,8 @@ def reconcile(
     dead_letter_dir: Path,
     isolation_level: str | None = None,
     dead_letter_topic_suffix: str | None = None,
+    *,
+    accept_expired: bool = False,
 ) -> ReconcileReport:
     """Compare the topics' logs with the files.
 
@@ -46,6 +50,7 @@ def reconcile(
             None means the connection's `isolation.level`, or else Kafka's default, the former.
         dead_letter_topic_suffix: look for each dead letter in the topic with this suffix; None
             looks at no dead-letter topic.
+        accept_expired: whether records that expired unread are accepted.
 
     Raises:
         UsageError: a directory is missing.
@@ -61,11 +66,16 @@ def reconcile(
     dead, dead_problems = _read("Reading dead letters", dead_paths, topics)
 
     offset_gaps = _offset_gaps(connection, uncovered(log, parquet, dead), isolation_level)
-    reconciliation = compare(log, parquet, dead, offset_gaps)
+    notes = read_ledger_notes(output_dir)
+    log = _without_expired(log, _log_bounds(connection, topics))
+    compare_files = partial(
+        compare, log, parquet, dead, offset_gaps, notes=notes, accept_expired=accept_expired
+    )
+    reconciliation = compare_files()
     if reconciliation.beyond_end:
         # A running pipeline may have written records that arrived after the first look at the log.
         ends = {partition: high for partition, (_, high) in _log_bounds(connection, topics).items()}
-        reconciliation = compare(log, parquet, dead, offset_gaps, ends)
+        reconciliation = compare_files(ends=ends)
     suspects = {
         partition.partition: partition.doubled | partition.beyond_end
         for partition in reconciliation.partitions
@@ -102,6 +112,17 @@ def _log_bounds(connection: KafkaConnection, topics: Sequence[str]) -> LogBounds
         TopicPartition(topic, partition): bounds
         for topic in topics
         for partition, bounds in watermarks(connection, topic).items()
+    }
+
+
+def _without_expired(before: LogBounds, after: LogBounds) -> LogBounds:
+    """Return the bounds of `before`, from where the log begins after it was read.
+
+    What expired while the log was read had no record there, and is no gap for that.
+    """
+    return {
+        partition: (max(low, min(high, after.get(partition, (low, high))[0])), high)
+        for partition, (low, high) in before.items()
     }
 
 

@@ -1,0 +1,78 @@
+"""What the ledger beside the files says of offsets that the log no longer has.
+
+Below the start of the log nothing can be checked any more. So for these offsets alone the word of
+the runs counts: which offsets they covered (their files may be deleted since, or they had no
+record), and which expired unread. For what the log still has the ledger is never asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyroaring import BitMap64
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition
+
+_SNAPSHOT = Path("_ledger", "snapshot.json")
+_EXPIRED = Path("_ledger", "expired.json")
+
+
+@dataclass(frozen=True)
+class LedgerNotes:
+    """Sets of offsets by partition.
+
+    Attributes:
+        explained: offsets that files had, or that never had a record.
+        unread: offsets that a run found expired before they were read.
+        accepted: those that the user has accepted.
+    """
+
+    explained: OffsetSets = field(default_factory=dict)
+    unread: OffsetSets = field(default_factory=dict)
+    accepted: OffsetSets = field(default_factory=dict)
+
+
+def read_ledger_notes(output_dir: Path) -> LedgerNotes:
+    """Return the notes of an output directory; empty sets where there are none.
+
+    Raises:
+        EnvironmentFailure: a note can't be read.
+    """
+    snapshot, expired = _document(output_dir / _SNAPSHOT), _document(output_dir / _EXPIRED)
+    try:
+        explained = _sets(snapshot.get("covered", []))
+        for partition, offsets in _sets(expired.get("without_record", [])).items():
+            explained[partition] = explained.get(partition, BitMap64()) | offsets
+        return LedgerNotes(
+            explained, _sets(expired.get("unread", [])), _sets(expired.get("accepted", []))
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        raise EnvironmentFailure(
+            f"{output_dir / '_ledger'} can't be read ({error}); move it away to compare without it"
+        ) from None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise EnvironmentFailure(
+            f"{path} can't be read ({error}); move it away to compare without it"
+        ) from None
+    return document if isinstance(document, dict) else {}
+
+
+def _sets(entries: list[dict[str, Any]]) -> dict[TopicPartition, BitMap64]:
+    return {
+        TopicPartition(entry["topic"], entry["partition"]): BitMap64.deserialize(
+            base64.b64decode(entry["offsets"])
+        )
+        for entry in entries
+    }
