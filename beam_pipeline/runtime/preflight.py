@@ -28,6 +28,7 @@ from beam_pipeline.kafka.admin import (
     topic_config,
 )
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.runtime.held_columns import check_columns
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.flags import CREATE_TIME
 
@@ -64,6 +65,7 @@ def local_checks(settings: PipelineSettings) -> list[Check]:
     return [
         Check("schema", lambda: _look_at_schema(settings)),
         Check("output", lambda: _look_at_output(settings)),
+        Check("columns", lambda: _look_at_columns(settings)),
         Check(
             "dead letters",
             lambda: _look_at_directory(settings.dead_letter_dir, "--dead_letter_dir"),
@@ -150,6 +152,14 @@ def _look_at_output(settings: PipelineSettings) -> Observation:
                 f"one set of keys; give --partition_keys={','.join(keys)}, or a new directory"
             )
     return observation
+
+
+def _look_at_columns(settings: PipelineSettings) -> Observation:
+    """Check that the columns fit those of the files in the output directory."""
+    notices = check_columns(settings)
+    if notices:
+        return Observation(f"{settings.output_dir}: {'; '.join(notices)}", is_warning=True)
+    return Observation("fit those of the files in the output directory, if there are any")
 
 
 def _look_at_directory(name: str, flag: str) -> Observation:

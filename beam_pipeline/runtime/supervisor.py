@@ -24,13 +24,15 @@ from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.files.ledger import Ledger, load_ledger
+from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
-from beam_pipeline.job_file import JobFile
+from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
+from beam_pipeline.runtime.held_columns import note_columns
 from beam_pipeline.runtime.lease import Lease, LeaseLostError
 from beam_pipeline.runtime.log_watch import (
     AWAY_SECONDS,
@@ -216,6 +218,7 @@ class Supervisor:
             accept=plan.accept_expired,
         )
         self._next_look = 0.0
+        self._has_landed_rows = self._has_noted_columns = False
         self._breaker = CircuitBreaker(plan.breaker_limits) if plan.breaker_limits else None
 
     def set_goal(self, ends: Ends) -> None:
@@ -447,6 +450,7 @@ class Supervisor:
             if self._breaker:
                 self._breaker.check(self.status.counters)
             self._look_for_files()
+            self._note_columns(status_file)
             self._look_at_logs()
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
@@ -458,6 +462,7 @@ class Supervisor:
                 return None
             if engine_status.runs_alone and self._plan.detach:
                 self._is_detached = True
+                self._note_columns(status_file)
                 return None
             if engine_status.failure is not None:
                 return engine_status.failure
@@ -478,7 +483,9 @@ class Supervisor:
         """
         started = time.monotonic()
         if started >= self._next_listing:
-            self.status.new_files.extend(self._ledger.refresh())
+            landed = self._ledger.refresh()
+            self._has_landed_rows |= any(path.suffix == PARQUET_SUFFIX for path in landed)
+            self.status.new_files.extend(landed)
             ended = time.monotonic()
             self._next_listing = ended + (ended - started) / MAX_LISTING_SHARE
 
@@ -492,6 +499,15 @@ class Supervisor:
         elif engine_status.counters:
             self.status.state = "running"
             self.status.counters = self._counters_before + engine_status.counters
+
+    def _note_columns(self, status_file: Path) -> None:
+        """Note the columns once the run has landed a Parquet file, or leaves its job alone."""
+        if self._has_noted_columns or not (self._is_detached or self._has_landed_rows):
+            return
+        with contextlib.suppress(OSError, ValueError, EnvironmentFailure):
+            columns = json.loads(status_file.with_name(COLUMNS_FILE).read_bytes())
+            note_columns(self._plan.output_dir, columns, self._plan.settings)
+            self._has_noted_columns = True
 
     def _look_at_logs(self) -> None:
         """Look for records that expired unread, and for partitions that were added.

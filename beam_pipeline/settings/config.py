@@ -53,6 +53,7 @@ class PipelineSettings:
     dead_letter_dir: str
     private_dead_letters: bool
     partition_keys: tuple[str, str]
+    allow_schema_change: bool
     dead_letter_topic_suffix: str
     num_shards: int
     parquet_codec: str
@@ -236,6 +237,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         dead_letter_dir=values["dead_letter_dir"],
         private_dead_letters=values["dead_letter_access"] == PRIVATE,
         partition_keys=_partition_keys(values["partition_keys"]),
+        allow_schema_change=values["allow_schema_change"],
         dead_letter_topic_suffix=values["dead_letter_topic_suffix"],
         num_shards=values["num_shards"],
         parquet_codec=values["parquet_codec"],

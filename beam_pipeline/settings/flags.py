@@ -269,6 +269,12 @@ def _add_sink_flags(sink: Flags) -> None:
         "(default: %(default)s)",
     )
     sink.add_argument(
+        "--allow_schema_change",
+        action="store_true",
+        help="write to --output_dir although its files have a column of another type or encoding, "
+        "or one whose name differs in case alone; readers must then tell the files apart",
+    )
+    sink.add_argument(
         "--num_shards",
         metavar="N",
         type=int,
