@@ -9,10 +9,11 @@ covered after the files are deleted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 from pyroaring import BitMap64
@@ -23,9 +24,26 @@ from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.tree import visible_paths
+from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.times import ms_of_rfc3339
 
 SNAPSHOT = Path("_ledger", "snapshot.json")
 _SNAPSHOT_VERSION = 1
+
+
+class LastRecord(NamedTuple):
+    """The record at the highest offset of a partition; the timestamp is in ms since 1970."""
+
+    offset: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """The offsets that a file covers, and its record at the highest offset of each partition."""
+
+    covered: CoveredOffsets
+    last_records: Mapping[TopicPartition, LastRecord]
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class _LiveFile:
     """A file that may still be superseded: inode and modification time, and what it covers."""
 
     identity: tuple[int, int]
-    covered: CoveredOffsets
+    content: FileContent
 
 
 @dataclass
@@ -48,6 +66,8 @@ class Ledger:
         offset_gaps: the offsets that `add_offset_gaps` has added.
         files: the names of the files that `covered` counts.
         topic_ids: the ids that the topics had when they were landed first.
+        last_records: the landed record at the highest offset of each partition, as far as files
+            tell it; those of older versions do not.
     """
 
     output_dir: Path
@@ -57,6 +77,7 @@ class Ledger:
     files: set[str] = field(default_factory=set)
     topic_ids: dict[str, str] = field(default_factory=dict)
     offset_gaps: CoveredOffsets = field(default_factory=CoveredOffsets)
+    last_records: dict[TopicPartition, LastRecord] = field(default_factory=dict)
     _settled: CoveredOffsets = field(default_factory=CoveredOffsets)
     _live: dict[str, _LiveFile] = field(default_factory=dict)
     _foreign: set[str] = field(default_factory=set)
@@ -81,9 +102,10 @@ class Ledger:
                 if is_live:
                     live[name] = self._live_file(path)
                 else:
-                    file_covered = coverage_of(path)
-                    self._settled.update(file_covered)
-                    self.covered.update(file_covered)
+                    content = content_of(path)
+                    self._settled.update(content.covered)
+                    self.covered.update(content.covered)
+                    self._take_last_records(content)
             except FileNotFoundError:  # superseded or deleted since it was listed
                 continue
             if name not in self.files:
@@ -119,7 +141,7 @@ class Ledger:
         known = self._live.get(path.name)
         if known is not None and known.identity == identity:
             return known
-        return _LiveFile(identity, coverage_of(path))
+        return _LiveFile(identity, content_of(path))
 
     def _take_live(self, live: dict[str, _LiveFile]) -> None:
         before, self._live = self._live, live
@@ -132,7 +154,12 @@ class Ledger:
         else:
             added = [file for name, file in live.items() if name not in before]
         for file in added:
-            self.covered.update(file.covered)
+            self.covered.update(file.content.covered)
+            self._take_last_records(file.content)
+
+    def _take_last_records(self, content: FileContent) -> None:
+        for key, record in content.last_records.items():
+            self.last_records[key] = max(self.last_records.get(key, record), record)
 
     def save(self) -> None:
         """Write the snapshot, atomically and durably. All counted epochs must be over."""
@@ -142,6 +169,7 @@ class Ledger:
             "covered": self.covered.to_json(),
             "files": sorted(self.files & present),
             "topic_ids": self.topic_ids,
+            "last_records": [[*key, *record] for key, record in self.last_records.items()],
         }
         path = self.output_dir / SNAPSHOT
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,6 +199,10 @@ def load_ledger(
             ledger._settled = CoveredOffsets.from_json(document["covered"])
             ledger.files = set(document["files"])
             ledger.topic_ids = dict(document["topic_ids"])
+            ledger.last_records = {
+                TopicPartition(topic, partition): LastRecord(offset, timestamp_ms)
+                for topic, partition, offset, timestamp_ms in document.get("last_records", [])
+            }
         except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise EnvironmentFailure(
                 f"ledger snapshot {path} can't be read ({error}); remove it to have the ledger "
@@ -180,8 +212,8 @@ def load_ledger(
     return ledger
 
 
-def coverage_of(path: Path) -> CoveredOffsets:
-    """Return the offsets that one file covers: a footer's ranges, or each dead letter's own offset.
+def content_of(path: Path) -> FileContent:
+    """Return what one file covers: a footer's ranges, or each dead letter's own offset.
 
     Raises:
         FileNotFoundError: the file does not exist any more.
@@ -200,19 +232,31 @@ def coverage_of(path: Path) -> CoveredOffsets:
         ) from None
 
 
-def _of_footer(path: Path) -> CoveredOffsets:
+def _of_footer(path: Path) -> FileContent:
+    footer = read_footer(path)
     covered = CoveredOffsets()
-    for (topic, partition), offsets in read_footer(path).offset_sets().items():
+    for (topic, partition), offsets in footer.offset_sets().items():
         covered.add(topic, partition, offsets)
-    return covered
+    last_records = {
+        TopicPartition(topic, partition): LastRecord(*record)
+        for topic, partitions in footer.last_records.items()
+        for partition, record in partitions.items()
+    }
+    return FileContent(covered, last_records)
 
 
-def _of_letters(path: Path) -> CoveredOffsets:
+def _of_letters(path: Path) -> FileContent:
     covered = CoveredOffsets()
+    last_letters: dict[TopicPartition, tuple[int, str | None]] = {}
     with path.open("rb") as lines:
         for line in lines:
             source = orjson.loads(line)["source"]
-            covered.add_range(
-                source["topic"], source["partition"], source["offset"], source["offset"]
-            )
-    return covered
+            key, offset = TopicPartition(source["topic"], source["partition"]), source["offset"]
+            covered.add_range(*key, offset, offset)
+            if offset >= last_letters.get(key, (offset, None))[0]:
+                last_letters[key] = offset, source.get("timestamp")
+    last_records = {}
+    for key, (offset, timestamp) in last_letters.items():
+        if timestamp is not None:
+            last_records[key] = LastRecord(offset, ms_of_rfc3339(timestamp))
+    return FileContent(covered, last_records)

@@ -95,9 +95,11 @@ def note_columns(
     """
     path = output_dir / COLUMNS_NOTE
     held = _read_note(path) or HeldColumns({})
+    folded = {name.lower() for name in columns}
+    others = {name: kind for name, kind in held.columns.items() if name.lower() not in folded}
     document = {
         "version": _VERSION,
-        "columns": {**held.columns, **columns},
+        "columns": {**others, **columns},
         "settings": _settings_of(settings),
     }
     content = json.dumps(document, indent=1).encode()

@@ -18,8 +18,9 @@ from beam_pipeline.kafka.admin import (
     watermarks,
 )
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records
+from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records, timestamps_at
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.times import rfc3339_of_ms
 
 Ends = Mapping[TopicPartition, int]
 """An offset of each partition, exclusive: everything before it."""
@@ -32,6 +33,7 @@ NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 
 _REACHABLE_SECONDS = 2.0
 _LOG_STARTS_SECONDS = 2.0
+_LAST_RECORDS_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def find_resume_point(
         _, last = ledger.covered.bounds(topic, partition) or (low, low)
         if last > high:
             raise EnvironmentFailure(_another_log(topic, f"partition {partition} ends at {high}"))
+    _refuse_shrunk_topic(topics, logs, ledger)
+    _refuse_rewritten_log(connection, logs, ledger)
     cover_offset_gaps(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
     starts = {
         key: ledger.covered.prefix_end(key.topic, key.partition, low)
@@ -177,9 +181,47 @@ def _refuse_another_topic(ids: Mapping[str, str], ledger: Ledger) -> None:
             )
 
 
+def _refuse_shrunk_topic(
+    topics: Sequence[str], logs: Mapping[TopicPartition, tuple[int, int]], ledger: Ledger
+) -> None:
+    for key in ledger.covered.partitions():
+        if key.topic in topics and key not in logs:
+            raise EnvironmentFailure(
+                _another_log(key.topic, f"it has no partition {key.partition} any more")
+            )
+
+
+def _refuse_rewritten_log(
+    connection: KafkaConnection,
+    logs: Mapping[TopicPartition, tuple[int, int]],
+    ledger: Ledger,
+) -> None:
+    """Compare the last landed record of each partition with the log's at the same offset."""
+    landed = {
+        key: record
+        for key, record in ledger.last_records.items()
+        if key in logs and logs[key][0] <= record.offset < logs[key][1]
+    }
+    if not landed:
+        return
+    offsets = {key: record.offset for key, record in landed.items()}
+    for key, timestamp_ms in timestamps_at(connection, offsets, _LAST_RECORDS_SECONDS).items():
+        offset, landed_ms = landed[key]
+        if timestamp_ms != landed_ms:
+            raise EnvironmentFailure(
+                _another_log(
+                    key.topic,
+                    f"the record at offset {offset} of partition {key.partition} was stamped "
+                    f"{rfc3339_of_ms(landed_ms)} when it was landed, and the one there now "
+                    f"{rfc3339_of_ms(timestamp_ms)}",
+                )
+            )
+
+
 def _another_log(topic: str, evidence: str) -> str:
     return (
         f"topic {topic} is not the one that the files are from ({evidence}): it was deleted and "
-        "created again, or this is another cluster, and its offsets start over. Give other "
+        "created again, its log was rewritten, as by a broker that is back from an older disk, or "
+        "this is another cluster, and other records have the same offsets. Give other "
         "--output_dir and --dead_letter_dir, or move the old files and _ledger away"
     )

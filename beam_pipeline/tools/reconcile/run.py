@@ -25,6 +25,7 @@ from beam_pipeline.tools.reconcile.coverage import (
 )
 from beam_pipeline.tools.reconcile.ledger_notes import read_ledger_notes
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic, compare_letter_topics
+from beam_pipeline.tools.reconcile.rewritten import find_rewritten
 
 
 def reconcile(
@@ -69,7 +70,14 @@ def reconcile(
     notes = read_ledger_notes(output_dir)
     log = _without_expired(log, _log_bounds(connection, topics))
     compare_files = partial(
-        compare, log, parquet, dead, offset_gaps, notes=notes, accept_expired=accept_expired
+        compare,
+        log,
+        parquet,
+        dead,
+        offset_gaps,
+        notes=notes,
+        accept_expired=accept_expired,
+        rewritten=find_rewritten(connection, log, [parquet, dead]),
     )
     reconciliation = compare_files()
     if reconciliation.beyond_end:
