@@ -275,6 +275,23 @@ def log_starts(
     return {partition: start for partition, start in starts.items() if start >= 0}
 
 
+def offsets_at(connection: KafkaConnection, topic: str, timestamp_ms: int) -> dict[int, int]:
+    """Return for each partition the first offset with that timestamp or a later one.
+
+    It is the end of the log where there is none.
+
+    Raises:
+        EnvironmentFailure: the topic is missing, or the cluster refused.
+    """
+    ends = {partition: high for partition, (_, high) in watermarks(connection, topic).items()}
+    spec = OffsetSpec.for_timestamp(timestamp_ms)
+    offsets = _offsets(_admin(connection), topic, len(ends), spec)
+    return {
+        partition: offset if offset >= 0 else ends[partition]
+        for partition, offset in offsets.items()
+    }
+
+
 def partition_stamped_after(
     connection: KafkaConnection, topics: Iterable[str], timestamp_ms: int
 ) -> TopicPartition | None:

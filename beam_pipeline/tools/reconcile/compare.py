@@ -149,6 +149,8 @@ class ReconcileReport:
         parquet_files, dead_letter_files: how many files were read.
         isolation_level: the one that the log was read with.
         letter_topics: the dead-letter topics, if they were to be compared.
+        up_to: which part of the log was compared, for people; empty for all of it.
+        behind: how many offsets behind that part were not compared.
     """
 
     reconciliation: Reconciliation
@@ -158,6 +160,8 @@ class ReconcileReport:
     dead_letter_files: int
     isolation_level: str
     letter_topics: list[LetterTopic] = field(default_factory=list)
+    up_to: str = ""
+    behind: int = 0
 
     @property
     def is_clean(self) -> bool:

@@ -20,6 +20,46 @@ from beam_pipeline.offset_sets import OffsetSets, TopicPartition
 
 _SNAPSHOT = Path("_ledger", "snapshot.json")
 _EXPIRED = Path("_ledger", "expired.json")
+_COLUMNS = Path("_ledger", "columns.json")
+
+# Defaults of the pipeline's flags, for directories of older versions.
+_MAX_EVENT_SKEW_SECONDS = 300
+_LATE_PANE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class LandedSettings:
+    """Settings of the last run that landed rows; see the flags of these names.
+
+    Attributes:
+        max_event_skew_seconds: 0 sets no limit.
+        has_early_panes: whether files may be written before their window has closed.
+        late_pane_seconds: how long late records are collected.
+    """
+
+    max_event_skew_seconds: float = _MAX_EVENT_SKEW_SECONDS
+    has_early_panes: bool = False
+    late_pane_seconds: float = _LATE_PANE_SECONDS
+
+
+def read_landed_settings(output_dir: Path) -> LandedSettings:
+    """Return the settings of the last run that landed rows; defaults where they are not noted.
+
+    Raises:
+        EnvironmentFailure: the note can't be read.
+    """
+    path = output_dir / _COLUMNS
+    settings = _document(path).get("settings", {})
+    try:
+        return LandedSettings(
+            float(settings.get("max_event_skew_seconds", _MAX_EVENT_SKEW_SECONDS)),
+            bool(settings.get("early_pane_seconds", 0)),
+            float(settings.get("late_pane_seconds", _LATE_PANE_SECONDS)),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EnvironmentFailure(
+            f"{path} can't be read ({error}); move it away to compare without it"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ def report_text(report: ReconcileReport) -> RenderableType:
     if len(faults) > _LINES_IN_TEXT:
         parts.append(Text(f"and {len(faults) - _LINES_IN_TEXT:,} more lines; --json lists them"))
     parts.extend(Text(line, "yellow") for line in _note_lines(report.reconciliation))
+    if report.up_to:
+        parts.append(
+            Text(f"Compared {report.up_to}; {report.behind:,} offsets behind it are not compared")
+        )
     parts.extend(Text(_letter_topic_line(topic)) for topic in report.letter_topics)
     parts.append(_verdict(report))
     return Group(*parts)
@@ -184,6 +188,8 @@ def report_json(report: ReconcileReport) -> str:
     document = {
         "clean": report.is_clean,
         "isolation_level": report.isolation_level,
+        "up_to": report.up_to or "end",
+        "behind": report.behind,
         "parquet_files": report.parquet_files,
         "dead_letter_files": report.dead_letter_files,
         "records": reconciliation.records,
