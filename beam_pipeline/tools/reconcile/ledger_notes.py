@@ -25,6 +25,9 @@ _COLUMNS = Path("_ledger", "columns.json")
 # Defaults of the pipeline's flags, for directories of older versions.
 _MAX_EVENT_SKEW_SECONDS = 300
 _LATE_PANE_SECONDS = 5.0
+_WINDOW_SECONDS = 60.0
+_WATERMARK_DELAY_SECONDS = 2.0
+_UNLIMITED_SKEW_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,21 @@ class LandedSettings:
         max_event_skew_seconds: 0 sets no limit.
         has_early_panes: whether files may be written before their window has closed.
         late_pane_seconds: how long late records are collected.
+        window_seconds, watermark_delay_seconds: when windows close.
+        follows_clock: whether the watermark of an idle partition follows the clock.
     """
 
     max_event_skew_seconds: float = _MAX_EVENT_SKEW_SECONDS
     has_early_panes: bool = False
     late_pane_seconds: float = _LATE_PANE_SECONDS
+    window_seconds: float = _WINDOW_SECONDS
+    watermark_delay_seconds: float = _WATERMARK_DELAY_SECONDS
+    follows_clock: bool = True
+
+    @property
+    def skew_seconds(self) -> float:
+        """The skew, and a day where there is no limit."""
+        return self.max_event_skew_seconds or _UNLIMITED_SKEW_SECONDS
 
 
 def read_landed_settings(output_dir: Path) -> LandedSettings:
@@ -55,6 +68,9 @@ def read_landed_settings(output_dir: Path) -> LandedSettings:
             float(settings.get("max_event_skew_seconds", _MAX_EVENT_SKEW_SECONDS)),
             bool(settings.get("early_pane_seconds", 0)),
             float(settings.get("late_pane_seconds", _LATE_PANE_SECONDS)),
+            float(settings.get("window_seconds", _WINDOW_SECONDS)),
+            float(settings.get("watermark_delay_seconds", _WATERMARK_DELAY_SECONDS)),
+            settings.get("window_by") != "create_time",
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise EnvironmentFailure(

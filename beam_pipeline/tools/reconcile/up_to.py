@@ -4,16 +4,21 @@ A pipeline that never stops has records on their way at any time: those of windo
 
 - `end`: every record of the log must be in a file.
 - a time: every record that Kafka stamped before it must be in a file.
-- `landed`: a file of a window that ends at W proves that the watermark has passed W, so that all
-  records stamped before W have been read. A record stamped before W less
-  `--max_event_skew_seconds` can't belong to a window after W. So each such record must be in a file
-  (or in the next late pane, which is waited for), as far as the partition has landed at all: a
-  restarted reader may take a partition's watermark ahead of its backlog. A record that is missing
-  before the last landed one is found. What is behind it is not compared.
+- `landed`: every record before the last landed one of its partition whose window must have closed
+  must be in a file, or in the next late pane, which is waited for. Two facts prove that windows
+  have closed; the later one counts:
+  - A file of a window that ends at W is written when the watermark has passed W (without early
+    panes). So all records stamped before W were read, and one stamped before W less
+    `--max_event_skew_seconds` can't belong to a window after W.
+  - The watermark follows the timestamps of the partition that is read last. A landed record was
+    read. So the watermark has passed the timestamp of the last landed record of each partition, or
+    the clock where a partition is landed to its end, and windows of records stamped a skew, a
+    window and `--watermark_delay_seconds` before have closed.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,14 +31,20 @@ from pyroaring import BitMap64
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.kafka.admin import offsets_at
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.kafka.log_reader import timestamps_at
 from beam_pipeline.offset_sets import TopicPartition, interval
-from beam_pipeline.times import ms_of, rfc3339
+from beam_pipeline.times import ms_of, rfc3339, rfc3339_of_ms
 from beam_pipeline.tools.reconcile.compare import LogBounds
 from beam_pipeline.tools.reconcile.coverage import Coverage
 from beam_pipeline.tools.reconcile.ledger_notes import LandedSettings
 
-UNLIMITED_SKEW_SECONDS = 86_400
-"""The skew that is assumed where `--max_event_skew_seconds=0` sets no limit."""
+NEVER_MS = -(2**63)
+"""No window is known to have closed."""
+
+_IDLE_SECONDS = 5.0
+"""How far the watermark of an idle partition may be behind the clock."""
+
+_TIMEOUT_SECONDS = 15.0
 
 
 class Until(Enum):
@@ -96,25 +107,59 @@ def comparable(
         )
         for key, (low, _) in log.items()
     }
-    if settings.has_early_panes:
-        # An early file says nothing of the watermark: only what is there without a gap is certain.
-        prefixes = {key: _prefix_end(key, low, coverages) for key, (low, _) in log.items()}
-        bounds = _cut(log, prefixes)
-        text = "up to the first record that is in no file, since early files prove no more"
-        return Comparable(bounds, _behind(log, bounds), text)
-    window_ends = [file.window_end for file in map(OutputFile.parse, paths) if file is not None]
-    if not window_ends:
-        return Comparable(_cut(log, {}), _behind(log, _cut(log, {})), "nothing is landed yet")
-    skew_seconds = settings.max_event_skew_seconds or UNLIMITED_SKEW_SECONDS
-    closed_ms = ms_of(max(window_ends)) - round(1000 * skew_seconds)
-    closed = _offsets_at(connection, log, closed_ms)
-    ends = {key: min(landed[key], closed.get(key, low)) for key, (low, _) in log.items()}
-    bounds = _cut(log, ends)
-    text = (
-        f"up to what is landed: what Kafka stamped {skew_seconds:,g} s or more before the end of "
-        f"the last written window, {rfc3339(max(window_ends))}"
-    )
+    closed = [
+        _closed_by_files(paths, settings),
+        _closed_by_last_records(connection, log, landed, settings),
+    ]
+    closed_ms = max(closed)
+    if closed_ms == NEVER_MS:
+        bounds = _cut(log, {key: _prefix_end(key, low, coverages) for key, (low, _) in log.items()})
+        text = "up to the first record that is in no file: nothing proves that a window has closed"
+    else:
+        at_cut = _offsets_at(connection, log, closed_ms)
+        bounds = _cut(
+            log, {key: min(landed[key], at_cut.get(key, low)) for key, (low, _) in log.items()}
+        )
+        text = f"up to what is landed and was stamped before {rfc3339_of_ms(closed_ms)}"
     return Comparable(bounds, _behind(log, bounds), text)
+
+
+def _closed_by_files(paths: Iterable[Path], settings: LandedSettings) -> int:
+    """Return the time before which stamped records are in closed windows, by the windows written.
+
+    An early file says nothing of the watermark.
+    """
+    window_ends = [file.window_end for file in map(OutputFile.parse, paths) if file is not None]
+    if settings.has_early_panes or not window_ends:
+        return NEVER_MS
+    return ms_of(max(window_ends)) - round(1000 * settings.skew_seconds)
+
+
+def _closed_by_last_records(
+    connection: KafkaConnection,
+    log: LogBounds,
+    landed: Mapping[TopicPartition, int],
+    settings: LandedSettings,
+) -> int:
+    """Return the same by how far the partitions are landed.
+
+    One that is landed to its end follows the clock, unless its timestamps are the producers'.
+    """
+    last = {
+        key: landed[key] - 1
+        for key, (low, high) in log.items()
+        if low < high and (landed[key] < high or not settings.follows_clock)
+    }
+    if any(offset < log[key][0] for key, offset in last.items()):
+        return NEVER_MS  # nothing of the partition is landed
+    timestamps = timestamps_at(connection, last, _TIMEOUT_SECONDS) if last else {}
+    if timestamps.keys() != last.keys():
+        return NEVER_MS
+    now_ms = round(1000 * (time.time() - _IDLE_SECONDS))
+    open_seconds = (
+        settings.skew_seconds + settings.window_seconds + settings.watermark_delay_seconds
+    )
+    return min([now_ms, *timestamps.values()]) - round(1000 * open_seconds)
 
 
 def _offsets_at(
