@@ -132,18 +132,19 @@ def test_early_files_prove_no_more_than_what_is_there_without_a_gap(
     assert list(found.missing) == [8, 9], "windows of what was stamped a window before have closed"
 
 
-def test_a_partition_of_which_nothing_is_landed_leaves_what_is_there_without_a_gap(
+def test_a_partition_that_is_not_read_at_all_is_found(
     kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree
 ) -> None:
-    name = fresh_topic(partitions=2)
+    name = fresh_topic(partitions=2, message_timestamp_type="CreateTime", retention_ms="-1")
     producer = Producer(kafka.for_librdkafka())
     for number in range(20):
-        producer.produce(name, b"{}", partition=number % 2)
+        producer.produce(name, b"{}", partition=number % 2, timestamp=ms_of(NOON) + number)
     assert producer.flush(30) == 0
-    note(tree, early_pane_seconds=5)
-    tree.parquet(sources(name, 0, [0, 1, 2, 5]))
+    tree.parquet(sources(name, 0, range(10)))
     report = reconcile(kafka, [name], tree.output_dir, tree.dead_letter_dir, up_to=Until.LANDED)
-    assert (report.is_clean, report.behind) == (True, 17)
+    read, unread = report.reconciliation.partitions
+    assert read.is_clean
+    assert list(unread.missing) == list(range(10))
 
 
 def test_old_events_that_are_landed_to_the_end_of_the_log_are_compared(

@@ -4,9 +4,9 @@ A pipeline that never stops has records on their way at any time: those of windo
 
 - `end`: every record of the log must be in a file.
 - a time: every record that Kafka stamped before it must be in a file.
-- `landed`: every record before the last landed one of its partition whose window must have closed
-  must be in a file, or in the next late pane, which is waited for. Two facts prove that windows
-  have closed; the later one counts:
+- `landed`: every record whose window must have closed, and which is before the last landed one of
+  its partition if that has any, must be in a file, or in the next late pane, which is waited for.
+  Two facts prove that windows have closed; the later one counts:
   - A file of a window that ends at W is written when the watermark has passed W (without early
     panes). So all records stamped before W were read, and one stamped before W less
     `--max_event_skew_seconds` can't belong to a window after W.
@@ -101,11 +101,10 @@ def comparable(
         text = f"up to what Kafka stamped before {rfc3339(up_to)}"
         return Comparable(bounds, _behind(log, bounds), text)
     landed = {
-        key: max(
-            (coverage.offsets[key].max() + 1 for coverage in coverages if key in coverage.offsets),
-            default=low,
-        )
-        for key, (low, _) in log.items()
+        key: max(coverage.offsets[key].max() for coverage in coverages if key in coverage.offsets)
+        + 1
+        for key in log
+        if any(key in coverage.offsets for coverage in coverages)
     }
     closed = [
         _closed_by_files(paths, settings),
@@ -116,10 +115,9 @@ def comparable(
         bounds = _cut(log, {key: _prefix_end(key, low, coverages) for key, (low, _) in log.items()})
         text = "up to the first record that is in no file: nothing proves that a window has closed"
     else:
-        at_cut = _offsets_at(connection, log, closed_ms)
-        bounds = _cut(
-            log, {key: min(landed[key], at_cut.get(key, low)) for key, (low, _) in log.items()}
-        )
+        ends = _offsets_at(connection, log, closed_ms)
+        # A partition of which nothing is landed may be one that is not read at all.
+        bounds = _cut(log, {key: min(end, landed.get(key, end)) for key, end in ends.items()})
         text = f"up to what is landed and was stamped before {rfc3339_of_ms(closed_ms)}"
     return Comparable(bounds, _behind(log, bounds), text)
 
@@ -145,13 +143,13 @@ def _closed_by_last_records(
 
     One that is landed to its end follows the clock, unless its timestamps are the producers'.
     """
+    if not landed:
+        return NEVER_MS
     last = {
-        key: landed[key] - 1
-        for key, (low, high) in log.items()
-        if low < high and (landed[key] < high or not settings.follows_clock)
+        key: end - 1
+        for key, end in landed.items()
+        if key in log and (end < log[key][1] or not settings.follows_clock)
     }
-    if any(offset < log[key][0] for key, offset in last.items()):
-        return NEVER_MS  # nothing of the partition is landed
     timestamps = timestamps_at(connection, last, _TIMEOUT_SECONDS) if last else {}
     if timestamps.keys() != last.keys():
         return NEVER_MS
