@@ -126,11 +126,25 @@ class Seen:
             return {"additionalProperties": values.schema(max_enum_values)}
         if not self.fields:
             return {}
+        named = self._named_fields()
         keywords: dict[str, Any] = {
-            "properties": {name: part.schema(max_enum_values) for name, part in self.fields.items()}
+            "properties": {
+                name: part.schema(max_enum_values)
+                for name, part in self.fields.items()
+                if name in named
+            }
         }
         required = [name for name, part in self.fields.items() if part.types.total() == objects]
         return keywords | ({"required": required} if required else {})
+
+    def _named_fields(self) -> set[str]:
+        """Return the most frequent one of the fields whose names differ in case alone."""
+        named: dict[str, str] = {}
+        for name, part in self.fields.items():
+            twin = named.setdefault(name.lower(), name)
+            if part.types.total() > self.fields[twin].types.total():
+                named[name.lower()] = name
+        return set(named.values())
 
 
 def infer_schema(
@@ -141,7 +155,8 @@ def infer_schema(
     A format is set if every text has it, `required` if every object has the field, an enum if a
     text has at most `max_enum_values` values, each of them more than once. Unnamed fields are
     allowed. `x-event-time` is set if it is clear. A field that may not have a column
-    (`contract.is_reserved`), or has the name of a partition key, is not named.
+    (`contract.is_reserved`), or has the name of a partition key, is not named. Of fields whose
+    names differ in case alone the most frequent one is named.
 
     >>> infer_schema([{"id": 1}, {"id": 2}])[0]["properties"]
     {'id': {'type': 'integer'}}

@@ -167,3 +167,10 @@ def test_what_is_inferred_is_a_contract_whatever_the_fields_are_called(tmp_path:
     assert contract.event_schema.names == ["id", "extra"]
     (row,) = ColumnBuilder(contract).build(events[:1])[1].to_pylist()
     assert json.loads(row) == {name: events[0][name] for name in events[0] if name != "id"}
+
+
+def test_of_names_that_differ_in_case_alone_the_most_frequent_is_named() -> None:
+    events = [{"id": 1, "a": {"X": 1, "x": 2}}, {"ID": 2, "id": 1, "a": {"x": 2}}]
+    schema, _ = infer_schema(events)
+    assert list(schema["properties"]) == ["id", "a"]
+    assert list(schema["properties"]["a"]["properties"]) == ["x"]
