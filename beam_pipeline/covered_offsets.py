@@ -66,6 +66,10 @@ class CoveredOffsets:
         """How many offsets are covered."""
         return sum(map(len, self._bitmaps.values()))
 
+    def of(self, key: TopicPartition) -> BitMap64:
+        """Return a copy of the covered offsets of a partition."""
+        return self._bitmaps.get(key, BitMap64()).copy()
+
     def partitions(self) -> Iterator[TopicPartition]:
         """Yield each (topic, partition) with covered offsets, sorted."""
         return iter(sorted(self._bitmaps))

@@ -32,9 +32,11 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, 
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from beam_pipeline.config import IngestConfig
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.files.durable import write_atomically
-from beam_pipeline.job_file import JobFile
+from beam_pipeline.job_file import COLUMNS_FILE, JobFile
+from beam_pipeline.landed_columns import landed_columns
 from beam_pipeline.options import IngestOptions
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.records import METRICS_NAMESPACE
@@ -71,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
         build_pipeline(pipeline, config)
+        if job_file:
+            write_columns(Path(job_file.status_file).with_name(COLUMNS_FILE), config)
         if pool:
             tune_garbage_collector()
         result = pipeline.run()
@@ -149,6 +153,12 @@ def reason_of(result: PipelineResult) -> str:
         exceptions = re.findall(r"(?:\w+\.)*\w*(?:Error|Exception|Failure): [^\n\\]+", str(error))
         return str(exceptions[-1] if exceptions else error)[:500]
     return f"it ended by itself in state {result.state}"
+
+
+def write_columns(path: Path, config: IngestConfig) -> None:
+    """Write the columns of the files for the supervisor, which notes them once rows have landed."""
+    columns = landed_columns(config.contract, config.reference_dir, config.transforms)
+    write_atomically(path, json.dumps(columns).encode(), durable=False, private=False)
 
 
 def write_status(path: Path, result: PipelineResult) -> None:

@@ -12,6 +12,9 @@ from beam_pipeline.config import IngestConfig
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.settings.config import PipelineSettings
 
+COLUMNS_FILE = "columns.json"
+"""Beside the status file: the columns of the files that the job writes."""
+
 
 @dataclass(frozen=True)
 class JobFile:

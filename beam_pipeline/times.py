@@ -57,3 +57,24 @@ def rfc3339_of_ms(timestamp_ms: int) -> str | None:
     except OverflowError:
         return None
     return rfc3339(moment, timespec="milliseconds")
+
+
+def ms_of_rfc3339(text: str) -> int:
+    """Return the milliseconds since 1970 of an RFC 3339 text with an offset.
+
+    >>> ms_of_rfc3339("1970-01-01T00:00:01.500Z")
+    1500
+
+    Raises:
+        TypeError, ValueError: `text` is not such a text.
+    """
+    return ms_of(parse_rfc3339(text))
+
+
+def ms_of(moment: datetime) -> int:
+    """Return the milliseconds since 1970 of an aware time, rounded down.
+
+    >>> ms_of(datetime(1970, 1, 1, 0, 0, 1, tzinfo=timezone.utc))
+    1000
+    """
+    return (moment - EPOCH) // timedelta(milliseconds=1)

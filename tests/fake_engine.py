@@ -63,6 +63,7 @@ class FakeSource:
     def __init__(self, reachable: Iterable[bool] = ()) -> None:
         """`reachable` is what `is_reachable` returns, one after another; then True."""
         self.reachable = list(reachable)
+        self.log_begins = 0
         self.group_offsets: list[Ends] = []
         self.asked: Counter[str] = Counter()
         self.resume_errors: list[EnvironmentFailure] = []
@@ -74,7 +75,12 @@ class FakeSource:
     def find_resume_point(self, ledger: Ledger) -> ResumePoint:
         if self.resume_errors:
             raise self.resume_errors.pop(0)
-        return ResumePoint({ORDERS: ledger.covered.prefix_end(*ORDERS, 0)}, [])
+        start = ledger.covered.prefix_end(*ORDERS, self.log_begins)
+        return ResumePoint({ORDERS: start}, {ORDERS: self.log_begins})
+
+    def log_starts(self) -> dict[TopicPartition, int]:
+        self.asked["log_starts"] += 1
+        return {ORDERS: self.log_begins}
 
     def set_group_offsets(self, starts: Ends) -> None:
         self.group_offsets.append(dict(starts))

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet
 
-from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, ranges_of
+from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, LastRecords, ranges_of
 from beam_pipeline.files.names import OutputFile
 
 Source = tuple[str, int, int]
@@ -43,19 +43,20 @@ class OutputTree:
         claim: Sequence[Source] | None = None,
         table: pa.Table | None = None,
         row_group_size: int | None = None,
+        last_records: LastRecords | None = None,
     ) -> Path:
         """Writes rows of the sources; the footer claims `claim`, by default what is true."""
         path, file = self._next(self.output_dir, sources, ".parquet")
         if table is None:
             table = pa.table({"n": range(len(sources)), **kafka_columns(sources)})
-        footer = footer_for(file, sources if claim is None else claim)
+        footer = footer_for(file, sources if claim is None else claim, last_records)
         table = table.replace_schema_metadata({FOOTER_KEY: footer.to_json()})
         pyarrow.parquet.write_table(table, path, row_group_size=row_group_size)
         return path
 
     def letters(self, sources: Sequence[Source]) -> Path:
-        """Writes a letter for each source."""
-        return self.raw_letters([dead_letter(*source) for source in sources])
+        """Writes a letter for each source, of a record without a timestamp."""
+        return self.raw_letters([dead_letter(*source, timestamp=None) for source in sources])
 
     def raw_letters(self, letters: Sequence[dict[str, Any]]) -> Path:
         """Writes letters as they are."""
@@ -91,7 +92,9 @@ def kafka_columns(sources: Sequence[Source]) -> dict[str, pa.Array]:
     }
 
 
-def footer_for(file: OutputFile, sources: Iterable[Source]) -> FileFooter:
+def footer_for(
+    file: OutputFile, sources: Iterable[Source], last_records: LastRecords | None = None
+) -> FileFooter:
     """A footer that claims the sources."""
     listed = list(sources)
     by_partition: dict[str, dict[int, list[int]]] = {}
@@ -111,6 +114,7 @@ def footer_for(file: OutputFile, sources: Iterable[Source]) -> FileFooter:
             topic: {partition: ranges_of(offsets) for partition, offsets in partitions.items()}
             for topic, partitions in by_partition.items()
         },
+        last_records=last_records or {},
     )
 
 
@@ -126,6 +130,7 @@ def dead_letter(
     value: bytes | None = b'{"currency":"euro"}',
     headers: Sequence[tuple[str, bytes | None]] = (),
     attempt: int = 1,
+    timestamp: str | None = "2026-11-23T12:00:04.500Z",
 ) -> dict[str, Any]:
     """A dead letter as a line of a file has it; `violations` are (keyword, instance path)."""
     identity = f"{topic}\0{partition}\0{offset}\0validate"
@@ -152,7 +157,7 @@ def dead_letter(
             "topic": topic,
             "partition": partition,
             "offset": offset,
-            "timestamp": "2026-11-23T12:00:04.500Z",
+            "timestamp": timestamp,
             "timestamp_type": "LOG_APPEND_TIME",
         },
         "key_b64": _base64(key),

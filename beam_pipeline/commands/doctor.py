@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -104,18 +104,28 @@ def look(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Finding
     for check in preflight.local_checks(settings):
         yield _finding_of(check)
     yield _finding("ledger", lambda: _ledger(settings))
+    yield _finding("lease", lambda: _lease(settings))
     if engine.on_flink:
         yield from _flink(settings, engine)
     if not (settings.kafka_bootstrap_servers or settings.kafka_config):
         yield Finding("broker", NOTE, "not checked: name it in --kafka_bootstrap_servers")
         return
-    for check in preflight.kafka_checks(settings):
-        if check.name == "topics" and not settings.input_topics:
-            return
+    finding = _finding_of(preflight.broker_check(settings))
+    yield finding
+    if finding.state == RED:
+        return
+    good_topics = []
+    for topic, check in preflight.topic_checks(settings).items():
         finding = _finding_of(check)
         yield finding
-        if finding.state == RED:
-            return
+        if finding.state != RED:
+            good_topics.append(topic)
+    if not good_topics:
+        return
+    usable = replace(settings, input_topics=tuple(good_topics))
+    yield _finding("partitions", lambda: _partitions(usable))
+    for check in preflight.kafka_checks(usable):
+        yield _finding_of(check)
 
 
 def _finding_of(check: Check) -> Finding:
@@ -243,3 +253,42 @@ def _ledger(settings: PipelineSettings) -> tuple[str, str]:
     ledger = load_ledger(settings.output_dir, settings.dead_letter_dir)
     partitions = list(ledger.covered.partitions())
     return GREEN, f"{len(ledger.files):,} files; {len(partitions):,} partitions landed so far"
+
+
+def _lease(settings: PipelineSettings) -> tuple[str, str]:
+    from beam_pipeline.runtime.lease import holder_of
+
+    held = [
+        f"{flag}={directory} is being written by {holder.name}"
+        for flag, directory in directories_of(settings).items()
+        if (holder := holder_of(directory)) is not None
+    ]
+    if held:
+        return NOTE, f"{'; '.join(held)}; a second run there is refused"
+    return GREEN, "no pipeline writes to these directories now"
+
+
+def _partitions(settings: PipelineSettings) -> tuple[str, str]:
+    """Compare the partitions of the topics with those that were landed."""
+    from beam_pipeline.files.ledger import load_ledger
+    from beam_pipeline.kafka.admin import partition_counts
+
+    landed: dict[str, set[int]] = {}
+    if Path(settings.output_dir).is_dir():
+        ledger = load_ledger(settings.output_dir, settings.dead_letter_dir)
+        for topic, partition in ledger.covered.partitions():
+            landed.setdefault(topic, set()).add(partition)
+    gone, new = [], []
+    for topic, count in partition_counts(settings.connection(), settings.input_topics).items():
+        of_topic = landed.get(topic, set())
+        gone += [f"{topic}/{partition}" for partition in sorted(of_topic - set(range(count)))]
+        if of_topic:
+            new += [f"{topic}/{partition}" for partition in sorted(set(range(count)) - of_topic)]
+    if gone:
+        return RED, (
+            f"{', '.join(gone)} landed and not in the topic any more: it was deleted and created "
+            "again, or this is another cluster; give other --output_dir and --dead_letter_dir"
+        )
+    if new:
+        return NOTE, f"{', '.join(new)} not landed yet: without records, or new since the last run"
+    return GREEN, "those of the files are in the topics"

@@ -123,6 +123,7 @@ class Launch:
             breaker_limits=self.supervision.breaker_limits,
             detach=self.engine.detach,
             dead_letter_topic_timeout_seconds=self.supervision.dead_letter_topic_timeout_seconds,
+            accept_expired=self.supervision.accept_expired,
         )
         end_earlier_jobs(output_dir)
         if self.engine.on_flink:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from beam_pipeline.settings.flags import add_kafka_flags, add_shared, topic_names
+from beam_pipeline.times import parse_rfc3339
+
+if TYPE_CHECKING:
+    from beam_pipeline.tools.reconcile.up_to import UpTo
 
 _DESCRIPTION = """\
 Compares the offsets in the topics with those in the files: each record must be in exactly one
@@ -14,7 +19,7 @@ and lines, and each Parquet footer is compared with its rows.
 
 Before an offset counts as missing, the log is read there: offsets without a record (compacted
 topics, transaction markers) are not missing. Records of a window that is still open are not in a
-file yet, so run it when the pipeline has caught up or has ended.
+file yet. So while a pipeline runs, the log is compared up to what should be landed (--up_to).
 
 With --dead_letter_topic, the dead-letter topic is read too, from its beginning: it must have the
 dlq.id of each dead letter, unless it refused the letter and that is noted beside the files.
@@ -22,7 +27,8 @@ dlq.id of each dead letter, unless it refused the letter and that is noted besid
 _EPILOG = """\
 exit codes:
   0  each record is in exactly one place
-  1  a record is missing or doubled, a file can't be read, or a dead letter is not in its topic
+  1  a record is missing or doubled, or expired unread (--accept_expired); the log was rewritten;
+     a file can't be read; or a dead letter is not in its topic
   2  a flag is wrong
 
 example:
@@ -55,7 +61,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also look for each dead letter of the files in the dead-letter topic, by its dlq.id",
     )
-    add_shared(parser, "dead_letter_topic_suffix", "json")
+    parser.add_argument(
+        "--up_to",
+        type=_up_to,
+        metavar="end|landed|TIME",
+        help="up to where the log is compared: its end; what a running pipeline should have "
+        "landed; or what Kafka stamped before an RFC 3339 time (default: landed while a pipeline "
+        "holds --output_dir, else end)",
+    )
+    add_shared(parser, "dead_letter_topic_suffix", "accept_expired", "json")
+
+
+def _up_to(text: str) -> UpTo:
+    """Parse the value of `--up_to`; an argparse type.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither a word nor a time.
+    """
+    from beam_pipeline.tools.reconcile.up_to import Until
+
+    if text in ("end", "landed"):
+        return Until(text)
+    try:
+        moment = parse_rfc3339(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither end, landed nor a time with its offset, such as "
+            "2026-11-26T15:00:00Z"
+        )
+    return moment
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,12 +103,17 @@ def run(args: argparse.Namespace) -> int:
     # Imported here, so that help is immediate.
     from beam_pipeline.kafka.admin import require_cluster
     from beam_pipeline.kafka.connection import KafkaConnection
+    from beam_pipeline.runtime.lease import holder_of
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.reconcile.run import reconcile
     from beam_pipeline.tools.reconcile.text import report_json, report_text
+    from beam_pipeline.tools.reconcile.up_to import Until
 
     connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
     require_cluster(connection)
+    holder = holder_of(args.output_dir) if args.up_to is None else None
+    if holder and not args.json:
+        print(f"{holder.name} writes to {args.output_dir} now: compared like --up_to=landed")
     report = reconcile(
         connection,
         args.input_topics,
@@ -80,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
         args.dead_letter_dir,
         args.isolation_level,
         args.dead_letter_topic_suffix if args.dead_letter_topic else None,
+        accept_expired=args.accept_expired,
+        up_to=Until.LANDED if holder else args.up_to or Until.END,
     )
     if args.json:
         sys.stdout.write(report_json(report))

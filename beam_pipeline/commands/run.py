@@ -16,6 +16,7 @@ from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.records import COERCED
 from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.flink.job_record import job_records
+from beam_pipeline.runtime.log_watch import expired_text, waiting_text
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.settings.config import (
@@ -46,7 +47,8 @@ _EPILOG = """\
 exit codes:
   0  ended as asked
   1  the broker, a topic, a directory or a process failed for good; with --until=caught_up also:
-     dead letters could not be sent to their topic
+     dead letters could not be sent to their topic; in every run: records expired from the log
+     before they were read (--accept_expired)
   2  a flag is wrong
 
 examples:
@@ -116,9 +118,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         if coerced := _coerced_text(supervisor.status):
             launch.say(coerced)
         unsent = unsent_text(supervisor.status, settings, at_stop=not caught_up)
-        if unsent is not None:
-            launch.say(unsent)
-    return 1 if unsent is not None and caught_up else 0
+        expired = expired_text(supervisor.status.expired)
+        for line in (unsent, expired, waiting_text(supervisor.status.waiting)):
+            if line is not None:
+                launch.say(line)
+    return 1 if expired is not None or (unsent is not None and caught_up) else 0
 
 
 def _last_line(status: RunStatus, caught_up: bool) -> str:

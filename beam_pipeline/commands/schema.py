@@ -343,7 +343,7 @@ def _is_json_text(node: Any) -> bool:
 def _run_check(args: argparse.Namespace) -> int:
     from beam_pipeline.schemas import load_contract
     from beam_pipeline.schemas.compatibility import Reason, reasons_against
-    from beam_pipeline.schemas.contract import incompatible_columns
+    from beam_pipeline.schemas.dataset import incompatible_columns
     from beam_pipeline.terminal import printable
 
     asserts_formats = args.formats == ASSERT

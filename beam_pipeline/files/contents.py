@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_pipeline.files.footer import FileFooter, FooterError, footer_of
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.tree import json_lines
 from beam_pipeline.offset_sets import OffsetArray, TopicPartition
+from beam_pipeline.times import ms_of, ms_of_rfc3339
 
 PieceOfFile = tuple[TopicPartition, OffsetArray]
 """Offsets of one partition, in the order of the file and with repeats."""
@@ -21,6 +23,7 @@ PieceOfFile = tuple[TopicPartition, OffsetArray]
 _TOPIC = "kafka_topic"
 _PARTITION = "kafka_partition"
 _OFFSET = "kafka_offset"
+_TIMESTAMP = "kafka_timestamp"
 
 _ROWS_AT_A_TIME = 262_144
 _LINES_AT_A_TIME = 16_384
@@ -49,6 +52,60 @@ def file_offsets(path: Path) -> Iterator[PieceOfFile]:
         ) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         raise UnreadableFile(" ".join(str(error).split())) from error
+
+
+def timestamps_in(path: Path, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Return the Kafka timestamps of some records of a file, in milliseconds since 1970.
+
+    Records that the file does not have, or without a timestamp, are left out. So are the rows of
+    files whose footer has no `last_records`: they need not have Kafka's timestamps.
+
+    Args:
+        path: a Parquet file, or one of dead letters.
+        offsets: one offset of each partition.
+
+    Raises:
+        UnreadableFile: the file can't be read.
+    """
+    try:
+        if path.suffix == PARQUET_SUFFIX:
+            return _timestamps_of_rows(path, offsets)
+        return _timestamps_of_letters(path, offsets)
+    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
+        raise UnreadableFile(" ".join(str(error).split())) from error
+
+
+def _timestamps_of_rows(
+    path: Path, offsets: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    columns = [_TOPIC, _PARTITION, _OFFSET, _TIMESTAMP]
+    metadata = pq.read_metadata(path)
+    claimed = footer_of(metadata.metadata or {})
+    if not claimed.last_records or not set(columns) <= set(metadata.schema.names):
+        return {}
+    timestamps = {}
+    for key, offset in offsets.items():
+        is_record = (
+            (pc.field(_TOPIC) == key.topic)
+            & (pc.field(_PARTITION) == key.partition)
+            & (pc.field(_OFFSET) == offset)
+        )
+        table = pq.read_table(path, columns=columns, filters=is_record, partitioning=None)
+        for moment in table.column(_TIMESTAMP).drop_null().to_pylist()[:1]:
+            timestamps[key] = ms_of(moment)
+    return timestamps
+
+
+def _timestamps_of_letters(
+    path: Path, offsets: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    timestamps = {}
+    for letter in json_lines(path):
+        key, offset = _source(letter)
+        timestamp = letter["source"].get("timestamp")
+        if timestamp is not None and offsets.get(key) == offset:
+            timestamps[key] = ms_of_rfc3339(timestamp)
+    return timestamps
 
 
 def claimed_by(path: Path) -> FileFooter:

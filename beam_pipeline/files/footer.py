@@ -7,7 +7,7 @@ the key `beam_pipeline.file` of Parquet's key-value metadata.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,10 @@ OffsetsByPartition = Mapping[str, Mapping[int, list[OffsetRange]]]
 """Topic to partition to its ranges, in rising order."""
 
 
+LastRecords = Mapping[str, Mapping[int, tuple[int, int]]]
+"""Topic to partition to the highest offset and its Kafka timestamp in milliseconds since 1970."""
+
+
 class FooterError(ValueError):
     """The file has no footer of this pipeline, or the footer can't be read."""
 
@@ -41,7 +45,8 @@ class FileFooter:
 
     `window_start` is inclusive, `window_end` exclusive, both aware. `rows` counts the file's
     rows. `offsets` are the Kafka offsets that those rows came from. `schema_sha256` is the hex
-    digest of the JSON Schema that validated them.
+    digest of the JSON Schema that validated them. `last_records` tells the record at the highest
+    offset of each partition; files of older versions do not have it.
     """
 
     topic: str
@@ -54,6 +59,7 @@ class FileFooter:
     schema_id: str | None
     schema_sha256: str
     offsets: OffsetsByPartition
+    last_records: LastRecords = field(default_factory=dict)
 
     def offset_sets(self) -> dict[TopicPartition, BitMap64]:
         """Return the covered offsets of each partition as a set.
@@ -69,6 +75,7 @@ class FileFooter:
 
     def to_json(self) -> bytes:
         """Return the value to store under `FOOTER_KEY`."""
+        last_records = {"last_records": self.last_records} if self.last_records else {}
         return orjson.dumps(
             {
                 "version": FOOTER_VERSION,
@@ -81,6 +88,7 @@ class FileFooter:
                 "rows": self.rows,
                 "schema": {"id": self.schema_id, "sha256": self.schema_sha256},
                 "offsets": self.offsets,
+                **last_records,
             },
             option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z,
         )
@@ -114,6 +122,13 @@ class FileFooter:
                     }
                     for topic, partitions in document["offsets"].items()
                 },
+                last_records={
+                    topic: {
+                        int(partition): (int(offset), int(timestamp_ms))
+                        for partition, (offset, timestamp_ms) in partitions.items()
+                    }
+                    for topic, partitions in document.get("last_records", {}).items()
+                },
             )
         except FooterError:
             raise
@@ -143,6 +158,21 @@ def footer_of(metadata: Mapping[bytes, bytes]) -> FileFooter:
     if text is None:
         raise FooterError(f"no {FOOTER_KEY.decode()!r} in the footer")
     return FileFooter.from_json(text)
+
+
+def merge_last_records(
+    parts: Iterable[Mapping[int, tuple[int, int]]],
+) -> dict[int, tuple[int, int]]:
+    """Return the record at the highest offset of each partition over all parts.
+
+    >>> merge_last_records([{0: (5, 1000)}, {0: (9, 1200), 1: (2, 900)}])
+    {0: (9, 1200), 1: (2, 900)}
+    """
+    last: dict[int, tuple[int, int]] = {}
+    for part in parts:
+        for partition, record in part.items():
+            last[partition] = max(last.get(partition, record), record)
+    return last
 
 
 def ranges_of(offsets: Iterable[int] | npt.NDArray[np.int64]) -> list[OffsetRange]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 from pyroaring import BitMap64
@@ -24,9 +25,26 @@ from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.tree import visible_paths
+from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.times import ms_of_rfc3339
 
 SNAPSHOT = Path("_ledger", "snapshot.json")
 _SNAPSHOT_VERSION = 1
+
+
+class LastRecord(NamedTuple):
+    """The record at the highest offset of a partition; the timestamp is in ms since 1970."""
+
+    offset: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """The offsets that a file covers, and its record at the highest offset of each partition."""
+
+    covered: CoveredOffsets
+    last_records: Mapping[TopicPartition, LastRecord]
 
 
 @dataclass
@@ -36,9 +54,12 @@ class Ledger:
     A file in place is never changed, so each is read once.
 
     Attributes:
-        covered: the covered offsets.
+        covered: the covered offsets, with the gaps.
+        offset_gaps: the offsets that `add_offset_gaps` has added.
         files: the names of the files that `covered` counts.
         topic_ids: the ids that the topics had when they were landed first.
+        last_records: the landed record at the highest offset of each partition, as far as files
+            tell it; those of older versions do not.
     """
 
     output_dir: Path
@@ -46,6 +67,8 @@ class Ledger:
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
     files: set[str] = field(default_factory=set)
     topic_ids: dict[str, str] = field(default_factory=dict)
+    offset_gaps: CoveredOffsets = field(default_factory=CoveredOffsets)
+    last_records: dict[TopicPartition, LastRecord] = field(default_factory=dict)
     _foreign: set[str] = field(default_factory=set)
 
     def refresh(self) -> list[Path]:
@@ -63,7 +86,9 @@ class Ledger:
             if name in self.files or not self._is_output(name):
                 continue
             with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-                self.covered.update(coverage_of(path))
+                content = content_of(path)
+                self.covered.update(content.covered)
+                self._take_last_records(content)
                 self.files.add(name)
                 new.append(path)
         return new
@@ -82,7 +107,12 @@ class Ledger:
 
     def add_offset_gaps(self, topic: str, partition: int, offsets: BitMap64) -> None:
         """Count offsets where there will never be a record as covered."""
+        self.offset_gaps.add(topic, partition, offsets)
         self.covered.add(topic, partition, offsets)
+
+    def _take_last_records(self, content: FileContent) -> None:
+        for key, record in content.last_records.items():
+            self.last_records[key] = max(self.last_records.get(key, record), record)
 
     def save(self) -> None:
         """Write the snapshot, atomically and durably. All counted epochs must be over."""
@@ -92,6 +122,7 @@ class Ledger:
             "covered": self.covered.to_json(),
             "files": sorted(self.files & present),
             "topic_ids": self.topic_ids,
+            "last_records": [[*key, *record] for key, record in self.last_records.items()],
         }
         path = self.output_dir / SNAPSHOT
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +148,10 @@ def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
             ledger.covered = CoveredOffsets.from_json(document["covered"])
             ledger.files = set(document["files"])
             ledger.topic_ids = dict(document["topic_ids"])
+            ledger.last_records = {
+                TopicPartition(topic, partition): LastRecord(offset, timestamp_ms)
+                for topic, partition, offset, timestamp_ms in document.get("last_records", [])
+            }
         except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise EnvironmentFailure(
                 f"ledger snapshot {path} can't be read ({error}); remove it to have the ledger "
@@ -126,8 +161,8 @@ def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
     return ledger
 
 
-def coverage_of(path: Path) -> CoveredOffsets:
-    """Return the offsets that one file covers: a footer's ranges, or each dead letter's own offset.
+def content_of(path: Path) -> FileContent:
+    """Return what one file covers: a footer's ranges, or each dead letter's own offset.
 
     Raises:
         FileNotFoundError: the file does not exist any more.
@@ -146,19 +181,31 @@ def coverage_of(path: Path) -> CoveredOffsets:
         ) from None
 
 
-def _of_footer(path: Path) -> CoveredOffsets:
+def _of_footer(path: Path) -> FileContent:
+    footer = read_footer(path)
     covered = CoveredOffsets()
-    for (topic, partition), offsets in read_footer(path).offset_sets().items():
+    for (topic, partition), offsets in footer.offset_sets().items():
         covered.add(topic, partition, offsets)
-    return covered
+    last_records = {
+        TopicPartition(topic, partition): LastRecord(*record)
+        for topic, partitions in footer.last_records.items()
+        for partition, record in partitions.items()
+    }
+    return FileContent(covered, last_records)
 
 
-def _of_letters(path: Path) -> CoveredOffsets:
+def _of_letters(path: Path) -> FileContent:
     covered = CoveredOffsets()
+    last_letters: dict[TopicPartition, tuple[int, str | None]] = {}
     with path.open("rb") as lines:
         for line in lines:
             source = orjson.loads(line)["source"]
-            covered.add_range(
-                source["topic"], source["partition"], source["offset"], source["offset"]
-            )
-    return covered
+            key, offset = TopicPartition(source["topic"], source["partition"]), source["offset"]
+            covered.add_range(*key, offset, offset)
+            if offset >= last_letters.get(key, (offset, None))[0]:
+                last_letters[key] = offset, source.get("timestamp")
+    last_records = {}
+    for key, (offset, timestamp) in last_letters.items():
+        if timestamp is not None:
+            last_records[key] = LastRecord(offset, ms_of_rfc3339(timestamp))
+    return FileContent(covered, last_records)

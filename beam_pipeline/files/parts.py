@@ -34,6 +34,7 @@ class PartRef(NamedTuple):
         rows: how many rows it holds.
         offsets: the inclusive ranges of offsets of each partition.
         window: start and end of the (shifted) window, in seconds since 1970.
+        last_records: the highest offset of each partition, and its timestamp in milliseconds.
     """
 
     path: str
@@ -42,6 +43,7 @@ class PartRef(NamedTuple):
     rows: int
     offsets: Mapping[int, list[OffsetRange]]
     window: tuple[int, int] = (0, 0)
+    last_records: Mapping[int, tuple[int, int]] = {}
 
     @property
     def names_each_row(self) -> bool:

@@ -59,6 +59,27 @@ def visible_files(directory: Path, suffix: str, flag: str) -> list[Path]:
     return sorted(path for path in visible_paths(directory) if path.name.endswith(suffix))
 
 
+def newest_files(root: Path, suffix: str) -> Iterator[Path]:
+    """Yield the visible files with a suffix below `root`, those of the latest hours first.
+
+    Directories are listed one by one as they are needed.
+
+    Raises:
+        EnvironmentFailure: a directory can't be listed.
+    """
+    try:
+        entries = sorted(root.iterdir(), reverse=True) if root.is_dir() else []
+    except OSError as error:
+        raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}") from None
+    for entry in entries:
+        if entry.name.startswith(HIDDEN_PREFIXES):
+            continue
+        if entry.is_dir():
+            yield from newest_files(entry, suffix)
+        elif entry.name.endswith(suffix):
+            yield entry
+
+
 def partition_keys_in(root: Path) -> set[tuple[str, str]]:
     """Return the names of day and hour in the directories below `root`; empty if it has no files.
 

@@ -15,7 +15,13 @@ from pyroaring import BitMap64
 
 from beam_pipeline.config import PaneTiming
 from beam_pipeline.covered_offsets import CoveredOffsets
-from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, OffsetRange, ranges_of
+from beam_pipeline.files.footer import (
+    FOOTER_KEY,
+    FileFooter,
+    OffsetRange,
+    merge_last_records,
+    ranges_of,
+)
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.files.row_groups import row_groups
@@ -193,7 +199,14 @@ class ParquetFormat:
             pa.ipc.new_file(sink, self.schema, options=options) as writer,
         ):
             writer.write_table(table.combine_chunks())
-        return PartRef(path, shard.topic, shard.number, table.num_rows, offsets_of(table))
+        return PartRef(
+            path,
+            shard.topic,
+            shard.number,
+            table.num_rows,
+            offsets_of(table),
+            last_records=last_records_of(table),
+        )
 
     def assemble(
         self, path: str, target: OutputFile, parts: Sequence[PartRef], known: CoveredOffsets
@@ -218,6 +231,7 @@ class ParquetFormat:
                 schema_id=self.schema_ref.id or "",
                 schema_sha256=self.schema_ref.sha256,
                 offsets={target.topic: _ranges_outside(target.topic, merge_offsets(parts), known)},
+                last_records=_last_records(target.topic, parts),
             )
             writer.add_key_value_metadata({FOOTER_KEY: footer.to_json()})
         return rows
@@ -249,6 +263,11 @@ class ParquetFormat:
                 piece = batch if chosen.all() else batch.filter(pa.array(chosen))
                 shard = Shard(topic or self.default_topic, number)
                 yield Piece(shard, piece, piece.nbytes)
+
+
+def _last_records(topic: str, parts: Sequence[PartRef]) -> dict[str, dict[int, tuple[int, int]]]:
+    last_records = merge_last_records(part.last_records for part in parts)
+    return {topic: last_records} if last_records else {}
 
 
 def _batches_of(parts: Sequence[PartRef]) -> Iterator[pa.RecordBatch]:
@@ -298,6 +317,29 @@ def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:
         int(partition): ranges_of(offsets[partitions == partition])
         for partition in np.unique(partitions)
     }
+
+
+def last_records_of(rows: pa.Table) -> dict[int, tuple[int, int]]:
+    """Return the highest offset of each partition and its timestamp in milliseconds since 1970.
+
+    Empty if the rows lack the Kafka columns; a record without a timestamp is left out.
+    """
+    columns = ["kafka_partition", "kafka_offset", "kafka_timestamp"]
+    if not set(columns) <= set(rows.schema.names):
+        return {}
+    if not pa.types.is_timestamp(rows.schema.field("kafka_timestamp").type):
+        return {}
+    rows = rows.select(columns).drop_null()
+    partitions = rows.column("kafka_partition").to_numpy()
+    offsets = rows.column("kafka_offset").to_numpy()
+    in_ms = pa.timestamp("ms", "UTC")
+    timestamps = rows.column("kafka_timestamp").cast(in_ms, safe=False).cast(pa.int64()).to_numpy()
+    last = {}
+    for partition in np.unique(partitions).tolist():
+        (of_partition,) = np.nonzero(partitions == partition)
+        row = of_partition[np.argmax(offsets[of_partition])]
+        last[partition] = int(offsets[row]), int(timestamps[row])
+    return last
 
 
 def merge_offsets(parts: Sequence[PartRef]) -> dict[int, list[OffsetRange]]:

@@ -38,7 +38,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_pipeline.config import PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.durable import make_directory, place_if_absent, sync
-from beam_pipeline.files.ledger import coverage_of
+from beam_pipeline.files.ledger import content_of
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import (
     PartRef,
@@ -388,7 +388,7 @@ class _AssembleFiles(beam.DoFn):
                     return pane + 1
                 temporary.unlink()
             with contextlib.suppress(FileNotFoundError):  # it was deleted just now: try it again
-                covered = coverage_of(path)
+                covered = content_of(path).covered
                 yield self._written(path, covered.count)
                 known.update(covered)
                 adopted.write(known)

@@ -259,6 +259,50 @@ def watermarks(connection: KafkaConnection, topic: str) -> dict[int, tuple[int, 
     return {partition: (low[partition], high[partition]) for partition in range(partitions)}
 
 
+def log_starts(
+    connection: KafkaConnection, topics: Iterable[str], timeout_seconds: float
+) -> dict[TopicPartition, int]:
+    """Return the first offset of each partition of the topics that exist; asks once.
+
+    Raises:
+        EnvironmentFailure: the cluster did not answer in time, or refused.
+    """
+    admin = _admin(connection)
+    try:
+        metadata = admin.list_topics(timeout=timeout_seconds).topics
+        requests = {
+            confluent_kafka.TopicPartition(topic, partition): OffsetSpec.earliest()
+            for topic in topics
+            if topic in metadata
+            for partition in metadata[topic].partitions
+        }
+        futures = admin.list_offsets(requests, request_timeout=timeout_seconds) if requests else {}
+    except KafkaException as error:
+        raise _failure("first offsets of partitions", error) from None
+    starts = {
+        TopicPartition(key.topic, key.partition): _result(f"start of {key.topic}", future).offset
+        for key, future in futures.items()
+    }
+    return {partition: start for partition, start in starts.items() if start >= 0}
+
+
+def offsets_at(connection: KafkaConnection, topic: str, timestamp_ms: int) -> dict[int, int]:
+    """Return for each partition the first offset with that timestamp or a later one.
+
+    It is the end of the log where there is none.
+
+    Raises:
+        EnvironmentFailure: the topic is missing, or the cluster refused.
+    """
+    ends = {partition: high for partition, (_, high) in watermarks(connection, topic).items()}
+    spec = OffsetSpec.for_timestamp(timestamp_ms)
+    offsets = _offsets(_admin(connection), topic, len(ends), spec)
+    return {
+        partition: offset if offset >= 0 else ends[partition]
+        for partition, offset in offsets.items()
+    }
+
+
 def partition_stamped_after(
     connection: KafkaConnection, topics: Iterable[str], timestamp_ms: int
 ) -> TopicPartition | None:

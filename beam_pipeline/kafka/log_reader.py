@@ -7,7 +7,7 @@ end of a transaction, or, for a reader of committed records, the transaction was
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 
 import confluent_kafka
@@ -28,6 +28,7 @@ _WORTH_A_SEEK = 50_000
 # librdkafka waits this long for `_MESSAGES_AT_A_TIME`, even where there are fewer.
 _POLL_SECONDS = 0.1
 _SILENCE_SECONDS = 60.0
+_FIRST_RECORD_SECONDS = 0.5
 # librdkafka retries after all other errors: a broker that is away, a topic so new that not every
 # broker knows it.
 _FINAL_ERRORS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNSUPPORTED_VERSION)
@@ -81,6 +82,24 @@ class LogReader:
             f"Kafka: no record of {partition} came for {_SILENCE_SECONDS:g} s: {self._last_error}"
         )
 
+    def first_records(self, offsets: Mapping[TopicPartition, int]) -> list[Message]:
+        """Return some of the next records, or ends of partitions, from these offsets on.
+
+        Raises:
+            EnvironmentFailure: the cluster refuses.
+        """
+        self._consumer.assign(
+            [confluent_kafka.TopicPartition(*key, offset) for key, offset in offsets.items()]
+        )
+        messages = []
+        for message in self._consumer.consume(len(offsets), _FIRST_RECORD_SECONDS):
+            error = message.error()
+            if error is None or error.code() == KafkaError._PARTITION_EOF:
+                messages.append(message)
+            elif error.code() in _FINAL_ERRORS:
+                raise EnvironmentFailure(f"Kafka: reading {message.topic()}: {error.str()}")
+        return messages
+
     def _poll(self, partition: TopicPartition) -> tuple[list[Message], bool]:
         """Return the next records, and whether the log ends after them."""
         records, at_end = [], False
@@ -111,6 +130,38 @@ class LogReader:
 def _offset(message: Message) -> int:
     # An offset is None only for an event that is no record.
     return message.offset() or 0
+
+
+def timestamps_at(
+    connection: KafkaConnection, offsets: Mapping[TopicPartition, int], timeout_seconds: float
+) -> dict[TopicPartition, int]:
+    """Return the timestamps of the records at some offsets, in milliseconds since 1970.
+
+    Left out are partitions where the log has no record at the offset, whose record has no
+    timestamp, or that give no answer within the time.
+
+    Args:
+        connection: the cluster.
+        offsets: one offset of each partition.
+        timeout_seconds: for all partitions together.
+
+    Raises:
+        EnvironmentFailure: the cluster refuses.
+    """
+    timestamps: dict[TopicPartition, int] = {}
+    waiting = dict(offsets)
+    give_up = time.monotonic() + timeout_seconds
+    with LogReader(connection) as reader:
+        while waiting and time.monotonic() < give_up:
+            for message in reader.first_records(waiting):
+                key = TopicPartition(message.topic() or "", message.partition() or 0)
+                wanted = waiting.pop(key, None)
+                if message.error() is not None or _offset(message) != wanted:
+                    continue
+                kind, timestamp_ms = message.timestamp()
+                if kind != confluent_kafka.TIMESTAMP_NOT_AVAILABLE:
+                    timestamps[key] = timestamp_ms
+    return timestamps
 
 
 def find_records(

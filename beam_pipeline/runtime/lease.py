@@ -50,6 +50,11 @@ class LeaseRecord:
     heartbeat: float
     id: str = ""
 
+    @property
+    def name(self) -> str:
+        """Return the process and its host, for people."""
+        return f"process {self.pid or '?'} on {self.host}"
+
     def is_held_elsewhere(self, host: str, now: float) -> bool:
         """Return whether another machine holds the lease, and its heartbeat has not expired.
 
@@ -197,6 +202,32 @@ def hold_lease(directory: Path, flag: str) -> Iterator[Lease]:
         yield lease
 
 
+def holder_of(directory: Path) -> LeaseRecord | None:
+    """Return who holds a directory now; None if nobody does. Takes no lock.
+
+    The owner of a lease that expired, or a process of this machine that has ended, holds nothing.
+    """
+    try:
+        record = parse_lease((directory / LEASE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if record is None or time.time() - record.heartbeat >= EXPIRY_SECONDS:
+        return None
+    if record.host == socket.gethostname() and not _is_alive(record.pid):
+        return None
+    return record
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def _open(path: Path) -> tuple[int, bool]:
     """Open a lease; return the descriptor, and whether this call made the file."""
     try:
@@ -229,7 +260,7 @@ def _is_shared(directory: Path) -> bool:
 
 
 def _name_of(holder: LeaseRecord | None) -> str:
-    return f"process {holder.pid or '?'} on {holder.host}" if holder else "process unknown"
+    return holder.name if holder else "process unknown"
 
 
 def _taken(directory: Path, flag: str, holder: LeaseRecord | None) -> EnvironmentFailure:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
@@ -27,6 +28,7 @@ from beam_pipeline.kafka.admin import (
     topic_config,
 )
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.runtime.held_columns import check_columns
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.flags import CREATE_TIME
 from beam_pipeline.topic_names import is_topic_name
@@ -62,18 +64,30 @@ def local_checks(settings: PipelineSettings) -> list[Check]:
     return [
         Check("schema", lambda: _look_at_schema(settings)),
         Check("output", lambda: _look_at_output(settings)),
+        Check("columns", lambda: _look_at_columns(settings)),
         Check(
             "dead letters",
-            lambda: _look_at_directory(settings.dead_letter_dir, "--dead_letter_dir"),
+            lambda: _look_at_dead_letter_directory(settings),
         ),
     ]
 
 
+def broker_check(settings: PipelineSettings) -> Check:
+    """Return the check of the cluster, which all others of the cluster need."""
+    return Check("broker", lambda: _look_at_broker(settings))
+
+
+def topic_checks(settings: PipelineSettings) -> dict[str, Check]:
+    """Return the check of each input topic; none needs another."""
+    return {
+        topic: Check("topics", partial(_look_at_topic, settings, topic))
+        for topic in settings.input_topics
+    }
+
+
 def kafka_checks(settings: PipelineSettings) -> list[Check]:
-    """Return the checks of the cluster; each needs those before it to have passed."""
+    """Return the checks of the cluster that need all input topics to be right."""
     return [
-        Check("broker", lambda: _look_at_broker(settings)),
-        Check("topics", lambda: _look_at_topics(settings)),
         Check("dlq topics", lambda: _look_at_dead_letter_topics(settings)),
         Check("clocks", lambda: _look_at_clocks(settings)),
     ]
@@ -87,7 +101,12 @@ def check(settings: PipelineSettings) -> Iterator[str]:
       EnvironmentFailure: the broker, a topic or a directory is not usable.
     """
     settings.topics(), settings.connection()  # a flag that is missing comes first
-    for each in (*local_checks(settings), *kafka_checks(settings)):
+    for each in (
+        *local_checks(settings),
+        broker_check(settings),
+        *topic_checks(settings).values(),
+        *kafka_checks(settings),
+    ):
         observation = each.look()
         if observation.is_warning:
             yield f"{each.name}: {observation.text}"
@@ -150,6 +169,37 @@ def _look_at_output(settings: PipelineSettings) -> Observation:
     return observation
 
 
+def _look_at_dead_letter_directory(settings: PipelineSettings) -> Observation:
+    """Check the dead-letter directory, and that its files are not among the Parquet files."""
+    observation = _look_at_directory(settings.dead_letter_dir, "--dead_letter_dir")
+    output_dir, dead_letter_dir = (
+        Path(name).resolve() for name in (settings.output_dir, settings.dead_letter_dir)
+    )
+    where = None
+    if output_dir == dead_letter_dir:
+        where = "is"
+    elif output_dir in dead_letter_dir.parents:
+        where = "lies inside"
+    elif dead_letter_dir in output_dir.parents:
+        where = "contains"
+    if where is None:
+        return observation
+    return Observation(
+        f"{observation.text}; --dead_letter_dir={settings.dead_letter_dir} {where} --output_dir="
+        f"{settings.output_dir}, so readers of all files in a directory get dead letters and rows "
+        "mixed; give two directories side by side",
+        is_warning=True,
+    )
+
+
+def _look_at_columns(settings: PipelineSettings) -> Observation:
+    """Check that the columns fit those of the files in the output directory."""
+    notices = check_columns(settings)
+    if notices:
+        return Observation(f"{settings.output_dir}: {'; '.join(notices)}", is_warning=True)
+    return Observation("fit those of the files in the output directory, if there are any")
+
+
 def _look_at_directory(name: str, flag: str) -> Observation:
     directory = Path(name).absolute()
     nearest = next(parent for parent in (directory, *directory.parents) if parent.exists())
@@ -170,32 +220,28 @@ def _look_at_broker(settings: PipelineSettings) -> Observation:
     return Observation(f"{connection.bootstrap_servers} answers")
 
 
-def _look_at_topics(settings: PipelineSettings) -> Observation:
-    """Check that the topics exist and stamp records as `--window_by` needs."""
-    connection, topics = settings.connection(), settings.topics()
-    check_dead_letter_suffix(topics, settings.dead_letter_topic_suffix)
-    partitions = partition_counts(connection, topics)
-    for topic in topics:
-        if topic not in partitions:
-            raise EnvironmentFailure(
-                f"--input_topics={topic}: no such topic on {connection.bootstrap_servers}; "
-                "create it, or correct the name"
-            )
-    configs = topic_config(connection, topics)
-    texts = []
-    for topic in topics:
-        kind = configs[topic].get("message.timestamp.type")
-        if settings.window_by != CREATE_TIME and kind != "LogAppendTime":
-            raise EnvironmentFailure(
-                f"--input_topics={topic}: has message.timestamp.type={kind}, and "
-                f"--window_by={settings.window_by} needs LogAppendTime; set it with kafka-configs "
-                f"--alter --topic {topic} --add-config message.timestamp.type=LogAppendTime, "
-                f"or give --window_by={CREATE_TIME}"
-            )
-        kept_ms = int(configs[topic]["retention.ms"])
-        kept = "for ever" if kept_ms < 0 else f"for {kept_ms / 86_400_000:.1f} days"
-        texts.append(f"{topic}: {partitions[topic]} partitions, records kept {kept}")
-    return Observation("; ".join(texts))
+def _look_at_topic(settings: PipelineSettings, topic: str) -> Observation:
+    """Check that a topic exists and stamps records as `--window_by` needs."""
+    connection = settings.connection()
+    check_dead_letter_suffix(settings.topics(), settings.dead_letter_topic_suffix)
+    partitions = partition_counts(connection, [topic])
+    if topic not in partitions:
+        raise EnvironmentFailure(
+            f"--input_topics={topic}: no such topic on {connection.bootstrap_servers}; "
+            "create it, or correct the name"
+        )
+    config = topic_config(connection, [topic])[topic]
+    kind = config.get("message.timestamp.type")
+    if settings.window_by != CREATE_TIME and kind != "LogAppendTime":
+        raise EnvironmentFailure(
+            f"--input_topics={topic}: has message.timestamp.type={kind}, and "
+            f"--window_by={settings.window_by} needs LogAppendTime; set it with kafka-configs "
+            f"--alter --topic {topic} --add-config message.timestamp.type=LogAppendTime, "
+            f"or give --window_by={CREATE_TIME}"
+        )
+    kept_ms = int(config["retention.ms"])
+    kept = "for ever" if kept_ms < 0 else f"for {kept_ms / 86_400_000:.1f} days"
+    return Observation(f"{topic}: {partitions[topic]} partitions, records kept {kept}")
 
 
 def _look_at_dead_letter_topics(settings: PipelineSettings) -> Observation:

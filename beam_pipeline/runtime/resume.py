@@ -13,12 +13,14 @@ from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.kafka.admin import (
     alter_group_offsets,
     cluster_reachable,
+    log_starts,
     topic_ids,
     watermarks,
 )
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records
+from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records, timestamps_at
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.times import rfc3339_of_ms
 
 Ends = Mapping[TopicPartition, int]
 """An offset of each partition, exclusive: everything before it."""
@@ -30,14 +32,16 @@ NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """The id of every topic on brokers older than Kafka 2.8 (a zero UUID, base64)."""
 
 _REACHABLE_SECONDS = 2.0
+_LOG_STARTS_SECONDS = 2.0
+_LAST_RECORDS_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The offset to read from in each partition; `notices` are for the user."""
+    """The offset to read from in each partition, and the first offset of its log."""
 
     starts: dict[TopicPartition, int]
-    notices: list[str]
+    log_starts: dict[TopicPartition, int]
 
 
 class Source(Protocol):
@@ -54,6 +58,9 @@ class Source(Protocol):
 
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         """Cover offsets without a record; see `cover_offset_gaps` of this module."""
+
+    def log_starts(self) -> dict[TopicPartition, int]:
+        """Return the first offset of each partition that there is now."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,9 @@ class KafkaSource:
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         return cover_offset_gaps(self.connection, ledger, spans)
 
+    def log_starts(self) -> dict[TopicPartition, int]:
+        return log_starts(self.connection, self.topics, _LOG_STARTS_SECONDS)
+
 
 def find_resume_point(
     connection: KafkaConnection, topics: Sequence[str], ledger: Ledger
@@ -98,27 +108,24 @@ def find_resume_point(
         for topic in topics
         for partition, bounds in watermarks(connection, topic).items()
     }
-    notices = []
     for (topic, partition), (low, high) in logs.items():
-        first, last = ledger.covered.bounds(topic, partition) or (low, low)
+        _, last = ledger.covered.bounds(topic, partition) or (low, low)
         if last > high:
             raise EnvironmentFailure(_another_log(topic, f"partition {partition} ends at {high}"))
-        expired = ledger.covered.missing(topic, partition, first, low)
-        if expired:
-            notices.append(
-                f"{topic}/{partition}: {expired} offsets before {low} expired by the topic's "
-                "retention before they were read; they are lost to this pipeline"
-            )
+    _refuse_shrunk_topic(topics, logs, ledger)
+    _refuse_rewritten_log(connection, logs, ledger)
     cover_offset_gaps(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
     starts = {
         key: ledger.covered.prefix_end(key.topic, key.partition, low)
         for key, (low, _) in logs.items()
     }
-    return ResumePoint(starts, notices)
+    return ResumePoint(starts, {key: low for key, (low, _) in logs.items()})
 
 
 def cover_offset_gaps(connection: KafkaConnection, ledger: Ledger, spans: Spans) -> int:
     """Add to `ledger.covered` the uncovered offsets of `spans` at which the log has no record.
+
+    Offsets below the start of the log are left out: they may have had a record, which has expired.
 
     Returns:
       how many offsets were added.
@@ -135,9 +142,16 @@ def cover_offset_gaps(connection: KafkaConnection, ledger: Ledger, spans: Spans)
             uncovered[key] = offsets
     isolation_level = connection.properties.get("isolation.level", READ_UNCOMMITTED)
     records = find_records(connection, uncovered, isolation_level) if uncovered else {}
+    # Fetched after the log was read: what expires meanwhile has no record there either.
+    log_begins = {
+        TopicPartition(topic, partition): low
+        for topic in {key.topic for key in uncovered}
+        for partition, (low, _) in watermarks(connection, topic).items()
+    }
     added = 0
     for key, offsets in uncovered.items():
         without_record = offsets - records[key]
+        without_record.remove_range(0, log_begins.get(key, 0))
         ledger.add_offset_gaps(key.topic, key.partition, without_record)
         added += len(without_record)
     return added
@@ -167,9 +181,47 @@ def _refuse_another_topic(ids: Mapping[str, str], ledger: Ledger) -> None:
             )
 
 
+def _refuse_shrunk_topic(
+    topics: Sequence[str], logs: Mapping[TopicPartition, tuple[int, int]], ledger: Ledger
+) -> None:
+    for key in ledger.covered.partitions():
+        if key.topic in topics and key not in logs:
+            raise EnvironmentFailure(
+                _another_log(key.topic, f"it has no partition {key.partition} any more")
+            )
+
+
+def _refuse_rewritten_log(
+    connection: KafkaConnection,
+    logs: Mapping[TopicPartition, tuple[int, int]],
+    ledger: Ledger,
+) -> None:
+    """Compare the last landed record of each partition with the log's at the same offset."""
+    landed = {
+        key: record
+        for key, record in ledger.last_records.items()
+        if key in logs and logs[key][0] <= record.offset < logs[key][1]
+    }
+    if not landed:
+        return
+    offsets = {key: record.offset for key, record in landed.items()}
+    for key, timestamp_ms in timestamps_at(connection, offsets, _LAST_RECORDS_SECONDS).items():
+        offset, landed_ms = landed[key]
+        if timestamp_ms != landed_ms:
+            raise EnvironmentFailure(
+                _another_log(
+                    key.topic,
+                    f"the record at offset {offset} of partition {key.partition} was stamped "
+                    f"{rfc3339_of_ms(landed_ms)} when it was landed, and the one there now "
+                    f"{rfc3339_of_ms(timestamp_ms)}",
+                )
+            )
+
+
 def _another_log(topic: str, evidence: str) -> str:
     return (
         f"topic {topic} is not the one that the files are from ({evidence}): it was deleted and "
-        "created again, or this is another cluster, and its offsets start over. Give other "
+        "created again, its log was rewritten, as by a broker that is back from an older disk, or "
+        "this is another cluster, and other records have the same offsets. Give other "
         "--output_dir and --dead_letter_dir, or move the old files and _ledger away"
     )

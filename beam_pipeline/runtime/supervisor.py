@@ -23,16 +23,25 @@ from typing import Any
 from beam_pipeline.config import BreakerLimits
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.files.ledger import Ledger, load_ledger
+from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
-from beam_pipeline.job_file import JobFile
+from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
+from beam_pipeline.runtime.held_columns import note_columns
 from beam_pipeline.runtime.lease import Lease, LeaseLostError
+from beam_pipeline.runtime.log_watch import (
+    AWAY_SECONDS,
+    LOOK_SECONDS,
+    LogWatch,
+    landing_seconds,
+)
 from beam_pipeline.runtime.outbox import Outbox, Unsent
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
@@ -74,6 +83,8 @@ class RunStatus:
       unsent: at the end, the dead letters that are in files and not in their topic.
       unsent_reason: why; empty if that is not known.
       broker_away_since: since when no broker has answered; None while one answers.
+      expired: how many records expired unread, at most, and are not accepted.
+      waiting: the partitions that were added to topics, and wait for the next start.
     """
 
     state: str = "starting"
@@ -90,6 +101,8 @@ class RunStatus:
     unsent: Unsent = field(default_factory=Unsent)
     unsent_reason: str = ""
     broker_away_since: datetime | None = None
+    expired: dict[TopicPartition, int] = field(default_factory=dict)
+    waiting: list[TopicPartition] = field(default_factory=list)
 
 
 OnTick = Callable[[RunStatus], None]
@@ -107,6 +120,7 @@ class RunPlan:
     breaker_limits: BreakerLimits | None = None
     detach: bool = False
     dead_letter_topic_timeout_seconds: float = 60.0
+    accept_expired: bool = False
 
     @property
     def output_dir(self) -> Path:
@@ -203,6 +217,13 @@ class Supervisor:
         self._next_listing = 0.0
         self._moved_at = time.monotonic()
         self._progress: tuple[str, int, int] | None = None
+        self._log_watch = LogWatch(
+            load_expired_note(plan.output_dir),
+            landing_seconds(plan.settings.windowing, plan.settings.timing),
+            accept=plan.accept_expired,
+        )
+        self._next_look = 0.0
+        self._has_landed_rows = self._has_noted_columns = False
         self._breaker = CircuitBreaker(plan.breaker_limits) if plan.breaker_limits else None
 
     def set_goal(self, ends: Ends) -> None:
@@ -235,9 +256,9 @@ class Supervisor:
                 self._send_last_letters(self._plan.dead_letter_topic_timeout_seconds, stop, on_tick)
                 self.status.unsent = self._outbox.unsent()
                 self.status.unsent_reason = self._outbox.reason
+                self._look_at_logs_last()
             self.status.state = "ended"
-            if is_reached:
-                on_tick(self.status)  # a run that ends at once has notices too
+            on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
         finally:
             self._broker_watch.stop()
@@ -425,9 +446,13 @@ class Supervisor:
         point = self._source.find_resume_point(self._ledger)
         self._starts = self.status.starts = point.starts
         self.status.covered = self._ledger.covered
-        self.status.notices += [
-            notice for notice in point.notices if notice not in self.status.notices
-        ]
+        now = time.monotonic()
+        self._next_look = now + LOOK_SECONDS
+        self._take_notices(
+            self._log_watch.begin(
+                point.starts, point.log_starts, self._ledger, is_restored=bool(resumed), now=now
+            )
+        )
         if resumed:
             self._covered = resumed.covered
             return
@@ -452,6 +477,8 @@ class Supervisor:
             if self._breaker:
                 self._breaker.check(self.status.counters)
             self._look_for_files()
+            self._note_columns(status_file)
+            self._look_at_logs()
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
             self._outbox.look()
@@ -462,6 +489,7 @@ class Supervisor:
                 return None
             if engine_status.runs_alone and self._plan.detach:
                 self._is_detached = True
+                self._note_columns(status_file)
                 return None
             if engine_status.failure is not None:
                 return engine_status.failure
@@ -482,7 +510,9 @@ class Supervisor:
         """
         started = time.monotonic()
         if started >= self._next_listing:
-            self.status.new_files.extend(self._ledger.refresh())
+            landed = self._ledger.refresh()
+            self._has_landed_rows |= any(path.suffix == PARQUET_SUFFIX for path in landed)
+            self.status.new_files.extend(landed)
             ended = time.monotonic()
             self._next_listing = ended + (ended - started) / MAX_LISTING_SHARE
 
@@ -496,6 +526,51 @@ class Supervisor:
         elif engine_status.counters:
             self.status.state = "running"
             self.status.counters = self._counters_before + engine_status.counters
+
+    def _note_columns(self, status_file: Path) -> None:
+        """Note the columns once the run has landed a Parquet file, or leaves its job alone."""
+        if self._has_noted_columns or not (self._is_detached or self._has_landed_rows):
+            return
+        with contextlib.suppress(OSError, ValueError, EnvironmentFailure):
+            columns = json.loads(status_file.with_name(COLUMNS_FILE).read_bytes())
+            note_columns(self._plan.output_dir, columns, self._plan.settings)
+            self._has_noted_columns = True
+
+    def _look_at_logs(self) -> None:
+        """Look for records that expired unread, and for partitions that were added.
+
+        A broker that is away is asked less often: each try holds up the run for a moment.
+        """
+        if time.monotonic() < self._next_look:
+            return
+        try:
+            log_starts = self._source.log_starts()
+        except EnvironmentFailure:
+            self._next_look = time.monotonic() + AWAY_SECONDS
+            return
+        now = time.monotonic()
+        self._next_look = now + LOOK_SECONDS
+        self._take_notices(self._log_watch.look(log_starts, self._ledger, now))
+
+    def _look_at_logs_last(self) -> None:
+        """Look once more when the job is over; where the broker is away the next start does it."""
+        with contextlib.suppress(EnvironmentFailure):
+            self._ledger.refresh()
+            log_starts = self._source.log_starts()
+            self._take_notices(self._log_watch.finish(log_starts, self._ledger))
+
+    def _take_notices(self, notices: Sequence[str]) -> None:
+        self.status.notices += notices
+        self.status.expired = self._log_watch.expired(self._ledger)
+        self.status.waiting = self._log_watch.waiting
+        self._save_expired()
+
+    def _save_expired(self) -> None:
+        if not self._log_watch.is_changed:
+            return
+        with contextlib.suppress(OSError):  # the next look, or the next start, saves it
+            self._log_watch.note.save(self._plan.output_dir)
+            self._log_watch.is_changed = False
 
     def _is_reached(self, goal: Ends) -> bool:
         """Return whether every record before the goal is in a file.
@@ -516,9 +591,8 @@ class Supervisor:
         return self.status.remaining == 0
 
     def _remaining(self, goal: Ends) -> int:
-        covered = self._ledger.covered
         return sum(
-            covered.missing(key.topic, key.partition, self._starts.get(key, 0), end)
+            self._log_watch.missing(key, self._starts.get(key, 0), end, self._ledger)
             for key, end in goal.items()
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,11 +19,8 @@ from beam_pipeline.schemas.coercion import Coercion, coercion_of
 from beam_pipeline.schemas.judge import Judge, compile_validator
 from beam_pipeline.schemas.nodes import (
     DEFAULT_MAX_COLUMNS,
-    JSON_TEXT,
     Derived,
-    Encoding,
     Flattener,
-    Leaf,
     ListOf,
     MapOf,
     Node,
@@ -207,62 +203,6 @@ def file_schema(batch_schema: pa.Schema) -> pa.Schema:
     return pa.schema([column for column in batch_schema if column.name not in dropped])
 
 
-def incompatible_columns(old: Contract, new: Contract) -> list[str]:
-    """Return why files of two contracts can't be read as one dataset, by column; empty if they can.
-
-    A column that only one of them has is null in the files of the other. A column of JSON text and
-    one of plain text have one Arrow type, but a reader would find texts with and without quotes.
-    """
-    columns = _columns_with_extra(new)
-    return [
-        f"column {name!r} is {described(node)} and {described(columns[name])}"
-        for name, node in _columns_with_extra(old).items()
-        if name in columns and not _is_read_alike(node, columns[name])
-    ]
-
-
-def _columns_with_extra(contract: Contract) -> dict[str, Node]:
-    extra = contract.extra_column
-    return {**dict(contract.columns), **({extra: JSON_TEXT} if extra else {})}
-
-
-def _is_read_alike(old: Node, new: Node) -> bool:
-    """Return whether a reader finds values of both nodes in one form."""
-    if old.arrow_type != new.arrow_type:
-        return False
-    if isinstance(old, Struct) and isinstance(new, Struct):
-        fields = dict(new.fields)
-        pairs = [(node, fields.get(name, JSON_TEXT)) for name, node in old.fields]
-        return old.extra == new.extra and all(itertools.starmap(_is_read_alike, pairs))
-    if isinstance(old, ListOf) and isinstance(new, ListOf):
-        return _is_read_alike(old.items, new.items)
-    if isinstance(old, MapOf) and isinstance(new, MapOf):
-        return _is_read_alike(old.values, new.values)
-    return _is_json_text(old) == _is_json_text(new)
-
-
-def _is_json_text(node: Node) -> bool:
-    return isinstance(node, Leaf) and node.encoding is Encoding.JSON_TEXT
-
-
-def described(node: Node) -> str:
-    """Return the type of a node for people; JSON text is said where it is.
-
-    >>> described(ListOf(JSON_TEXT))
-    'list<JSON text>'
-    """
-    if isinstance(node, ListOf):
-        return f"list<{described(node.items)}>"
-    if isinstance(node, MapOf):
-        return f"map<string, {described(node.values)}>"
-    if isinstance(node, Struct):
-        fields = [f"{name}: {described(child)}" for name, child in node.fields]
-        return (
-            f"struct<{', '.join([*fields, *([f'{node.extra}: JSON text'] if node.extra else [])])}>"
-        )
-    return "JSON text" if _is_json_text(node) else str(node.arrow_type)
-
-
 def check_event_time_field(contract: Contract, path: str, unit: str | None = None) -> None:
     """Check that event times can be made of the field at the dotted `path`.
 
@@ -343,6 +283,7 @@ def load_contract(
             f"{flag}={path}: {TIME_UNIT_KEYWORD} is {unit!r}; it must be one of "
             f"{', '.join(TIME_UNITS)}"
         )
+    refuse_case_twins(contract, flag)
     return contract
 
 
@@ -380,6 +321,57 @@ def _refuse_reserved_names(contract: Contract, flag: str) -> None:
             "take it out of the schema's properties, and the column of unnamed fields (extra) will "
             "hold it"
         )
+
+
+def refuse_case_twins(contract: Contract, flag: str) -> None:
+    """Refuse columns and fields whose names differ in case alone, at any depth.
+
+    DuckDB, Spark and Hive ignore the case of names: they read one of two such columns, or none.
+
+    Raises:
+      UsageError: there are two.
+    """
+    twins = _case_twins(contract.node, "")
+    if twins is not None:
+        above, first, second = twins
+        where = f" in {above!r}" if above else ""
+        raise UsageError(
+            f"{flag}={contract.source}: properties {first!r} and {second!r}{where} differ in case "
+            "alone, and readers such as DuckDB, Spark and Hive take them for one column; rename "
+            "one, or take one out of the schema's properties, and the column of unnamed fields "
+            "(extra) will hold it"
+        )
+
+
+def _case_twins(node: Node, above: str) -> tuple[str, str, str] | None:
+    if isinstance(node, ListOf):
+        return _case_twins(node.items, above)
+    if isinstance(node, MapOf):
+        return _case_twins(node.values, above)
+    if not isinstance(node, Struct):
+        return None
+    names = [name for name, _ in node.fields]
+    twins = same_but_case([*names, *([node.extra] if node.extra else [])])
+    if twins is not None:
+        return above, *twins
+    below = (
+        _case_twins(child, f"{above}.{name}" if above else name) for name, child in node.fields
+    )
+    return next(filter(None, below), None)
+
+
+def same_but_case(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return two names that differ in case alone; None if there are none.
+
+    >>> same_but_case(["id", "name", "Id"])
+    ('id', 'Id')
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            return other, name
+    return None
 
 
 def is_reserved(name: str) -> bool:

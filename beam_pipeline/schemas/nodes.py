@@ -618,8 +618,10 @@ def extra_name(taken: Iterable[str]) -> str:
 
     >>> extra_name(["id", "extra"])
     '_extra'
+    >>> extra_name(["Extra"])
+    '_extra'
     """
-    names = set(taken)
+    names = {name.lower() for name in taken}  # readers fold case
     extra = EXTRA
     while extra in names:
         extra = f"_{extra}"

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.records import SchemaRef
-from beam_pipeline.schemas.contract import Contract, load_contract
+from beam_pipeline.schemas.contract import Contract, load_contract, refuse_case_twins
 from beam_pipeline.schemas.nodes import (
     DEFAULT_MAX_COLUMNS,
     Encoding,
@@ -88,7 +88,7 @@ def load_contracts(
             ) from None
     current = contracts[-1]
     digests = "".join(contract.ref.sha256 for contract in contracts)
-    return Contract(
+    unified = Contract(
         source=",".join(str(path) for path in paths),
         document=current.document,
         ref=SchemaRef(current.ref.id, hashlib.sha256(digests.encode()).hexdigest()),
@@ -98,6 +98,8 @@ def load_contracts(
         max_columns=max_columns,
         asserts_formats=asserts_formats,
     )
+    refuse_case_twins(unified, flag)
+    return unified
 
 
 def version_of(

@@ -56,6 +56,7 @@ class PipelineSettings:
     dead_letter_dir: str
     private_dead_letters: bool
     partition_keys: tuple[str, str]
+    allow_schema_change: bool
     dead_letter_topic_suffix: str
     num_shards: int
     parquet_codec: str
@@ -194,6 +195,7 @@ class SupervisionSettings:
     max_restarts: int
     breaker_limits: BreakerLimits | None
     dead_letter_topic_timeout_seconds: float
+    accept_expired: bool
     log_dir: Path
 
 
@@ -245,6 +247,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         dead_letter_dir=values["dead_letter_dir"],
         private_dead_letters=values["dead_letter_access"] == PRIVATE,
         partition_keys=_partition_keys(values["partition_keys"]),
+        allow_schema_change=values["allow_schema_change"],
         dead_letter_topic_suffix=values["dead_letter_topic_suffix"],
         num_shards=values["num_shards"],
         parquet_codec=values["parquet_codec"],
@@ -358,4 +361,6 @@ def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
             f"--dead_letter_topic_timeout_seconds={timeout_seconds:g}: must be 0 or more"
         )
     limits = None if ratio is None else BreakerLimits(ratio, window_seconds)
-    return SupervisionSettings(max_restarts, limits, timeout_seconds, values["log_dir"])
+    return SupervisionSettings(
+        max_restarts, limits, timeout_seconds, values["accept_expired"], values["log_dir"]
+    )

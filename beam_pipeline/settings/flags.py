@@ -86,6 +86,11 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "flink (default: %(default)s)",
     },
     "json": {"action": "store_true", "help": "print JSON, for programs"},
+    "accept_expired": {
+        "action": "store_true",
+        "help": "accept that records expired from the log before they were read: they are no "
+        "reason for exit code 1; `run` notes them beside the ledger",
+    },
     "log_dir": {
         "metavar": "DIR",
         "default": "logs",
@@ -277,6 +282,12 @@ def _add_sink_flags(sink: Flags) -> None:
         "(default: %(default)s)",
     )
     sink.add_argument(
+        "--allow_schema_change",
+        action="store_true",
+        help="write to --output_dir although its files have a column of another type or encoding, "
+        "or one whose name differs in case alone; readers must then tell the files apart",
+    )
+    sink.add_argument(
         "--num_shards",
         metavar="N",
         type=int,
@@ -381,4 +392,4 @@ def add_supervision_flags(group: Flags) -> None:
         help="at the end of a bounded run, how long the dead-letter topic may take no dead letter "
         "before the run ends with exit code 1 (default: %(default)g)",
     )
-    add_shared(group, "log_dir")
+    add_shared(group, "accept_expired", "log_dir")

@@ -166,9 +166,12 @@ def additions_of(contract: Contract, reference_dir: Path) -> tuple[Addition, ...
         where = f"--schema={contract.source}: x-enrich {entry!r}"
         try:
             addition = _addition(entry, reference_dir)
-            if addition.name in batch.schema.names:
+            taken = {name.lower(): name for name in batch.schema.names}.get(addition.name.lower())
+            if taken is not None:
+                case = "" if taken == addition.name else f" as {taken!r}, and readers ignore case"
                 raise UsageError(
-                    f"{where}: the event has a column {addition.name!r} already; rename one of them"
+                    f"{where}: the event has a column {addition.name!r} already{case}; rename one "
+                    "of them"
                 )
             batch = EnrichBatch((addition,))(batch)
         except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:

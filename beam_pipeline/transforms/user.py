@@ -14,6 +14,7 @@ from beam_pipeline.schemas.contract import (
     KAFKA_FIELDS,
     RIDE_ALONG_FIELDS,
     file_schema,
+    same_but_case,
 )
 from beam_pipeline.transforms.batches import BatchTransform
 
@@ -116,6 +117,12 @@ class UserFunction:
             )
         if len(set(result.schema.names)) < len(result.schema.names):
             raise ValueError(f"{self.name} returned two columns of one name")
+        twins = same_but_case(result.schema.names)
+        if twins is not None:
+            raise ValueError(
+                f"{self.name} returned columns {twins[0]!r} and {twins[1]!r}, which differ in case "
+                "alone; readers such as DuckDB and Spark take them for one"
+            )
         for name in _KAFKA_COLUMNS:
             if name not in result.schema.names or result.column(name) != batch.column(name):
                 raise ValueError(f"{self.name} changed the column {name!r}")

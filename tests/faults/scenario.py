@@ -226,6 +226,7 @@ class Scenario:
             f"--output_dir={self.run.output_dir}",
             f"--dead_letter_dir={self.run.dead_letter_dir}",
             "--dead_letter_topic",
+            "--up_to=end",
             "--json",
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from integration.pipeline_runs import send
+from output_trees import OutputTree, sources
 
 from beam_pipeline.cli import main
 from beam_pipeline.kafka.admin import TopicSpec, create_topics, topic_config
@@ -95,3 +96,49 @@ def test_a_dead_letter_topic_that_the_pipeline_makes_takes_all_that_its_input_to
     flags = [f"--input_topics={topic}", "--window_by=create_time"]
     found = findings(kafka, capsys, tmp_path, *flags)["dlq topics"]
     assert found["state"] == "ok"
+
+
+def test_topics_behind_a_wrong_one_are_checked_too(
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    good, unstamped = fresh_topic(), fresh_topic(message_timestamp_type="CreateTime")
+    words = [
+        "doctor",
+        "--json",
+        f"--kafka_bootstrap_servers={kafka.bootstrap_servers}",
+        f"--output_dir={tmp_path}/output",
+        f"--dead_letter_dir={tmp_path}/dead",
+        f"--input_topics=no-such-topic,{unstamped},{good}",
+    ]
+    capsys.readouterr()
+    assert main(words) == 1
+    found = json.loads(capsys.readouterr().out)
+    topics = [(one["state"], one["text"]) for one in found if one["name"] == "topics"]
+    assert [state for state, _ in topics] == ["wrong", "wrong", "ok"]
+    assert "no-such-topic: no such topic" in topics[0][1]
+    assert "needs LogAppendTime" in topics[1][1]
+    later = {one["name"]: one["text"] for one in found}
+    assert later["dlq topics"] == f"{good}.dlq: will be made"
+    assert "clocks" in later
+
+
+def test_partitions_are_compared_with_those_that_were_landed(
+    kafka: KafkaConnection,
+    fresh_topic: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    topic = fresh_topic(partitions=3)
+    tree = OutputTree(tmp_path)
+    tree.parquet(sources(topic, 0, range(5)))
+    flags = [f"--input_topics={topic}"]
+    found = findings(kafka, capsys, tmp_path, *flags)["partitions"]
+    assert found["state"] == "note"
+    assert found["text"].startswith(f"{topic}/1, {topic}/2 not landed yet")
+    tree.letters(sources(topic, 7, range(5)))
+    found = findings(kafka, capsys, tmp_path, *flags)["partitions"]
+    assert found["state"] == "wrong"
+    assert found["text"].startswith(f"{topic}/7 landed and not in the topic any more")

@@ -16,6 +16,7 @@ from output_trees import OutputTree, sources
 
 from beam_pipeline.commands import reconcile as command
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.expired import ExpiredNote
 from beam_pipeline.kafka.admin import watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import READ_COMMITTED
@@ -175,9 +176,22 @@ def test_retention_is_no_loss_but_what_it_took_unread_is_told(
     tree.parquet(sources(topic, 0, [*range(5, 15), *range(20, 30)]))
     report = reconcile(kafka, [topic], tree.output_dir, tree.dead_letter_dir)
     [found] = report.reconciliation.partitions
-    assert report.is_clean
+    assert not report.is_clean
     assert (found.low, found.high, found.records, found.expired) == (20, 30, 10, 10)
-    assert list(found.expired_unseen) == [15, 16, 17, 18, 19]
+    assert list(found.expired_unread) == [15, 16, 17, 18, 19]
+
+    note = ExpiredNote()
+    note.without_record.add_range(topic, 0, 15, 16)
+    note.accepted.add_range(topic, 0, 17, 18)
+    note.save(tree.output_dir)
+    [found] = reconcile(
+        kafka, [topic], tree.output_dir, tree.dead_letter_dir
+    ).reconciliation.partitions
+    assert (list(found.expired_accepted), list(found.expired_unread)) == ([17, 18], [19])
+
+    accepted = reconcile(kafka, [topic], tree.output_dir, tree.dead_letter_dir, accept_expired=True)
+    assert accepted.is_clean
+    assert accepted.reconciliation.expired_accepted == 3
 
 
 def test_a_large_gap_is_jumped_to_and_read(

@@ -12,7 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
-from beam_pipeline.files.footer import FOOTER_KEY, FileFooter, FooterError, footer_of
+from beam_pipeline.files.footer import (
+    FOOTER_KEY,
+    FileFooter,
+    FooterError,
+    LastRecords,
+    footer_of,
+    merge_last_records,
+)
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.offset_sets import TopicPartition, ranges
 
@@ -62,7 +69,17 @@ class Group:
             schema_id=first.schema_id,
             schema_sha256=first.schema_sha256,
             offsets=offsets,
+            last_records=self._last_records(),
         )
+
+    def _last_records(self) -> LastRecords:
+        topics = {topic for source in self.sources for topic in source.footer.last_records}
+        return {
+            topic: merge_last_records(
+                source.footer.last_records.get(topic, {}) for source in self.sources
+            )
+            for topic in sorted(topics)
+        }
 
     def offsets(self) -> dict[TopicPartition, BitMap64]:
         """Return the offsets that the sources cover together."""

@@ -9,6 +9,7 @@ from pyroaring import BitMap64
 
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition, interval
 from beam_pipeline.tools.reconcile.coverage import Coverage, FileOverlap, FileProblem
+from beam_pipeline.tools.reconcile.ledger_notes import LedgerNotes
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic
 
 LogBounds = Mapping[TopicPartition, tuple[int, int]]
@@ -20,7 +21,7 @@ class PartitionReconciliation:
     """The log of one partition compared with the files.
 
     The partition is clean if `missing`, `doubled_in_parquet`, `doubled_in_dead`, `in_both` and
-    `beyond_end` are empty.
+    `beyond_end`, `rewritten` and `expired_unread` are empty.
 
     Attributes:
         low, high: the log's bounds; `low` is inclusive, `high` exclusive.
@@ -38,6 +39,10 @@ class PartitionReconciliation:
         expired: how many offsets below `low` the files hold. This is normal: retention.
         expired_unseen: offsets between the lowest one in a file and `low` that are in no file.
             They may be gaps or records that expired unread; the log can no longer show which.
+        expired_unread: those of them, and those that a run found expired, that nothing explains:
+            the ledger has no note that they had no record or were in a file, or are accepted.
+        expired_accepted: the same for those that are accepted.
+        rewritten: offsets at which the log has a record with another timestamp than the files.
     """
 
     partition: TopicPartition
@@ -54,6 +59,9 @@ class PartitionReconciliation:
     in_both: BitMap64
     beyond_end: BitMap64
     expired_unseen: BitMap64
+    expired_unread: BitMap64
+    expired_accepted: BitMap64
+    rewritten: BitMap64
 
     @property
     def records(self) -> int:
@@ -68,7 +76,9 @@ class PartitionReconciliation:
     @property
     def is_clean(self) -> bool:
         """Whether each record is in exactly one place."""
-        return not (self.missing or self.doubled or self.beyond_end)
+        return not (
+            self.missing or self.doubled or self.beyond_end or self.rewritten or self.expired_unread
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,21 @@ class Reconciliation:
         """How many offsets in files the log has not reached."""
         return sum(len(partition.beyond_end) for partition in self.partitions)
 
+    @property
+    def rewritten(self) -> int:
+        """How many of the offsets that were looked at have another record in the log."""
+        return sum(len(partition.rewritten) for partition in self.partitions)
+
+    @property
+    def expired_unread(self) -> int:
+        """How many records expired unread, at most; accepted ones left out."""
+        return sum(len(partition.expired_unread) for partition in self.partitions)
+
+    @property
+    def expired_accepted(self) -> int:
+        """How many records expired unread, at most, and are accepted."""
+        return sum(len(partition.expired_accepted) for partition in self.partitions)
+
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
@@ -124,6 +149,8 @@ class ReconcileReport:
         parquet_files, dead_letter_files: how many files were read.
         isolation_level: the one that the log was read with.
         letter_topics: the dead-letter topics, if they were to be compared.
+        up_to: which part of the log was compared, for people; empty for all of it.
+        behind: how many offsets behind that part were not compared.
     """
 
     reconciliation: Reconciliation
@@ -133,6 +160,8 @@ class ReconcileReport:
     dead_letter_files: int
     isolation_level: str
     letter_topics: list[LetterTopic] = field(default_factory=list)
+    up_to: str = ""
+    behind: int = 0
 
     @property
     def is_clean(self) -> bool:
@@ -169,6 +198,11 @@ def compare(
     dead: Coverage,
     offset_gaps: OffsetSets | None = None,
     ends: Mapping[TopicPartition, int] | None = None,
+    *,
+    notes: LedgerNotes | None = None,
+    accept_expired: bool = False,
+    rewritten: OffsetSets | None = None,
+    landed_since: Coverage | None = None,
 ) -> Reconciliation:
     """Compare the log's offsets with those of the rows and of the dead letters.
 
@@ -180,6 +214,10 @@ def compare(
             means that there are none: each uncovered offset is missing.
         ends: high watermarks fetched after the files were read. Offsets in files below these, but
             beyond the bounds, are new records and no fault. None means those of `log`.
+        notes: what the ledger says of offsets below the bounds.
+        accept_expired: whether all records that expired unread are accepted.
+        rewritten: offsets at which the log has another record than the files.
+        landed_since: files that came after `parquet` and `dead`; what they hold is not missing.
     """
     partitions = sorted({*log, *parquet.offsets, *dead.offsets})
     return Reconciliation(
@@ -191,10 +229,33 @@ def compare(
                 dead,
                 (offset_gaps or {}).get(partition, BitMap64()),
                 (ends or {}).get(partition, 0),
+                _Explained.of(partition, notes or LedgerNotes(), accept_expired),
+                (rewritten or {}).get(partition, BitMap64()),
+                landed_since.offsets.get(partition, BitMap64()) if landed_since else BitMap64(),
             )
             for partition in partitions
         ]
     )
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """The ledger's notes on one partition; see `LedgerNotes`."""
+
+    explained: BitMap64
+    unread: BitMap64
+    accepted: BitMap64
+    all_accepted: bool
+
+    @staticmethod
+    def of(partition: TopicPartition, notes: LedgerNotes, accept_expired: bool) -> _Explained:
+        nothing = BitMap64()
+        return _Explained(
+            notes.explained.get(partition, nothing),
+            notes.unread.get(partition, nothing),
+            notes.accepted.get(partition, nothing),
+            accept_expired,
+        )
 
 
 def _compare_partition(
@@ -204,6 +265,9 @@ def _compare_partition(
     dead: Coverage,
     offset_gaps: BitMap64,
     latest_end: int,
+    notes: _Explained,
+    rewritten: BitMap64,
+    landed_since: BitMap64,
 ) -> PartitionReconciliation:
     low, high = bounds
     rows = parquet.offsets.get(partition, BitMap64())
@@ -212,6 +276,9 @@ def _compare_partition(
     log = interval(low, high)
     uncovered_gaps = (log & offset_gaps) - covered
     lowest = covered.min() if covered else low
+    unseen = interval(lowest, low) - covered
+    unread = (unseen | (notes.unread & interval(0, low))) - covered - notes.explained
+    accepted = unread if notes.all_accepted else unread & notes.accepted
     return PartitionReconciliation(
         partition=partition,
         low=low,
@@ -221,10 +288,13 @@ def _compare_partition(
         dead_letters=dead.records[partition],
         expired=covered.range_cardinality(0, low),
         offset_gaps=uncovered_gaps,
-        missing=log - covered - uncovered_gaps,
+        missing=log - covered - uncovered_gaps - landed_since,
         doubled_in_parquet=parquet.doubled.get(partition, BitMap64()),
         doubled_in_dead=dead.doubled.get(partition, BitMap64()),
         in_both=rows & letters,
         beyond_end=covered - interval(0, max(high, latest_end)),
-        expired_unseen=interval(lowest, low) - covered,
+        expired_unseen=unseen,
+        expired_unread=unread - accepted,
+        expired_accepted=accepted,
+        rewritten=rewritten,
     )

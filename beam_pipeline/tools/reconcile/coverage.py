@@ -35,11 +35,15 @@ class Coverage:
         offsets: each offset once.
         doubled: the offsets that occur more than once.
         records: how many rows or lines there are, including repeats.
+        last_offsets: the highest offset of a partition in each file, with the file.
     """
 
     offsets: dict[TopicPartition, BitMap64] = field(default_factory=dict)
     doubled: dict[TopicPartition, BitMap64] = field(default_factory=dict)
     records: Counter[TopicPartition] = field(default_factory=Counter)
+    last_offsets: dict[TopicPartition, list[tuple[int, Path]]] = field(
+        default_factory=dict, compare=False
+    )
 
     def add(self, partition: TopicPartition, offsets: OffsetArray) -> None:
         """Add the offsets of a file, in any order and with repeats."""
@@ -105,6 +109,8 @@ def read_coverage(
         others = [partition for partition in own.offsets if partition.topic not in topics]
         for partition in others:
             del own.offsets[partition]
+        for partition, covered in own.offsets.items():
+            total.last_offsets.setdefault(partition, []).append((covered.max(), path))
         total.merge(own)
         progress(1)
     return total, problems

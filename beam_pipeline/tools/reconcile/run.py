@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pyroaring import BitMap64
@@ -22,7 +24,17 @@ from beam_pipeline.tools.reconcile.coverage import (
     find_overlaps,
     read_coverage,
 )
+from beam_pipeline.tools.reconcile.ledger_notes import (
+    LandedSettings,
+    read_landed_settings,
+    read_ledger_notes,
+)
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic, compare_letter_topics
+from beam_pipeline.tools.reconcile.rewritten import find_rewritten
+from beam_pipeline.tools.reconcile.up_to import Until, UpTo, comparable
+
+LATE_FILE_SECONDS = 5.0
+"""How long a late pane may take to become a file once it fires."""
 
 
 def reconcile(
@@ -32,6 +44,9 @@ def reconcile(
     dead_letter_dir: Path,
     isolation_level: str | None = None,
     dead_letter_topic_suffix: str | None = None,
+    *,
+    accept_expired: bool = False,
+    up_to: UpTo = Until.END,
 ) -> ReconcileReport:
     """Compare the topics' logs with the files.
 
@@ -46,6 +61,8 @@ def reconcile(
             None means the connection's `isolation.level`, or else Kafka's default, the former.
         dead_letter_topic_suffix: look for each dead letter in the topic with this suffix; None
             looks at no dead-letter topic.
+        accept_expired: whether records that expired unread are accepted.
+        up_to: up to where the log is compared (`tools.reconcile.up_to`).
 
     Raises:
         UsageError: a directory is missing.
@@ -60,12 +77,35 @@ def reconcile(
     parquet, parquet_problems = _read("Reading Parquet files", parquet_paths, topics)
     dead, dead_problems = _read("Reading dead letters", dead_paths, topics)
 
+    settings = read_landed_settings(output_dir)
+    part = comparable(
+        connection, log, up_to, [*parquet_paths, *dead_paths], [parquet, dead], settings
+    )
+    whole_log, log = log, part.bounds
     offset_gaps = _offset_gaps(connection, uncovered(log, parquet, dead), isolation_level)
-    reconciliation = compare(log, parquet, dead, offset_gaps)
+    notes = read_ledger_notes(output_dir)
+    log = _without_expired(log, _log_bounds(connection, topics))
+    compare_files = partial(
+        compare,
+        log,
+        parquet,
+        dead,
+        offset_gaps,
+        notes=notes,
+        accept_expired=accept_expired,
+        rewritten=find_rewritten(connection, whole_log, [parquet, dead]),
+        ends={key: high for key, (_, high) in whole_log.items()},
+    )
+    reconciliation = compare_files()
+    if up_to is not Until.END and reconciliation.missing:
+        read = {*parquet_paths, *dead_paths}
+        since = _await_late_panes(output_dir, dead_letter_dir, read, topics, settings)
+        compare_files = partial(compare_files, landed_since=since)
+        reconciliation = compare_files()
     if reconciliation.beyond_end:
         # A running pipeline may have written records that arrived after the first look at the log.
         ends = {partition: high for partition, (_, high) in _log_bounds(connection, topics).items()}
-        reconciliation = compare(log, parquet, dead, offset_gaps, ends)
+        reconciliation = compare_files(ends=ends)
     suspects = {
         partition.partition: partition.doubled | partition.beyond_end
         for partition in reconciliation.partitions
@@ -81,7 +121,26 @@ def reconcile(
         letter_topics=_letter_topics(
             connection, topics, dead_letter_topic_suffix, dead_letter_dir, dead_paths
         ),
+        up_to=part.text,
+        behind=part.behind,
     )
+
+
+def _await_late_panes(
+    output_dir: Path,
+    dead_letter_dir: Path,
+    read: set[Path],
+    topics: Sequence[str],
+    settings: LandedSettings,
+) -> Coverage:
+    """Wait until late records that were read already are in files; return what new files hold."""
+    time.sleep(settings.late_pane_seconds + LATE_FILE_SECONDS)
+    paths = [
+        *visible_files(output_dir, PARQUET_SUFFIX, "--output_dir"),
+        *visible_files(dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir"),
+    ]
+    coverage, _ = read_coverage([path for path in paths if path not in read], topics)
+    return coverage
 
 
 def _letter_topics(
@@ -102,6 +161,17 @@ def _log_bounds(connection: KafkaConnection, topics: Sequence[str]) -> LogBounds
         TopicPartition(topic, partition): bounds
         for topic in topics
         for partition, bounds in watermarks(connection, topic).items()
+    }
+
+
+def _without_expired(before: LogBounds, after: LogBounds) -> LogBounds:
+    """Return the bounds of `before`, from where the log begins after it was read.
+
+    What expired while the log was read had no record there, and is no gap for that.
+    """
+    return {
+        partition: (max(low, min(high, after.get(partition, (low, high))[0])), high)
+        for partition, (low, high) in before.items()
     }
 
 

@@ -34,6 +34,9 @@ _FAULTS = {
     "doubled_in_dead": "in the dead letters more than once",
     "in_both": "in Parquet and in the dead letters",
     "beyond_end": "in files, but beyond the log's end (was the topic recreated?)",
+    "rewritten": "in the log with another timestamp than in files: the log was rewritten, as by a "
+    "broker that is back from an older disk, or the topic was recreated",
+    "expired_unread": "expired unread (at most so many were records)",
 }
 
 
@@ -45,6 +48,10 @@ def report_text(report: ReconcileReport) -> RenderableType:
     if len(faults) > _LINES_IN_TEXT:
         parts.append(Text(f"and {len(faults) - _LINES_IN_TEXT:,} more lines; --json lists them"))
     parts.extend(Text(line, "yellow") for line in _note_lines(report.reconciliation))
+    if report.up_to:
+        parts.append(
+            Text(f"Compared {report.up_to}; {report.behind:,} offsets behind it are not compared")
+        )
     parts.extend(Text(_letter_topic_line(topic)) for topic in report.letter_topics)
     parts.append(_verdict(report))
     return Group(*parts)
@@ -61,6 +68,7 @@ def reconciliation_table(reconciliation: Reconciliation) -> Table:
         "dead letters": sum(partition.dead_letters for partition in reconciliation.partitions),
         "missing": reconciliation.missing,
         "doubled": reconciliation.doubled,
+        "expired unread": reconciliation.expired_unread,
     }.items():
         footer = "" if total is None else f"{total:,}"
         table.add_column(name, footer=footer, justify="right")
@@ -74,6 +82,7 @@ def reconciliation_table(reconciliation: Reconciliation) -> Table:
             f"{partition.dead_letters:,}",
             _should_be_zero(len(partition.missing)),
             _should_be_zero(len(partition.doubled)),
+            _should_be_zero(len(partition.expired_unread)),
         )
     return table
 
@@ -123,10 +132,10 @@ def _note_lines(reconciliation: Reconciliation) -> Iterator[str]:
                 f"{name}: the last records of the log are missing; "
                 "a running pipeline writes them when their window closes"
             )
-        if partition.expired_unseen:
+        if partition.expired_unread:
             yield (
-                f"{name}: {len(partition.expired_unseen):,} offsets expired from the log before "
-                "this check and are in no file; the log can no longer show if they were records"
+                f"{name}: the log can no longer show how many of the expired offsets were records; "
+                "--accept_expired accepts the loss, in run for later checks too"
             )
 
 
@@ -151,14 +160,18 @@ def _verdict(report: ReconcileReport) -> Text:
     )
     records = plural(reconciliation.records, "record")
     if report.is_clean:
+        accepted = reconciliation.expired_accepted
+        expired = f"; {accepted:,} expired unread, accepted" if accepted else ""
         return Text(
-            f"Clean: {records}, each in one place; {files}.",
+            f"Clean: {records}, each in one place{expired}; {files}.",
             "bold green",
         )
     wrong = {
         "missing": reconciliation.missing,
         "doubled": reconciliation.doubled,
         "beyond the log's end": reconciliation.beyond_end,
+        "rewritten": reconciliation.rewritten,
+        "expired unread": reconciliation.expired_unread,
         "file problems": len(report.problems),
         "dead letters not in their topic": report.missing_letters,
     }
@@ -176,6 +189,8 @@ def report_json(report: ReconcileReport) -> str:
     document = {
         "clean": report.is_clean,
         "isolation_level": report.isolation_level,
+        "up_to": report.up_to or "end",
+        "behind": report.behind,
         "parquet_files": report.parquet_files,
         "dead_letter_files": report.dead_letter_files,
         "records": reconciliation.records,
@@ -184,6 +199,9 @@ def report_json(report: ReconcileReport) -> str:
         "doubled": reconciliation.doubled,
         "in_both": reconciliation.in_both,
         "beyond_end": reconciliation.beyond_end,
+        "rewritten": reconciliation.rewritten,
+        "expired_unread": reconciliation.expired_unread,
+        "expired_accepted": reconciliation.expired_accepted,
         "partitions": [_partition_json(partition) for partition in reconciliation.partitions],
         "files_at_fault": [
             {
@@ -238,6 +256,7 @@ def _partition_json(partition: PartitionReconciliation) -> dict[str, Any]:
         "dead_letters": partition.dead_letters,
         "expired": partition.expired,
         "expired_unseen": _offsets_json(partition.expired_unseen),
+        "expired_accepted": _offsets_json(partition.expired_accepted),
         "holes": _offsets_json(partition.offset_gaps),
         **{fault: _offsets_json(getattr(partition, fault)) for fault in _FAULTS},
     }

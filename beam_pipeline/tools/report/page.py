@@ -192,6 +192,8 @@ def _problems(given: ReportInput, verdict: Verdict) -> Element | None:
                 ("in no file", partition.missing),
                 ("in more than one place", partition.doubled),
                 ("in files, but beyond the log's end", partition.beyond_end),
+                ("with another record in the log", partition.rewritten),
+                ("expired unread", partition.expired_unread),
             ):
                 if offsets:
                     name = foreign(str(partition.partition), 260)

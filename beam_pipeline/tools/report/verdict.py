@@ -50,12 +50,21 @@ def verdict_of(landed: Landed, report: ReconcileReport | None) -> Verdict:
         "in no file": comparison.missing,
         "in more than one place": comparison.doubled,
         "in files but beyond the log's end": comparison.beyond_end,
+        "with another record in the log (it was rewritten)": comparison.rewritten,
+        "expired unread, at most": comparison.expired_unread,
     }
     faults = ", ".join(f"{count:,} {where}" for where, count in wrong.items() if count)
     sentence = f"Of {plural(comparison.records, 'record')} in Kafka: {faults}." if faults else ""
     if unreadable:
         sentence += f" {plural(unreadable, 'file')} unreadable, or different from the footer."
-    if not (comparison.doubled or comparison.beyond_end or unreadable) and all(
+    only_missing = not (
+        comparison.doubled
+        or comparison.beyond_end
+        or comparison.rewritten
+        or comparison.expired_unread
+        or unreadable
+    )
+    if only_missing and all(
         partition.missing.max() == partition.high - 1
         for partition in comparison.partitions
         if partition.missing

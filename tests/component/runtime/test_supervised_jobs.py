@@ -19,7 +19,9 @@ from pipeline_settings import settings_of
 
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime import broker_watch
 from beam_pipeline.runtime import lease as lease_module
 from beam_pipeline.runtime import supervisor as supervisor_module
@@ -375,3 +377,45 @@ def test_what_the_caller_raises_at_a_tick_ends_the_run(run: Run) -> None:
     with pytest.raises(EnvironmentFailure, match="the producer has ended"):
         run.supervisor(RUN).run(run.stop, on_tick)
     assert run.engine.calls == ["start", "stop"]
+
+
+def test_what_expired_before_the_start_is_told_and_noted(run: Run) -> None:
+    run.tree.parquet(sources("orders", 0, range(5)))
+    run.source.log_begins = 10
+    status = run.until(RUN, is_running)
+    assert status.expired == {ORDERS: 5}
+    assert [notice for notice in status.notices if "at most 5 records expired" in notice]
+    assert list(load_expired_note(run.tree.output_dir).unread.of(ORDERS)) == [5, 6, 7, 8, 9]
+
+
+def test_what_expires_while_it_reads_is_told_and_a_bounded_run_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor_module, "landing_seconds", lambda *timing: 0.0)
+
+    def on_tick(status: RunStatus) -> None:
+        if run.source.log_begins == 0 and is_running(status):
+            run.source.log_begins = 90
+            run.tree.parquet(sources("orders", 0, range(90, 100)))
+
+    supervisor = run.supervisor(RUN)
+    supervisor.set_goal({ORDERS: 100})
+    assert supervisor.run(run.stop, on_tick)
+    assert supervisor.status.expired == {ORDERS: 90}
+    assert len([notice for notice in supervisor.status.notices if "expired" in notice]) == 1
+
+
+def test_a_broker_that_does_not_answer_a_look_is_no_failure(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "LOOK_SECONDS", 0.0)
+    asked = []
+
+    def log_starts() -> dict[TopicPartition, int]:
+        asked.append(1)
+        raise EnvironmentFailure("no answer")
+
+    monkeypatch.setattr(run.source, "log_starts", log_starts)
+    status = run.until(RUN, lambda status: is_running(status) and bool(asked))
+    assert status.restarts == 0

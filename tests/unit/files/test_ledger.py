@@ -324,3 +324,17 @@ def test_a_file_that_is_deleted_counts_for_good(tree: OutputTree) -> None:
     path.unlink()
     assert ledger.refresh() == []
     assert offsets(ledger.covered) == set(sources("orders", 0, [0, 1]))
+
+
+def test_the_last_landed_record_of_each_partition_is_known_and_kept(tree: OutputTree) -> None:
+    tree.parquet(sources("orders", 0, range(5)), last_records={"orders": {0: (4, 1_400)}})
+    tree.parquet(sources("orders", 0, range(5, 8)), last_records={"orders": {0: (7, 1_700)}})
+    tree.parquet(sources("orders", 1, range(3)))
+    stamped = dead_letter("orders", 2, 9, timestamp="1970-01-01T00:00:01.500Z")
+    tree.raw_letters([stamped, dead_letter("orders", 2, 3)])
+    tree.letters([("orders", 3, 0)])
+    expected = {("orders", 0): (7, 1_700), ("orders", 2): (9, 1_500)}
+    ledger = load(tree)
+    assert ledger.last_records == expected
+    ledger.save()
+    assert load(tree).last_records == expected

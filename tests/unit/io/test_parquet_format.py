@@ -18,7 +18,13 @@ from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.footer import ranges_of, read_footer
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.files.parts import PartRef
-from beam_pipeline.io.parquet import ParquetFormat, WriteToParquet, merge_offsets, offsets_of
+from beam_pipeline.io.parquet import (
+    ParquetFormat,
+    WriteToParquet,
+    last_records_of,
+    merge_offsets,
+    offsets_of,
+)
 from beam_pipeline.io.windowed_files import Shard
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
@@ -248,3 +254,16 @@ def test_offsets_of_rows() -> None:
 def test_arguments_without_a_meaning_here_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(arguments))} .*has no meaning here"):
         WriteToParquet("output", ROWS, epoch="e1", **arguments)
+
+
+def test_the_last_record_of_each_partition_is_known_by_offset_and_timestamp() -> None:
+    rows = pa.table(
+        {
+            "kafka_partition": pa.array([0, 1, 0, 0, 1], pa.int32()),
+            "kafka_offset": [5, 8, 9, 7, 2],
+            "kafka_timestamp": pa.array([50, 80, 90, None, 20], pa.timestamp("ms", "UTC")),
+        }
+    )
+    assert last_records_of(rows) == {0: (9, 90), 1: (8, 80)}
+    assert last_records_of(rows.select(["kafka_offset"])) == {}
+    assert last_records_of(rows.slice(0, 0)) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime import lease as lease_module
-from beam_pipeline.runtime.lease import EXPIRY_SECONDS, LEASE_FILE, hold_lease
+from beam_pipeline.runtime.lease import EXPIRY_SECONDS, LEASE_FILE, hold_lease, holder_of
 
 LONG_AGO = time.time() - EXPIRY_SECONDS - 1
 
@@ -125,3 +126,32 @@ def test_a_directory_that_can_not_be_made_is_an_error(tmp_path: Path) -> None:
         hold_lease(blocked, "--dead_letter_dir"),
     ):
         pass
+
+
+def test_who_holds_a_directory_is_known_without_a_lock(tmp_path: Path) -> None:
+    assert holder_of(tmp_path) is None
+    with hold_lease(tmp_path, "--output_dir"):
+        holder = holder_of(tmp_path)
+        assert holder is not None
+        assert holder.name == f"process {os.getpid()} on {socket.gethostname()}"
+    assert holder_of(tmp_path) is None, "released"
+
+
+@pytest.mark.parametrize(
+    ("record", "is_held"),
+    [
+        ({"host": "elsewhere", "pid": 7, "age": 3}, True),
+        ({"host": "elsewhere", "pid": 7, "age": 300}, False),
+        ({"host": socket.gethostname(), "pid": 2**22 + 1, "age": 3}, False),
+    ],
+)
+def test_a_lease_that_expired_or_whose_process_is_gone_holds_nothing(
+    tmp_path: Path, record: dict[str, Any], is_held: bool
+) -> None:
+    path = tmp_path / LEASE_FILE
+    path.parent.mkdir()
+    heartbeat = time.time() - record.pop("age")
+    path.write_text(json.dumps({**record, "heartbeat": heartbeat, "id": "x"}))
+    assert (holder_of(tmp_path) is not None) == is_held
+    path.write_text('{"host": ')
+    assert holder_of(tmp_path) is None

@@ -45,3 +45,31 @@ def test_a_directory_keeps_its_partition_keys(tmp_path: Path) -> None:
     (look,) = (check.look for check in local_checks(others) if check.name == "output")
     with pytest.raises(UsageError, match=r"has files below dt=…/hour=….*--partition_keys=dt,hour"):
         look()
+
+
+@pytest.mark.parametrize(
+    ("output", "dead", "where"),
+    [
+        ("x", "x", "is --output_dir"),
+        ("x", "x/dead", "lies inside --output_dir"),
+        ("x/out", "x", "contains --output_dir"),
+        ("x", "link", "is --output_dir"),
+        ("x", "link/dead", "lies inside --output_dir"),
+        ("x", "x-dead", None),
+    ],
+)
+def test_dead_letters_among_the_parquet_files_are_warned_of(
+    tmp_path: Path, output: str, dead: str, where: str | None
+) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to("x")
+    settings = settings_of(
+        f"--output_dir={tmp_path / output}", f"--dead_letter_dir={tmp_path / dead}"
+    )
+    (look,) = (each.look for each in local_checks(settings) if each.name == "dead letters")
+    observation = look()
+    assert ("readers of all files" in observation.text) == (where is not None)
+    if where is not None:
+        assert observation.is_warning
+        assert where in observation.text
+        assert "give two directories side by side" in observation.text

@@ -12,7 +12,7 @@ from sample_records import contract_of
 
 from beam_pipeline.cli import main
 from beam_pipeline.schemas.compatibility import Reason, reasons_against
-from beam_pipeline.schemas.contract import incompatible_columns
+from beam_pipeline.schemas.dataset import incompatible_columns
 from beam_pipeline.schemas.judge import compile_validator
 
 NAME = {"type": "string"}
@@ -345,7 +345,15 @@ ID_OR_NUMBER = {"type": ["string", "integer"]}
     ("old", "new", "apart"),
     [
         (obj(a=NAME), obj(a=ID_OR_NUMBER), ["column 'a' is string and JSON text"]),
-        (obj(a=NAME), obj(a={"type": "string", "enum": ["x"]}), ["column 'a' is string and dict"]),
+        (obj(a=NAME), obj(a={"type": "string", "enum": ["x"]}), []),
+        (obj(a=obj(b=NAME)), obj(a=obj(b=NAME, c=NAME)), []),
+        (obj(a=NAME), obj(A=NAME), ["columns 'a' and 'A' differ in case alone"]),
+        (
+            obj(a=obj(b=NAME)),
+            obj(a=obj(B=NAME)),
+            ["column 'a' is struct<b: string, extra: JSON text> and struct<B: string, extra"],
+        ),
+        (obj(a={"type": "integer"}), obj(a={"type": "number"}), ["column 'a' is int64 and double"]),
         (obj(a=NAME), obj(a={"type": "string", "format": "uuid"}), []),
         (obj(a=ID_OR_NUMBER), obj(a={"anyOf": [NAME, {"type": "integer"}]}), []),
         (obj(a=NAME), obj(b=ID_OR_NUMBER), []),

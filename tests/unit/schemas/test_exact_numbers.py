@@ -18,7 +18,7 @@ from beam_pipeline.config import ValidationRules
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas import Contract, load_contracts
-from beam_pipeline.schemas.contract import incompatible_columns
+from beam_pipeline.schemas.dataset import incompatible_columns
 from beam_pipeline.schemas.numbers import ExactFloat, decimals_of, number_of
 from beam_pipeline.transforms.event_times import event_times
 from beam_pipeline.transforms.normalize import NormalizeBatch, rules_of

@@ -7,10 +7,12 @@ from collections import Counter
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pyroaring import BitMap64
 
 from beam_pipeline.offset_sets import TopicPartition, offset_set
 from beam_pipeline.tools.reconcile.compare import compare, uncovered
 from beam_pipeline.tools.reconcile.coverage import Coverage
+from beam_pipeline.tools.reconcile.ledger_notes import LedgerNotes
 
 PARTITIONS = [TopicPartition("orders", 0), TopicPartition("orders", 1), TopicPartition("clicks", 0)]
 
@@ -79,7 +81,8 @@ def test_compare_agrees_with_plain_sets(
         assert set(one.expired_unseen) == set(range(lowest, low)) - covered
         once = {x for x, n in (in_rows + in_letters).items() if n == 1}
         exactly_once = in_log - real_holes <= once and once == covered and not one.beyond_end
-        assert one.is_clean == exactly_once
+        assert one.expired_unread == one.expired_unseen
+        assert one.is_clean == (exactly_once and not one.expired_unseen)
     assert found.is_clean == all(one.is_clean for one in found.partitions)
 
 
@@ -111,3 +114,23 @@ def test_records_that_came_while_files_were_read_are_not_beyond_the_end() -> Non
     assert not compare(log, rows, Coverage()).is_clean
     assert compare(log, rows, Coverage(), ends={partition: 4}).is_clean
     assert list(compare(log, rows, Coverage(), ends={partition: 3}).partitions[0].beyond_end) == [3]
+
+
+def test_the_ledger_explains_offsets_that_the_log_no_longer_has_and_no_others() -> None:
+    partition = PARTITIONS[0]
+    rows = coverage_of([(partition, [3, 4, 10])])
+    notes = LedgerNotes(
+        explained={partition: BitMap64([5, 6, 12])},
+        unread={partition: BitMap64([0, 5, 13])},
+        accepted={partition: BitMap64([7, 14])},
+    )
+    [found] = compare({partition: (10, 16)}, rows, Coverage(), notes=notes).partitions
+    assert list(found.expired_unseen) == [5, 6, 7, 8, 9]
+    assert list(found.expired_unread) == [0, 8, 9]
+    assert list(found.expired_accepted) == [7]
+    assert list(found.missing) == [11, 12, 13, 14, 15]
+    [found] = compare(
+        {partition: (10, 11)}, rows, Coverage(), notes=notes, accept_expired=True
+    ).partitions
+    assert found.is_clean
+    assert list(found.expired_accepted) == [0, 7, 8, 9]

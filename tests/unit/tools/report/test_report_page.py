@@ -69,6 +69,20 @@ def test_the_verdict_with_a_broker() -> None:
     assert [one.holds for one in (complete, behind, lost, twice, damaged)] == [True] + [False] * 4
 
 
+def test_records_that_expired_or_were_rewritten_are_said_so() -> None:
+    partition = TopicPartition("orders", 0)
+    coverage = Coverage({partition: BitMap64([0, 1, *range(5, 10)])})
+    comparison = compare({partition: (5, 10)}, coverage, Coverage())
+    lost = verdict_of(Landed(), ReconcileReport(comparison, [], [], 1, 0, "read_uncommitted"))
+    assert lost.tone is Tone.BAD
+    assert "3 expired unread, at most" in lost.reason
+    rewritten = {partition: BitMap64([7])}
+    comparison = compare({partition: (0, 10)}, coverage, Coverage(), rewritten=rewritten)
+    other = verdict_of(Landed(), ReconcileReport(comparison, [], [], 1, 0, "read_uncommitted"))
+    assert other.tone is Tone.BAD
+    assert "1 with another record in the log" in other.reason
+
+
 def test_without_a_broker_nothing_is_claimed() -> None:
     verdict = verdict_of(Landed(row_count=8, letter_count=2), None)
     assert (verdict.tone, verdict.holds) == (Tone.OPEN, True)

@@ -1,0 +1,134 @@
+"""What the ledger beside the files says of offsets that the log no longer has.
+
+Below the start of the log nothing can be checked any more. So for these offsets alone the word of
+the runs counts: which offsets they covered (their files may be deleted since, or they had no
+record), and which expired unread. For what the log still has the ledger is never asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyroaring import BitMap64
+
+from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition
+
+_SNAPSHOT = Path("_ledger", "snapshot.json")
+_EXPIRED = Path("_ledger", "expired.json")
+_COLUMNS = Path("_ledger", "columns.json")
+
+# Defaults of the pipeline's flags, for directories of older versions.
+_MAX_EVENT_SKEW_SECONDS = 300
+_LATE_PANE_SECONDS = 5.0
+_WINDOW_SECONDS = 60.0
+_WATERMARK_DELAY_SECONDS = 2.0
+_UNLIMITED_SKEW_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class LandedSettings:
+    """Settings of the last run that landed rows; see the flags of these names.
+
+    Attributes:
+        max_event_skew_seconds: 0 sets no limit.
+        has_early_panes: whether files may be written before their window has closed.
+        late_pane_seconds: how long late records are collected.
+        window_seconds, watermark_delay_seconds: when windows close.
+        follows_clock: whether the watermark of an idle partition follows the clock.
+    """
+
+    max_event_skew_seconds: float = _MAX_EVENT_SKEW_SECONDS
+    has_early_panes: bool = False
+    late_pane_seconds: float = _LATE_PANE_SECONDS
+    window_seconds: float = _WINDOW_SECONDS
+    watermark_delay_seconds: float = _WATERMARK_DELAY_SECONDS
+    follows_clock: bool = True
+
+    @property
+    def skew_seconds(self) -> float:
+        """The skew, and a day where there is no limit."""
+        return self.max_event_skew_seconds or _UNLIMITED_SKEW_SECONDS
+
+
+def read_landed_settings(output_dir: Path) -> LandedSettings:
+    """Return the settings of the last run that landed rows; defaults where they are not noted.
+
+    Raises:
+        EnvironmentFailure: the note can't be read.
+    """
+    path = output_dir / _COLUMNS
+    settings = _document(path).get("settings", {})
+    try:
+        return LandedSettings(
+            float(settings.get("max_event_skew_seconds", _MAX_EVENT_SKEW_SECONDS)),
+            bool(settings.get("early_pane_seconds", 0)),
+            float(settings.get("late_pane_seconds", _LATE_PANE_SECONDS)),
+            float(settings.get("window_seconds", _WINDOW_SECONDS)),
+            float(settings.get("watermark_delay_seconds", _WATERMARK_DELAY_SECONDS)),
+            settings.get("window_by") != "create_time",
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EnvironmentFailure(
+            f"{path} can't be read ({error}); move it away to compare without it"
+        ) from None
+
+
+@dataclass(frozen=True)
+class LedgerNotes:
+    """Sets of offsets by partition.
+
+    Attributes:
+        explained: offsets that files had, or that never had a record.
+        unread: offsets that a run found expired before they were read.
+        accepted: those that the user has accepted.
+    """
+
+    explained: OffsetSets = field(default_factory=dict)
+    unread: OffsetSets = field(default_factory=dict)
+    accepted: OffsetSets = field(default_factory=dict)
+
+
+def read_ledger_notes(output_dir: Path) -> LedgerNotes:
+    """Return the notes of an output directory; empty sets where there are none.
+
+    Raises:
+        EnvironmentFailure: a note can't be read.
+    """
+    snapshot, expired = _document(output_dir / _SNAPSHOT), _document(output_dir / _EXPIRED)
+    try:
+        explained = _sets(snapshot.get("covered", []))
+        for partition, offsets in _sets(expired.get("without_record", [])).items():
+            explained[partition] = explained.get(partition, BitMap64()) | offsets
+        return LedgerNotes(
+            explained, _sets(expired.get("unread", [])), _sets(expired.get("accepted", []))
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        raise EnvironmentFailure(
+            f"{output_dir / '_ledger'} can't be read ({error}); move it away to compare without it"
+        ) from None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise EnvironmentFailure(
+            f"{path} can't be read ({error}); move it away to compare without it"
+        ) from None
+    return document if isinstance(document, dict) else {}
+
+
+def _sets(entries: list[dict[str, Any]]) -> dict[TopicPartition, BitMap64]:
+    return {
+        TopicPartition(entry["topic"], entry["partition"]): BitMap64.deserialize(
+            base64.b64decode(entry["offsets"])
+        )
+        for entry in entries
+    }
