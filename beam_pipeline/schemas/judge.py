@@ -228,6 +228,10 @@ def explaining_validator(document: Mapping[str, Any], asserts_formats: bool = Tr
     )
 
 
+FALSE_SCHEMA = "false"
+"""The keyword of a violation of the schema `false`, for which jsonschema names none."""
+
+
 def explain(validator: Any, event: Any) -> tuple[Violation, ...]:
     """Return the rules that `event` breaks, at most `MAX_VIOLATIONS`, in the schema's order."""
     return _violations(
@@ -237,11 +241,11 @@ def explain(validator: Any, event: Any) -> tuple[Violation, ...]:
 
 
 def _violations(
-    errors: Iterable[tuple[str, Iterable[Any], Iterable[Any], str]],
+    errors: Iterable[tuple[str | None, Iterable[Any], Iterable[Any], str]],
 ) -> tuple[Violation, ...]:
     return tuple(
         Violation(
-            keyword=keyword,
+            keyword=keyword or FALSE_SCHEMA,
             instance_path=_pointer(instance_path),
             schema_path=_pointer(schema_path),
             message=message[:MAX_MESSAGE_CHARACTERS],

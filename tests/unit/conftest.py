@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import urllib3.util.connection  # noqa: F401 - it binds a socket when it is imported
 
 # Python reports these before it does them: https://docs.python.org/3/library/audit_events.html
 _FORBIDDEN = frozenset(

@@ -18,7 +18,7 @@ from apache_beam import coders
 from apache_beam.portability.api import schema_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_records import NOON_MS, SHA256, commerce_contract, kafka_record, letter
+from sample_records import NOON_MS, SHA256, commerce_contract, contract_of, kafka_record, letter
 
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets
@@ -28,6 +28,7 @@ from beam_pipeline.io.dead_letters import (
     JsonLinesFormat,
     LetterRow,
     PublishDeadLetterFiles,
+    size_of,
     to_headers,
     to_json,
 )
@@ -44,6 +45,7 @@ from beam_pipeline.records import (
     Violation,
 )
 from beam_pipeline.resources import dead_letter_schema_path
+from beam_pipeline.testing import run_events
 from beam_pipeline.transforms.dead_letters import failure_of
 from beam_pipeline.transforms.validate import RecordValidator
 
@@ -408,3 +410,13 @@ def test_the_step_that_sends_files_reaches_kafka_as_the_pipeline_does() -> None:
     settings = pickle.loads(pickle.dumps(step._settings))
     assert settings.connection.for_librdkafka() == connection.for_librdkafka()
     assert "horse" not in repr(settings)
+
+
+def test_a_violation_of_the_schema_false_has_a_keyword() -> None:
+    """jsonschema names none for it."""
+    contract = contract_of({"type": "object", "properties": {"never": False}})
+    (letter,) = run_events([b'{"never": 1}'], contract, rules=ValidationRules(None)).dead
+    assert [violation.keyword for violation in letter.failure.violations] == ["false"]
+    assert size_of(letter) > 0
+    document = json.loads(json.dumps(to_json(letter, EPOCH)))
+    jsonschema.validate(document, json.loads(dead_letter_schema_path().read_text()))
