@@ -184,10 +184,11 @@ class PublishDeadLetterFiles(beam.PTransform[Any, Any]):
         self, client_properties: Mapping[str, str], topic_suffix: str, layout: FileLayout
     ) -> None:
         super().__init__()
-        properties = dict(client_properties)
-        connection = KafkaConnection(properties.pop("bootstrap.servers", ""), properties)
         self._settings = OutboxSettings(
-            connection, topic_suffix, Path(layout.root), private=layout.private
+            KafkaConnection.of_java(client_properties),
+            topic_suffix,
+            Path(layout.root),
+            private=layout.private,
         )
 
     def expand(self, files: beam.PCollection[Any]) -> beam.PCollection[Any]:

@@ -18,6 +18,8 @@ from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.durable import make_directory
 from beam_pipeline.files.tree import partition_keys_in
 from beam_pipeline.kafka.admin import (
+    LOG_APPEND_TIME,
+    TIMESTAMP_TYPE,
     TopicAccess,
     TopicSpec,
     create_topics,
@@ -29,7 +31,7 @@ from beam_pipeline.kafka.admin import (
 )
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.settings.config import PipelineSettings
-from beam_pipeline.settings.flags import CREATE_TIME
+from beam_pipeline.settings.flags import APPEND_TIME, CREATE_TIME, EVENT_TIME
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
 """Room for the headers that a dead letter gets beside the original record."""
@@ -173,7 +175,10 @@ def _look_at_broker(settings: PipelineSettings) -> Observation:
 
 
 def _look_at_topics(settings: PipelineSettings) -> Observation:
-    """Check that the topics exist and stamp records as `--window_by` needs."""
+    """Check that the topics exist and stamp records as `--window_by` needs.
+
+    Topics whose records are stamped by their producers serve for `event_time`, with a warning.
+    """
     connection, topics = settings.connection(), settings.topics()
     check_dead_letter_suffix(topics, settings.dead_letter_topic_suffix)
     partitions = partition_counts(connection, topics)
@@ -185,19 +190,37 @@ def _look_at_topics(settings: PipelineSettings) -> Observation:
             )
     configs = topic_config(connection, topics)
     texts = []
+    stamped_by_producers = []
     for topic in topics:
-        kind = configs[topic].get("message.timestamp.type")
-        if settings.window_by != CREATE_TIME and kind != "LogAppendTime":
+        kind = configs[topic].get(TIMESTAMP_TYPE)
+        if settings.window_by == APPEND_TIME and kind != LOG_APPEND_TIME:
             raise EnvironmentFailure(
-                f"--input_topics={topic}: has message.timestamp.type={kind}, and "
-                f"--window_by={settings.window_by} needs LogAppendTime; set it with kafka-configs "
-                f"--alter --topic {topic} --add-config message.timestamp.type=LogAppendTime, "
-                f"or give --window_by={CREATE_TIME}"
+                f"--input_topics={topic}: has {TIMESTAMP_TYPE}={kind}, and --window_by="
+                f"{APPEND_TIME} needs {LOG_APPEND_TIME}; {_append_time_remedy(topic)}, "
+                f"or give --window_by={EVENT_TIME} or {CREATE_TIME}"
             )
+        if settings.window_by == EVENT_TIME and kind != LOG_APPEND_TIME:
+            stamped_by_producers.append(topic)
         kept_ms = int(configs[topic]["retention.ms"])
         kept = "for ever" if kept_ms < 0 else f"for {kept_ms / 86_400_000:.1f} days"
         texts.append(f"{topic}: {partitions[topic]} partitions, records kept {kept}")
-    return Observation("; ".join(texts))
+    if stamped_by_producers:
+        topic = stamped_by_producers[0]
+        texts.append(
+            f"{', '.join(stamped_by_producers)}: timestamps are the producers' ({TIMESTAMP_TYPE}="
+            f"CreateTime), so windows stay open --max_out_of_order_seconds="
+            f"{settings.max_out_of_order_seconds} longer, and records that a producer sends later "
+            f"than that get files of their own. {LOG_APPEND_TIME} needs no such wait: "
+            f"{_append_time_remedy(topic)}"
+        )
+    return Observation("; ".join(texts), is_warning=bool(stamped_by_producers))
+
+
+def _append_time_remedy(topic: str) -> str:
+    return (
+        f"set it with kafka-configs --alter --topic {topic} --add-config "
+        f"{TIMESTAMP_TYPE}={LOG_APPEND_TIME}"
+    )
 
 
 def _look_at_dead_letter_topics(settings: PipelineSettings) -> Observation:
@@ -236,7 +259,7 @@ def _limits_of(
         yield f"has max.message.bytes={max_bytes}, and letters may need {needed}"
     if "compact" in config.get("cleanup.policy", ""):
         yield "is compacted (cleanup.policy): it refuses null keys, and keeps one letter a key"
-    if config.get("message.timestamp.type") != "LogAppendTime":
+    if config.get(TIMESTAMP_TYPE) != LOG_APPEND_TIME:
         for name in _STAMP_LIMITS:
             limit = config.get(name)
             if limit is not None and int(limit) < _stamps_in(input_config, name):
@@ -256,7 +279,7 @@ def _stamps_in(input_config: Mapping[str, str], limit: str) -> int:
     A topic that is stamped by its brokers has no timestamp ahead; its records may be as old as its
     retention.
     """
-    if input_config.get("message.timestamp.type") != "LogAppendTime":
+    if input_config.get(TIMESTAMP_TYPE) != LOG_APPEND_TIME:
         return int(input_config.get(limit, 0))
     if limit == _BEFORE_LIMIT:
         kept_ms = int(input_config["retention.ms"])

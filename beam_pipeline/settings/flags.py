@@ -217,8 +217,18 @@ def _add_window_flags(windows: Flags) -> None:
         choices=(EVENT_TIME, APPEND_TIME, CREATE_TIME),
         default=EVENT_TIME,
         help="the time that puts an event into a window: the one in the event, the time Kafka "
-        "received it, or the time its producer stamped it with; event_time and append_time need "
-        "topics with message.timestamp.type=LogAppendTime (default: %(default)s)",
+        "received it, or the time its producer stamped it with; append_time needs topics with "
+        "message.timestamp.type=LogAppendTime, and event_time is best with them "
+        "(default: %(default)s)",
+    )
+    windows.add_argument(
+        "--max_out_of_order_seconds",
+        metavar="SECONDS",
+        type=int,
+        default=60,
+        help="how far the records of a partition may be out of order by their producers' "
+        "timestamps; a window by event_time stays open that much longer. It counts only for topics "
+        "with message.timestamp.type=CreateTime (default: %(default)s)",
     )
     windows.add_argument(
         "--watermark_delay_seconds",
