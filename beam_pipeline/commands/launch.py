@@ -39,6 +39,7 @@ from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.lease import Lease, hold_lease
 from beam_pipeline.runtime.preflight import check_writable
 from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
+from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
 
@@ -118,7 +119,9 @@ class Launch:
             return _FlinkRun(self, plan, stack).supervisor(leases)
         return Supervisor(
             plan,
-            PrismEngine(find_local_tools(), self.logs.file),
+            PrismEngine(
+                find_local_tools(), self.logs.file, reader_heap_mb(self.settings.max_value_bytes)
+            ),
             self.logs.file,
             leases,
             on_submit=lambda epoch: remove_records(output_dir),
@@ -231,6 +234,7 @@ class _FlinkRun:
                 worker_pool=settings.worker_pool if settings.flink_master else None,
                 savepoint=settings.from_savepoint,
                 ship_jars=ship_jars,
+                reader_heap_mb=reader_heap_mb(launch.settings.max_value_bytes),
             ),
             directory,
             launch.logs.file,
