@@ -33,6 +33,8 @@ class PartRef(NamedTuple):
         rows: how many rows it holds.
         offsets: the inclusive ranges of offsets of each partition.
         window: start and end of the (shifted) window, in seconds since 1970.
+        oldest_ms: the oldest Kafka timestamp of its rows, in milliseconds since 1970; None if they
+            have none.
     """
 
     path: str
@@ -41,6 +43,7 @@ class PartRef(NamedTuple):
     rows: int
     offsets: Mapping[int, list[OffsetRange]]
     window: tuple[int, int] = (0, 0)
+    oldest_ms: int | None = None
 
 
 class PartMissingError(RuntimeError):

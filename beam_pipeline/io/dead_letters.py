@@ -102,7 +102,8 @@ class JsonLinesFormat:
                 sink.write("\n")
                 offsets[letter.partition].append(letter.offset)
         ranges = {partition: ranges_of(values) for partition, values in offsets.items()}
-        return PartRef(path, shard.topic, shard.number, len(contents), ranges)
+        oldest_ms = min(letter.timestamp for letter in contents)
+        return PartRef(path, shard.topic, shard.number, len(contents), ranges, oldest_ms=oldest_ms)
 
     def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
         with self._open(path, "wb") as sink:

@@ -190,7 +190,17 @@ class ParquetFormat:
             pa.ipc.new_file(sink, self.schema, options=options) as writer,
         ):
             writer.write_table(table.combine_chunks())
-        return PartRef(path, shard.topic, shard.number, table.num_rows, offsets_of(table))
+        oldest_ms = None
+        if "kafka_timestamp" in self.schema.names:
+            oldest_ms = pc.min(table.column("kafka_timestamp").cast(pa.int64())).as_py()
+        return PartRef(
+            path,
+            shard.topic,
+            shard.number,
+            table.num_rows,
+            offsets_of(table),
+            oldest_ms=oldest_ms,
+        )
 
     def assemble(self, path: str, target: OutputFile, parts: Sequence[PartRef]) -> int:
         """Write one Parquet file with its footer, a row group at a time; return its row count."""

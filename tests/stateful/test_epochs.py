@@ -130,7 +130,7 @@ class KeyState:
 
     parts: Bag = field(default_factory=Bag)
     pane: Cell = field(default_factory=Cell)
-    is_waiting: Cell = field(default_factory=Cell)
+    waiting_since: Cell = field(default_factory=Cell)
     closed: Cell = field(default_factory=Cell)
 
 
@@ -290,7 +290,7 @@ class Epochs(RuleBasedStateMachine):
                 self.sinks[kind].assemble.process(
                     (key, part),
                     parts=of_key.parts,
-                    is_waiting=of_key.is_waiting,
+                    waiting_since=of_key.waiting_since,
                     closed=of_key.closed,
                     close=Timer(),
                     due=Timer(),
@@ -317,7 +317,7 @@ class Epochs(RuleBasedStateMachine):
                     sink.assemble.fire_pane(
                         parts=of_key.parts,
                         pane=of_key.pane,
-                        is_waiting=of_key.is_waiting,
+                        waiting_since=of_key.waiting_since,
                         end=Timer(),
                     )
                 )

@@ -61,7 +61,7 @@ class ClusterSettings:
     """
 
     slots: int
-    task_manager_mb: int = 2048
+    task_manager_mb: int = 2304
     job_manager_mb: int = 1024
     prometheus: bool = False
 
@@ -273,6 +273,8 @@ def cluster_config(
         # State is names of parts, on the heap; managed memory is for RocksDB and SQL.
         "taskmanager.memory.managed.size": "16m",
         "taskmanager.memory.jvm-metaspace.size": "512m",
+        # For gRPC: an element with values of several megabytes is sent in one piece.
+        "taskmanager.memory.task.off-heap.size": "256m",
         "taskmanager.numberOfTaskSlots": str(settings.slots),
         "classloader.resolve-order": "parent-first",
         "state.backend.type": "hashmap",

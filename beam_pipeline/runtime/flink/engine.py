@@ -95,7 +95,8 @@ class FlinkSettings:
       worker_pool: host:port of the Python workers as TaskManagers reach them.
       savepoint: what the first job is restored from.
       ship_jars: whether each job brings Beam's jars.
-      reader_heap_mb: heap for the reading of Kafka, in MiB; a local TaskManager has 1 GiB more.
+      reader_heap_mb: heap for the reading of Kafka, in MiB; a local TaskManager has 1,280 MiB
+        more.
     """
 
     parallelism: int
@@ -182,7 +183,7 @@ class FlinkEngine:
             self._directory,
             ClusterSettings(
                 slots=self._settings.parallelism,
-                task_manager_mb=1024 + self._settings.reader_heap_mb,
+                task_manager_mb=1280 + self._settings.reader_heap_mb,
             ),
             {
                 JOB_MANAGER: self._log_file("jobmanager"),

@@ -48,6 +48,14 @@ final class BoundedPolls
       values.beginPoll();
       return super.poll(timeout);
     }
+
+    /** KafkaIO's reader on Flink calls this one (Beam 2.73, KafkaUnboundedReader). */
+    @Override
+    @Deprecated
+    public ConsumerRecords<byte[], byte[]> poll(long timeoutMs) {
+      values.beginPoll();
+      return super.poll(timeoutMs);
+    }
   }
 
   /**
