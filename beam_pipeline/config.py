@@ -112,6 +112,7 @@ class IngestConfig:
     follow_append_time: bool
     client_properties: Mapping[str, str] = field(repr=False)
     create_time: CreateTimeTopics = CreateTimeTopics()
+    plain_source: bool = False
     transforms: tuple[str, ...] = ()
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS

@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             config = ingest_options.ingest_config()
         pool = loopback_pool(options)  # ends when nothing refers to it
+        config = replace(config, plain_source=ingest_options.plain_source)
         config = with_create_time_topics(config)
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)

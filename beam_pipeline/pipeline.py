@@ -37,6 +37,7 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
         config.expansion_service,
         config.follow_append_time,
         config.create_time,
+        config.plain_source,
     )
     landed = _land(records, config)
     _ = landed.letter_files | "PublishDeadLetters" >> PublishDeadLetterFiles(

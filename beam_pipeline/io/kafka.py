@@ -48,10 +48,12 @@ class ReadRecords(beam.PTransform[Any, Any]):
         starts Beam's own, and records are collected in Python (`CollectRecords`).
       follow_append_time: whether timestamps and watermark follow Kafka's timestamps, or the clock.
       create_time: the topics whose timestamps are the producers'.
+      plain_source: whether to use no class of this project's in the source, for a Flink cluster
+        that lacks its jar. Then the bytes of a poll have no limit.
 
     Raises:
-      UsageError: there are such topics, and Beam's own expansion service, whose source allows no
-        disorder.
+      UsageError: there are topics with producers' timestamps, and Beam's own expansion service or
+        a plain source, which allow no disorder.
     """
 
     def __init__(
@@ -62,14 +64,21 @@ class ReadRecords(beam.PTransform[Any, Any]):
         expansion_service: str | None,
         follow_append_time: bool = True,
         create_time: CreateTimeTopics | None = None,
+        plain_source: bool = False,
     ) -> None:
         super().__init__()
         self._create_time = create_time or CreateTimeTopics()
-        if follow_append_time and self._create_time.topics and expansion_service is None:
+        self._plain_source = plain_source
+        is_plain = plain_source or expansion_service is None
+        if follow_append_time and self._create_time.topics and is_plain:
+            remedy = (
+                "the project's jar on the Flink cluster; run `flink jars` again and restart it"
+                if plain_source
+                else "--expansion_service with the project's classes, as `run` starts it"
+            )
             raise UsageError(
-                f"{', '.join(self._create_time.topics)}: timestamps are the producers' "
-                "(message.timestamp.type=CreateTime), which needs --expansion_service with this "
-                "project's classes, as `run` starts it"
+                f"--input_topics={self._create_time.topics[0]}: timestamps are the producers' "
+                f"(message.timestamp.type=CreateTime), which needs {remedy}"
             )
         self._consumer_config = {
             "auto.offset.reset": "earliest",
@@ -99,6 +108,7 @@ class ReadRecords(beam.PTransform[Any, Any]):
             "topics": self._topics,
             "followTimestamps": self._follow_append_time,
             "createTimeTopics": self._create_time.topics,
+            "plainSource": self._plain_source,
             "maxOutOfOrderMs": self._create_time.max_out_of_order_seconds * 1000,
             "maxPackRecords": MAX_BATCH_RECORDS,
             "maxPackBytes": MAX_PACK_BYTES,

@@ -305,6 +305,11 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--expansion_service", metavar="HOST:PORT", help="Beam's Java expansion service"
     )
+    job.add_argument(
+        "--plain_source",
+        action="store_true",
+        help="use no class of this project's in the source, for a Flink cluster without its jar",
+    )
     job.add_argument("--covered_offsets", metavar="FILE", help="offsets that are in files already")
 
 

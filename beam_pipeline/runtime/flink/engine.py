@@ -95,6 +95,7 @@ class FlinkSettings:
       worker_pool: host:port of the Python workers as TaskManagers reach them.
       savepoint: what the first job is restored from.
       ship_jars: whether each job brings Beam's jars.
+      plain_source: whether the job's source can't have classes of this project's.
       reader_heap_mb: heap for the reading of Kafka, in MiB; a local TaskManager has 1,280 MiB
         more.
     """
@@ -105,6 +106,7 @@ class FlinkSettings:
     worker_pool: str | None = None
     savepoint: str | None = None
     ship_jars: bool = False
+    plain_source: bool = False
     reader_heap_mb: int = READER_HEAP_MB
 
 
@@ -225,6 +227,8 @@ class FlinkEngine:
             "--retain_externalized_checkpoints_on_cancellation",
             "--detach",
         ]
+        if settings.plain_source:
+            self._flags.append("--plain_source")
         if restore_from:
             self._flags.append(f"--savepoint_path={restore_from}")
 

@@ -1,5 +1,6 @@
 package beam_pipeline;
 
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import org.apache.beam.sdk.io.kafka.KafkaRecord;
@@ -39,14 +40,24 @@ final class BoundedDisorder extends TimestampPolicy<byte[], byte[]> {
     this.watermark = watermark;
   }
 
-  /** Returns policies with a bound for the topics that producers stamp. */
-  static TimestampPolicyFactory<byte[], byte[]> factory(
-      List<String> createTimeTopics, Duration maxOutOfOrder) {
-    return (TopicPartition partition, Optional<Instant> previous) ->
-        new BoundedDisorder(
-            createTimeTopics.contains(partition.topic()) ? maxOutOfOrder : APPEND_IDLE,
-            maxOutOfOrder,
-            previous.orElse(BoundedWindow.TIMESTAMP_MIN_VALUE));
+  /** Makes policies with a bound for the topics that producers stamp. */
+  static final class Factory implements TimestampPolicyFactory<byte[], byte[]> {
+    private final ArrayList<String> createTimeTopics;
+    private final Duration maxOutOfOrder;
+
+    Factory(List<String> createTimeTopics, Duration maxOutOfOrder) {
+      this.createTimeTopics = new ArrayList<>(createTimeTopics);
+      this.maxOutOfOrder = maxOutOfOrder;
+    }
+
+    @Override
+    public TimestampPolicy<byte[], byte[]> createTimestampPolicy(
+        TopicPartition partition, Optional<Instant> previous) {
+      return new BoundedDisorder(
+          createTimeTopics.contains(partition.topic()) ? maxOutOfOrder : APPEND_IDLE,
+          maxOutOfOrder,
+          previous.orElse(BoundedWindow.TIMESTAMP_MIN_VALUE));
+    }
   }
 
   @Override

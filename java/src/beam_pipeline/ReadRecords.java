@@ -36,6 +36,12 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
     /** Those of the topics whose records are stamped by their producers. */
     public List<String> createTimeTopics;
 
+    /**
+     * Whether the source has no class of this project's: Flink (1.19) puts it into checkpoints, and
+     * Beam's coder looks for its classes where Beam's own are.
+     */
+    public boolean plainSource;
+
     /** How far a producer's timestamp may be behind those before it. */
     public long maxOutOfOrderMs;
 
@@ -59,16 +65,22 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
     KafkaIO.Read<byte[], byte[]> read =
         KafkaIO.<byte[], byte[]>read()
             .withConsumerConfigUpdates(settings.consumerConfig)
-            .withConsumerFactoryFn(new BoundedPolls(settings.maxPackBytes))
             .withKeyDeserializerAndCoder(ByteArrayDeserializer.class, bytes)
             .withValueDeserializerAndCoder(ByteArrayDeserializer.class, bytes)
             .withTopics(settings.topics);
-    read =
-        settings.followTimestamps
-            ? read.withTimestampPolicyFactory(
-                BoundedDisorder.factory(
-                    settings.createTimeTopics, Duration.millis(settings.maxOutOfOrderMs)))
-            : read.withProcessingTime();
+    if (!settings.plainSource) {
+      read = read.withConsumerFactoryFn(new BoundedPolls(settings.maxPackBytes));
+    }
+    if (!settings.followTimestamps) {
+      read = read.withProcessingTime();
+    } else if (settings.plainSource) {
+      read = read.withLogAppendTime();
+    } else {
+      Duration maxOutOfOrder = Duration.millis(settings.maxOutOfOrderMs);
+      read =
+          read.withTimestampPolicyFactory(
+              new BoundedDisorder.Factory(settings.createTimeTopics, maxOutOfOrder));
+    }
     return begin
         .apply(read)
         .apply(new PackRecords(settings.maxPackRecords, settings.maxPackBytes));
