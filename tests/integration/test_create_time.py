@@ -89,13 +89,18 @@ def test_records_out_of_order_within_the_bound_are_on_time(
     assert set(panes(run).values()) == {1}, panes(run)
 
 
+@pytest.mark.parametrize(
+    "engine", ["prism", pytest.param("flink", marks=pytest.mark.slow, id="flink")]
+)
 def test_windows_close_though_partitions_are_idle(
-    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str], engine: str
 ) -> None:
     """Live: a partition never gets a record, one goes quiet, one is a year ahead throughout."""
     topic = fresh_topic(partitions=4, **ANY_STAMP)
     stamper = Stamper(kafka, topic)
-    words = run.run_words(kafka, topic, *NO_LIMITS, "--max_out_of_order_seconds=2")
+    words = run.run_words(
+        kafka, topic, *NO_LIMITS, "--max_out_of_order_seconds=2", f"--engine={engine}"
+    )
     with running(run, words):
         for step in range(60):
             now_ms = round(time.time() * 1000)
@@ -105,7 +110,7 @@ def test_windows_close_though_partitions_are_idle(
                 stamper.send(1, now_ms)
             stamper.flush()
             time.sleep(0.1)
-        wait_for(lambda: run.placed().total() == 130, "every record in a file", 60)
+        wait_for(lambda: run.placed().total() == 130, "every record in a file", 120)
     assert_clean(run, kafka, topic, 130)
 
 
