@@ -45,6 +45,18 @@ class Windowing:
 
 
 @dataclass(frozen=True)
+class CreateTimeTopics:
+    """The input topics whose records are stamped by their producers, which is Kafka's default.
+
+    `max_out_of_order_seconds` is how far a timestamp may be behind those before it in its
+    partition. The watermark stays that far behind the newest timestamp.
+    """
+
+    topics: tuple[str, ...] = ()
+    max_out_of_order_seconds: int = 60
+
+
+@dataclass(frozen=True)
 class PaneTiming:
     """When a window fires panes, besides the pane at its end; all in seconds of the clock.
 
@@ -102,6 +114,8 @@ class IngestConfig:
     expansion_service: str | None
     follow_append_time: bool
     client_properties: Mapping[str, str] = field(repr=False)
+    create_time: CreateTimeTopics = CreateTimeTopics()
+    plain_source: bool = False
     transforms: tuple[str, ...] = ()
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS

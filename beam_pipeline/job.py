@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -36,6 +37,8 @@ from beam_pipeline.config import IngestConfig
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
+from beam_pipeline.kafka.admin import create_time_topics
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.landed_columns import landed_columns
 from beam_pipeline.options import IngestOptions
 from beam_pipeline.pipeline import build_pipeline
@@ -70,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             config = ingest_options.ingest_config()
         pool = loopback_pool(options)  # ends when nothing refers to it
+        config = replace(config, plain_source=ingest_options.plain_source)
+        config = with_create_time_topics(config)
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
         build_pipeline(pipeline, config)
@@ -85,6 +90,22 @@ def main(arguments: list[str] | None = None) -> int:
     code = _watch(result, stop, status_file, own.detach)
     del pool
     return code
+
+
+def with_create_time_topics(config: IngestConfig) -> IngestConfig:
+    """Return the settings with the topics whose records are stamped by their producers.
+
+    The watermark of such topics follows another rule, and a topic may have been altered since the
+    last epoch.
+
+    Raises:
+      EnvironmentFailure: a topic is missing, or the cluster refused.
+    """
+    if not config.follow_append_time:
+        return config
+    connection = KafkaConnection.of_java(config.client_properties)
+    topics = create_time_topics(connection, config.input_topics)
+    return replace(config, create_time=replace(config.create_time, topics=topics))
 
 
 def loopback_pool(options: PipelineOptions) -> WorkerPool | None:

@@ -36,6 +36,8 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
         config.consumer_group,
         config.expansion_service,
         config.follow_append_time,
+        config.create_time,
+        config.plain_source,
     )
     landed = _land(records, config)
     _ = landed.letter_files | "PublishDeadLetters" >> PublishDeadLetterFiles(
@@ -71,7 +73,8 @@ def _land(records: beam.PCollection[Any], config: IngestConfig) -> _Landed:
         rows = dead.collect(enriched)
         for number, transform in enumerate(user, start=1):
             rows = dead.collect(rows | f"Transform{number}" >> transform)
-        windowed = rows | "WindowBatches" >> WindowBatches(windowing)
+        bound_seconds = config.create_time.max_out_of_order_seconds
+        windowed = rows | "WindowBatches" >> WindowBatches(windowing, bound_seconds)
         written = windowed | "WriteToParquet" >> WriteToParquet(
             config.output_dir,
             file_schema(schema),

@@ -39,6 +39,7 @@ from beam_pipeline.runtime.flink.preflight import (
 from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.lease import Lease, hold_lease
 from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
+from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
 
@@ -130,7 +131,9 @@ class Launch:
             return _FlinkRun(self, plan, stack).supervisor(leases)
         return Supervisor(
             plan,
-            PrismEngine(find_local_tools(), self.logs.file),
+            PrismEngine(
+                find_local_tools(), self.logs.file, reader_heap_mb(self.settings.max_value_bytes)
+            ),
             self.logs.file,
             leases,
             on_submit=lambda epoch: remove_records(output_dir),
@@ -225,17 +228,24 @@ class _FlinkRun:
         self._resumed: FlinkJobRecord | None = None
         if settings.from_savepoint:
             self._resumed = record_of_savepoint(self._output_dir, settings.from_savepoint)
-        ship_jars = False
+        tools = find_flink_tools(with_cluster=not settings.flink_master)
+        ship_jars = plain_source = False
         if settings.flink_master:
             rest = FlinkRest(settings.flink_master)
             check_cluster(rest, settings.parallelism, settings.worker_pool)
             for warning in unshared(task_manager_hosts(rest), launch.directories):
                 launch.say(warning)
             ship_jars = needs_jars(rest)
+            plain_source = not ship_jars and tools.jars[-1].name not in rest.class_path()
+            if plain_source:
+                launch.say(
+                    f"warning: the cluster lacks {tools.jars[-1].name}, without which large values "
+                    "need more memory; run `flink jars` again and restart it"
+                )
         directory = temporary_directory("flink")
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         self._engine = FlinkEngine(
-            find_flink_tools(with_cluster=not settings.flink_master),
+            tools,
             FlinkSettings(
                 parallelism=settings.parallelism,
                 checkpointing_interval_ms=settings.checkpointing_interval_ms,
@@ -243,6 +253,8 @@ class _FlinkRun:
                 worker_pool=settings.worker_pool if settings.flink_master else None,
                 savepoint=settings.from_savepoint,
                 ship_jars=ship_jars,
+                plain_source=plain_source,
+                reader_heap_mb=reader_heap_mb(launch.settings.max_value_bytes),
             ),
             directory,
             launch.logs.file,

@@ -35,6 +35,8 @@ class PartRef(NamedTuple):
         offsets: the inclusive ranges of offsets of each partition.
         window: start and end of the (shifted) window, in seconds since 1970.
         last_records: the highest offset of each partition, and its timestamp in milliseconds.
+        oldest_ms: the oldest Kafka timestamp of its rows, in milliseconds since 1970; None if they
+            have none.
     """
 
     path: str
@@ -44,6 +46,7 @@ class PartRef(NamedTuple):
     offsets: Mapping[int, list[OffsetRange]]
     window: tuple[int, int] = (0, 0)
     last_records: Mapping[int, tuple[int, int]] = {}
+    oldest_ms: int | None = None
 
     @property
     def names_each_row(self) -> bool:

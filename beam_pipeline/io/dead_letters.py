@@ -104,7 +104,8 @@ class JsonLinesFormat:
                 sink.write("\n")
                 offsets[letter.partition].append(letter.offset)
         ranges = {partition: ranges_of(values) for partition, values in offsets.items()}
-        return PartRef(path, shard.topic, shard.number, len(contents), ranges)
+        oldest_ms = min(letter.timestamp for letter in contents)
+        return PartRef(path, shard.topic, shard.number, len(contents), ranges, oldest_ms=oldest_ms)
 
     def assemble(
         self, path: str, target: OutputFile, parts: Sequence[PartRef], known: CoveredOffsets
@@ -202,10 +203,11 @@ class PublishDeadLetterFiles(beam.PTransform[Any, Any]):
         self, client_properties: Mapping[str, str], topic_suffix: str, layout: FileLayout
     ) -> None:
         super().__init__()
-        properties = dict(client_properties)
-        connection = KafkaConnection(properties.pop("bootstrap.servers", ""), properties)
         self._settings = OutboxSettings(
-            connection, topic_suffix, Path(layout.root), private=layout.private
+            KafkaConnection.of_java(client_properties),
+            topic_suffix,
+            Path(layout.root),
+            private=layout.private,
         )
 
     def expand(self, files: beam.PCollection[Any]) -> beam.PCollection[Any]:

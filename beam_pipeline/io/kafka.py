@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_pipeline.config import CreateTimeTopics
+from beam_pipeline.errors import UsageError
 from beam_pipeline.records import (
     MAX_BATCH_RECORDS,
     TIMESTAMP_TYPES,
@@ -24,7 +27,8 @@ from beam_pipeline.schemas.contract import RECORD_SCHEMA
 from beam_pipeline.transforms.batch_coder import returning_batches
 
 MAX_PACK_BYTES = 4 * 1024 * 1024
-"""How large a pack may be, the element between Java and Python; see also `MAX_BATCH_RECORDS`."""
+"""How large a pack may be, the element between Java and Python; see also `MAX_BATCH_RECORDS`. The
+record that reaches the limit is part of the pack. A poll of the consumer has the same limit."""
 
 _HEADERS_TYPE = RECORD_SCHEMA.field("_headers").type
 
@@ -40,9 +44,16 @@ class ReadRecords(beam.PTransform[Any, Any]):
       topics: what to read.
       consumer_group: the group whose committed offsets are the start.
       expansion_service: host:port of an expansion service with java/src on its class path, whose
-        `PackRecords` packs records before they leave Java. None starts Beam's own, and records
-        are collected in Python (`CollectRecords`).
-      follow_append_time: whether timestamps and watermark follow Kafka's append time, or the clock.
+        `ReadRecords` limits the bytes of a poll and packs records before they leave Java. None
+        starts Beam's own, and records are collected in Python (`CollectRecords`).
+      follow_append_time: whether timestamps and watermark follow Kafka's timestamps, or the clock.
+      create_time: the topics whose timestamps are the producers'.
+      plain_source: whether to use no class of this project's in the source, for a Flink cluster
+        that lacks its jar. Then the bytes of a poll have no limit.
+
+    Raises:
+      UsageError: there are topics with producers' timestamps, and Beam's own expansion service or
+        a plain source, which allow no disorder.
     """
 
     def __init__(
@@ -52,8 +63,23 @@ class ReadRecords(beam.PTransform[Any, Any]):
         consumer_group: str,
         expansion_service: str | None,
         follow_append_time: bool = True,
+        create_time: CreateTimeTopics | None = None,
+        plain_source: bool = False,
     ) -> None:
         super().__init__()
+        self._create_time = create_time or CreateTimeTopics()
+        self._plain_source = plain_source
+        is_plain = plain_source or expansion_service is None
+        if follow_append_time and self._create_time.topics and is_plain:
+            remedy = (
+                "the project's jar on the Flink cluster; run `flink jars` again and restart it"
+                if plain_source
+                else "--expansion_service with the project's classes, as `run` starts it"
+            )
+            raise UsageError(
+                f"--input_topics={self._create_time.topics[0]}: timestamps are the producers' "
+                f"(message.timestamp.type=CreateTime), which needs {remedy}"
+            )
         self._consumer_config = {
             "auto.offset.reset": "earliest",
             **client_properties,
@@ -61,31 +87,45 @@ class ReadRecords(beam.PTransform[Any, Any]):
             "enable.auto.commit": "false",
         }
         self._topics = list(topics)
-        self._timestamp_policy = (
-            ReadFromKafka.log_append_time
-            if follow_append_time
-            else ReadFromKafka.processing_time_policy
-        )
+        self._follow_append_time = follow_append_time
         self._expansion_service = expansion_service
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Any]:
+        if self._expansion_service is None:
+            return self._read_with_beams_own(begin)
+        read = JavaExternalTransform("beam_pipeline.ReadRecords", self._expansion_service)
+        batches: beam.PCollection[Any] = (
+            begin
+            | "ReadRecords" >> read(json.dumps(self._java_settings()))
+            | "ToBatches" >> returning_batches(beam.Map(batch_of_pack))
+        )
+        return batches
+
+    def _java_settings(self) -> dict[str, Any]:
+        """Return the fields of `Settings` in java/src/beam_pipeline/ReadRecords.java."""
+        return {
+            "consumerConfig": self._consumer_config,
+            "topics": self._topics,
+            "followTimestamps": self._follow_append_time,
+            "createTimeTopics": self._create_time.topics,
+            "plainSource": self._plain_source,
+            "maxOutOfOrderMs": self._create_time.max_out_of_order_seconds * 1000,
+            "maxPackRecords": MAX_BATCH_RECORDS,
+            "maxPackBytes": MAX_PACK_BYTES,
+        }
+
+    def _read_with_beams_own(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Any]:
         rows: beam.PCollection[Any] = begin | "ReadFromKafka" >> ReadFromKafka(
             consumer_config=self._consumer_config,
             topics=self._topics,
-            timestamp_policy=self._timestamp_policy,
+            timestamp_policy=(
+                ReadFromKafka.log_append_time
+                if self._follow_append_time
+                else ReadFromKafka.processing_time_policy
+            ),
             with_metadata=True,
-            expansion_service=self._expansion_service,
         )
-        batches: beam.PCollection[Any]
-        if self._expansion_service is None:  # Beam's own does not have PackRecords
-            batches = rows | CollectRecords()
-            return batches
-        pack = JavaExternalTransform("beam_pipeline.PackRecords", self._expansion_service)
-        batches = (
-            rows
-            | "PackRecords" >> pack(MAX_BATCH_RECORDS, MAX_PACK_BYTES)
-            | "ToBatches" >> returning_batches(beam.Map(batch_of_pack))
-        )
+        batches: beam.PCollection[Any] = rows | CollectRecords()
         return batches
 
 

@@ -199,6 +199,9 @@ class ParquetFormat:
             pa.ipc.new_file(sink, self.schema, options=options) as writer,
         ):
             writer.write_table(table.combine_chunks())
+        oldest_ms = None
+        if "kafka_timestamp" in self.schema.names:
+            oldest_ms = pc.min(table.column("kafka_timestamp").cast(pa.int64())).as_py()
         return PartRef(
             path,
             shard.topic,
@@ -206,6 +209,7 @@ class ParquetFormat:
             table.num_rows,
             offsets_of(table),
             last_records=last_records_of(table),
+            oldest_ms=oldest_ms,
         )
 
     def assemble(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
-from apache_beam.coders import BooleanCoder, PickleCoder, VarIntCoder
+from apache_beam.coders import BooleanCoder, FloatCoder, PickleCoder, VarIntCoder
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import (
@@ -51,6 +51,12 @@ from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter
 from beam_pipeline.transforms.dead_letters import count_dead
 from beam_pipeline.transforms.outputs import DEAD, Outputs
 from beam_pipeline.transforms.windowing import delay_of
+
+QUIET_SECONDS = 3.0
+"""A pane of a backlog fires when its window got nothing for so long. A bundle comes within it."""
+
+MAX_BACKLOG_SECONDS = 300.0
+"""The longest that a pane of a backlog is collected. A kill has what is in no file read again."""
 
 MAX_OPEN_BYTES = 32 * 1024 * 1024
 """How much a bundle holds in memory, over all its windows, before it is written to parts."""
@@ -259,9 +265,12 @@ class _OpenPart:
 class _AssembleFiles(beam.DoFn):
     """(key of window and shard, PartRef) to WrittenFile, one for each pane.
 
-    The state of a key: the parts that wait for the next pane, whether there are any, the index of
-    that pane, whether the window has closed, and the offsets in adopted files. The index stays when
-    a pane has fired, because it is part of the next file's name.
+    A late or early pane is due some seconds after its first part (see `PaneTiming`). While parts
+    come from a backlog, it is due when no more come: a window would get a file every few seconds.
+
+    The state of a key: the parts that wait for the next pane, since when, the index of that pane,
+    whether the window has closed, and the offsets in adopted files. The index stays when a pane has
+    fired, because it is part of the next file's name.
 
     The files of a key are a log: pane after pane, each taken by the first that gives a file its
     name. Whoever takes a pane has read the files of the panes before it that others took. So each
@@ -275,7 +284,7 @@ class _AssembleFiles(beam.DoFn):
     PARTS = BagStateSpec("parts", PickleCoder())
     PANE = ReadModifyWriteStateSpec("pane", VarIntCoder())
     ADOPTED = ReadModifyWriteStateSpec("adopted", PickleCoder())
-    IS_WAITING = ReadModifyWriteStateSpec("is_waiting", BooleanCoder())
+    WAITING_SINCE = ReadModifyWriteStateSpec("waiting_since", FloatCoder())
     CLOSED = ReadModifyWriteStateSpec("closed", BooleanCoder())
     CLOSE = TimerSpec("close", TimeDomain.WATERMARK)
     DUE = TimerSpec("due", TimeDomain.REAL_TIME)
@@ -301,7 +310,7 @@ class _AssembleFiles(beam.DoFn):
         self,
         keyed_part: tuple[str, PartRef],
         parts: Any = beam.DoFn.StateParam(PARTS),
-        is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
+        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
         closed: Any = beam.DoFn.StateParam(CLOSED),
         close: Any = beam.DoFn.TimerParam(CLOSE),
         due: Any = beam.DoFn.TimerParam(DUE),
@@ -309,17 +318,22 @@ class _AssembleFiles(beam.DoFn):
     ) -> None:
         part = keyed_part[1]
         parts.add(part)
-        if is_waiting.read():
-            return
-        is_waiting.write(True)
-        now = time.time()
-        end.set(GlobalWindow().max_timestamp())
-        if closed.read():
-            due.set(Timestamp.of(now + self._timing.late_pane_seconds))
-        else:
-            close.set(Timestamp(seconds=part.window[1]))
-            if self._timing.early_pane_seconds:
-                due.set(Timestamp.of(now + self._timing.early_pane_seconds))
+        now, timing = time.time(), self._timing
+        since = waiting_since.read()
+        if since is None:
+            waiting_since.write(now)
+            end.set(GlobalWindow().max_timestamp())
+        is_closed = bool(closed.read())
+        if since is None and not is_closed:
+            if is_late_backlog(part, timing.late_pane_seconds, now):
+                closed.write(True)  # it had closed before its first row came to Kafka
+                is_closed = True
+            else:
+                close.set(Timestamp(seconds=part.window[1]))
+        seconds = timing.late_pane_seconds if is_closed else timing.early_pane_seconds
+        due_at = due_time(part, seconds, now, since)
+        if due_at is not None:
+            due.set(Timestamp.of(due_at))
 
     @on_timer(CLOSE)
     def close_window(
@@ -327,12 +341,12 @@ class _AssembleFiles(beam.DoFn):
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
         adopted: Any = beam.DoFn.StateParam(ADOPTED),
-        is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
+        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
         closed: Any = beam.DoFn.StateParam(CLOSED),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
         closed.write(True)
-        yield from self._fire(parts, pane, adopted, is_waiting, end)
+        yield from self._fire(parts, pane, adopted, waiting_since, end)
 
     @on_timer(DUE)
     def fire_pane(
@@ -340,10 +354,10 @@ class _AssembleFiles(beam.DoFn):
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
         adopted: Any = beam.DoFn.StateParam(ADOPTED),
-        is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
+        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
-        yield from self._fire(parts, pane, adopted, is_waiting, end)
+        yield from self._fire(parts, pane, adopted, waiting_since, end)
 
     @on_timer(END)
     def end_input(
@@ -351,14 +365,14 @@ class _AssembleFiles(beam.DoFn):
         parts: Any = beam.DoFn.StateParam(PARTS),
         pane: Any = beam.DoFn.StateParam(PANE),
         adopted: Any = beam.DoFn.StateParam(ADOPTED),
-        is_waiting: Any = beam.DoFn.StateParam(IS_WAITING),
+        waiting_since: Any = beam.DoFn.StateParam(WAITING_SINCE),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> Iterator[WrittenFile]:
         """Fire the last pane: at the end of the input a runner may drop timers of the clock."""
-        yield from self._fire(parts, pane, adopted, is_waiting, end)
+        yield from self._fire(parts, pane, adopted, waiting_since, end)
 
     def _fire(
-        self, parts: Any, pane: Any, adopted: Any, is_waiting: Any, end: Any
+        self, parts: Any, pane: Any, adopted: Any, waiting_since: Any, end: Any
     ) -> Iterator[WrittenFile]:
         waiting = sorted(parts.read(), key=lambda part: part.path)
         if not waiting:
@@ -369,7 +383,7 @@ class _AssembleFiles(beam.DoFn):
             index = yield from self._overwrite(waiting, pane.read() or 0)
         retire_parts(waiting)
         parts.clear()
-        is_waiting.clear()
+        waiting_since.clear()
         end.clear()  # Prism 2.73 checks every key that has a timer, again and again
         pane.write(index)
 
@@ -431,6 +445,40 @@ class _AssembleFiles(beam.DoFn):
         counts = {"files": 1, "rows": written.rows, "bytes": written.size_bytes}
         for name, amount in counts.items():
             Metrics.counter(METRICS_NAMESPACE, f"{self._counter_prefix}.{name}").inc(amount)
+
+
+def is_backlog(part: PartRef, seconds: float, now: float) -> bool:
+    """Return whether a part's oldest row came to Kafka more than `seconds` before `now`."""
+    return part.oldest_ms is not None and now - part.oldest_ms / 1000 > seconds
+
+
+def is_late_backlog(part: PartRef, seconds: float, now: float) -> bool:
+    """Return whether a part is of a backlog, and each row came to Kafka after its window's end."""
+    return is_backlog(part, seconds, now) and (part.oldest_ms or 0) >= part.window[1] * 1000
+
+
+def due_time(part: PartRef, seconds: float, now: float, since: float | None) -> float | None:
+    """Return when a late or early pane is due after a part has come; None for no change.
+
+    Args:
+      part: what has come.
+      seconds: how long the pane of a live stream is collected; 0 for no such pane.
+      now: the time, in seconds since 1970, as are the result and `since`.
+      since: when the first part of the pane came; None if this is it.
+
+    >>> live = PartRef("a.arrow", "orders", 0, 1, {}, oldest_ms=99_000)
+    >>> due_time(live, 5, now=100.0, since=None), due_time(live, 5, now=102.0, since=100.0)
+    (105.0, None)
+    >>> old = live._replace(oldest_ms=10_000)
+    >>> due_time(old, 5, now=100.0, since=None), due_time(old, 5, now=102.0, since=100.0)
+    (103.0, 105.0)
+    """
+    if not seconds:
+        return None
+    if not is_backlog(part, seconds, now):
+        return now + seconds if since is None else None
+    quiet_until = now + min(seconds, QUIET_SECONDS)
+    return quiet_until if since is None else min(quiet_until, since + MAX_BACKLOG_SECONDS)
 
 
 def publish(layout: FileLayout, target: OutputFile, temporary: Path) -> bool:

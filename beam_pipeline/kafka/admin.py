@@ -32,6 +32,10 @@ from beam_pipeline.offset_sets import TopicPartition
 REQUEST_TIMEOUT_SECONDS = 15.0
 COORDINATOR_TIMEOUT_SECONDS = 5.0
 SETTLING_TIMEOUT_SECONDS = 60.0
+
+TIMESTAMP_TYPE, LOG_APPEND_TIME = "message.timestamp.type", "LogAppendTime"
+"""The setting of a topic that says who stamps its records, and its value for the brokers."""
+
 _RETRY_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 
@@ -193,6 +197,18 @@ def topic_config(connection: KafkaConnection, names: Iterable[str]) -> dict[str,
         }
         for resource, future in futures.items()
     }
+
+
+def create_time_topics(connection: KafkaConnection, names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the topics whose records are stamped by their producers.
+
+    Raises:
+        EnvironmentFailure: a topic is missing, or the cluster refused.
+    """
+    configs = topic_config(connection, names)
+    return tuple(
+        name for name, config in configs.items() if config.get(TIMESTAMP_TYPE) != LOG_APPEND_TIME
+    )
 
 
 def partition_counts(connection: KafkaConnection, names: Iterable[str]) -> dict[str, int]:

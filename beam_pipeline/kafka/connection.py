@@ -91,6 +91,12 @@ class KafkaConnection:
         connection.for_librdkafka()
         return connection
 
+    @classmethod
+    def of_java(cls, properties: Mapping[str, str]) -> KafkaConnection:
+        """Return the connection whose `for_java` gave these properties."""
+        rest = dict(properties)
+        return cls(rest.pop("bootstrap.servers", ""), rest)
+
     def for_java(self) -> dict[str, str]:
         """Return settings for Java clients, such as KafkaIO.
 

@@ -18,6 +18,8 @@ from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.durable import make_directory
 from beam_pipeline.files.tree import partition_keys_in
 from beam_pipeline.kafka.admin import (
+    LOG_APPEND_TIME,
+    TIMESTAMP_TYPE,
     TopicAccess,
     TopicSpec,
     create_topics,
@@ -30,7 +32,7 @@ from beam_pipeline.kafka.admin import (
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.held_columns import check_columns
 from beam_pipeline.settings.config import PipelineSettings
-from beam_pipeline.settings.flags import CREATE_TIME
+from beam_pipeline.settings.flags import APPEND_TIME, CREATE_TIME, EVENT_TIME
 from beam_pipeline.topic_names import is_topic_name
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
@@ -221,7 +223,10 @@ def _look_at_broker(settings: PipelineSettings) -> Observation:
 
 
 def _look_at_topic(settings: PipelineSettings, topic: str) -> Observation:
-    """Check that a topic exists and stamps records as `--window_by` needs."""
+    """Check that a topic exists and stamps records as `--window_by` needs.
+
+    A topic whose records are stamped by their producers serves for `event_time`, with a warning.
+    """
     connection = settings.connection()
     check_dead_letter_suffix(settings.topics(), settings.dead_letter_topic_suffix)
     partitions = partition_counts(connection, [topic])
@@ -231,17 +236,32 @@ def _look_at_topic(settings: PipelineSettings, topic: str) -> Observation:
             "create it, or correct the name"
         )
     config = topic_config(connection, [topic])[topic]
-    kind = config.get("message.timestamp.type")
-    if settings.window_by != CREATE_TIME and kind != "LogAppendTime":
+    kind = config.get(TIMESTAMP_TYPE)
+    if settings.window_by == APPEND_TIME and kind != LOG_APPEND_TIME:
         raise EnvironmentFailure(
-            f"--input_topics={topic}: has message.timestamp.type={kind}, and "
-            f"--window_by={settings.window_by} needs LogAppendTime; set it with kafka-configs "
-            f"--alter --topic {topic} --add-config message.timestamp.type=LogAppendTime, "
-            f"or give --window_by={CREATE_TIME}"
+            f"--input_topics={topic}: has {TIMESTAMP_TYPE}={kind}, and --window_by="
+            f"{APPEND_TIME} needs {LOG_APPEND_TIME}; {_append_time_remedy(topic)}, "
+            f"or give --window_by={EVENT_TIME} or {CREATE_TIME}"
         )
     kept_ms = int(config["retention.ms"])
     kept = "for ever" if kept_ms < 0 else f"for {kept_ms / 86_400_000:.1f} days"
-    return Observation(f"{topic}: {partitions[topic]} partitions, records kept {kept}")
+    text = f"{topic}: {partitions[topic]} partitions, records kept {kept}"
+    if settings.window_by != EVENT_TIME or kind == LOG_APPEND_TIME:
+        return Observation(text)
+    return Observation(
+        f"{text}; its timestamps are the producers' ({TIMESTAMP_TYPE}={kind}), so windows stay "
+        f"open --max_out_of_order_seconds={settings.max_out_of_order_seconds} longer, and records "
+        "that a producer sends later than that get files of their own. "
+        f"{LOG_APPEND_TIME} needs no such wait: {_append_time_remedy(topic)}",
+        is_warning=True,
+    )
+
+
+def _append_time_remedy(topic: str) -> str:
+    return (
+        f"set it with kafka-configs --alter --topic {topic} --add-config "
+        f"{TIMESTAMP_TYPE}={LOG_APPEND_TIME}"
+    )
 
 
 def _look_at_dead_letter_topics(settings: PipelineSettings) -> Observation:
@@ -280,7 +300,7 @@ def _limits_of(
         yield f"has max.message.bytes={max_bytes}, and letters may need {needed}"
     if "compact" in config.get("cleanup.policy", ""):
         yield "is compacted (cleanup.policy): it refuses null keys, and keeps one letter a key"
-    if config.get("message.timestamp.type") != "LogAppendTime":
+    if config.get(TIMESTAMP_TYPE) != LOG_APPEND_TIME:
         for name in _STAMP_LIMITS:
             limit = config.get(name)
             if limit is not None and int(limit) < _stamps_in(input_config, name):
@@ -300,7 +320,7 @@ def _stamps_in(input_config: Mapping[str, str], limit: str) -> int:
     A topic that is stamped by its brokers has no timestamp ahead; its records may be as old as its
     retention.
     """
-    if input_config.get("message.timestamp.type") != "LogAppendTime":
+    if input_config.get(TIMESTAMP_TYPE) != LOG_APPEND_TIME:
         return int(input_config.get(limit, 0))
     if limit == _BEFORE_LIMIT:
         kept_ms = int(input_config["retention.ms"])

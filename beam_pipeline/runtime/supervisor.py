@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from beam_pipeline.config import BreakerLimits
+from beam_pipeline.config import BreakerLimits, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import load_expired_note
@@ -53,6 +53,7 @@ SWEEP_SECONDS = 30.0
 MAX_LISTING_SHARE = 0.05
 FULL_BYTES = 1024**2
 STANDSTILL_SECONDS = 10.0
+READ_SECONDS = 2.0
 STATUS_FILE = "status.json"
 JOB_GRACE_SECONDS = 5.0
 USAGE_EXIT_CODE = 2
@@ -75,6 +76,7 @@ class RunStatus:
       files: how many files the run has written.
       restarts: how often something was started again.
       remaining: how many offsets before the goal are in no file; None without a goal.
+      waits_for: what they wait for, if all of them seem to be read; else empty.
       notices: one line each, for the user.
       starts: the offsets from which the epoch reads.
       covered: the offsets that are in files now.
@@ -93,6 +95,7 @@ class RunStatus:
     files: int = 0
     restarts: int = 0
     remaining: int | None = None
+    waits_for: str = ""
     notices: list[str] = field(default_factory=list)
     starts: dict[TopicPartition, int] = field(default_factory=dict)
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
@@ -216,6 +219,7 @@ class Supervisor:
         self._goal: Ends | None = None
         self._next_listing = 0.0
         self._moved_at = time.monotonic()
+        self._read, self._read_at = 0, time.time()
         self._progress: tuple[str, int, int] | None = None
         self._log_watch = LogWatch(
             load_expired_note(plan.output_dir),
@@ -578,6 +582,7 @@ class Supervisor:
         When nothing moves, the offsets that remain may have no record: the log is read there.
         """
         self.status.remaining = self._remaining(goal)
+        self.status.waits_for = self._waits_for()
         progress = (self.status.state, self.status.counters["read"], self.status.remaining)
         if progress != self._progress or self.status.state != "running":
             self._progress = progress
@@ -589,6 +594,16 @@ class Supervisor:
                     self._source.cover_offset_gaps(self._ledger, spans)
             self._moved_at = time.monotonic()
         return self.status.remaining == 0
+
+    def _waits_for(self) -> str:
+        """Return what the offsets that are in no file wait for, once nothing more is read."""
+        read, now = self.status.counters["read"], time.time()
+        if self.status.state != "running" or read != self._read:
+            self._read, self._read_at = read, now
+        if not self.status.remaining or now - self._read_at < READ_SECONDS:
+            return ""
+        settings = self._plan.settings
+        return wait_text(settings.windowing, settings.timing, self._read_at, now)
 
     def _remaining(self, goal: Ends) -> int:
         return sum(
@@ -635,6 +650,21 @@ class Supervisor:
 def new_epoch() -> str:
     """Return a new identity of an epoch, such as `20261124T133350Zx3f9a`; they sort by time."""
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}x{secrets.token_hex(2)}"
+
+
+def wait_text(windowing: Windowing, timing: PaneTiming, read_at: float, now: float) -> str:
+    """Return what records wait for that were read at `read_at`, in seconds since 1970.
+
+    >>> wait_text(Windowing(60), PaneTiming(), read_at=50.0, now=55.0)
+    'waiting for windows to close at 00:01:02Z'
+    >>> wait_text(Windowing(60), PaneTiming(early_pane_seconds=5), read_at=50.0, now=55.0)
+    'waiting for files'
+    """
+    window = windowing.window_seconds
+    closes = (int(read_at) // window + 1) * window + windowing.watermark_delay_seconds
+    if timing.early_pane_seconds or closes < now:
+        return "waiting for files"
+    return f"waiting for windows to close at {time.strftime('%H:%M:%SZ', time.gmtime(closes))}"
 
 
 def _failure_of(job: ManagedProcess) -> str:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beam_pipeline.config import BreakerLimits, IngestConfig, PaneTiming, ValidationRules, Windowing
+from beam_pipeline.config import (
+    BreakerLimits,
+    CreateTimeTopics,
+    IngestConfig,
+    PaneTiming,
+    ValidationRules,
+    Windowing,
+)
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import UsageError
 from beam_pipeline.files.names import MAX_TOPIC_LENGTH
@@ -51,6 +58,7 @@ class PipelineSettings:
     max_value_bytes: int
     window_by: str
     windowing: Windowing
+    max_out_of_order_seconds: int
     timing: PaneTiming
     output_dir: str
     dead_letter_dir: str
@@ -164,6 +172,7 @@ class PipelineSettings:
             epoch=epoch,
             expansion_service=expansion_service,
             follow_append_time=self.window_by != CREATE_TIME,
+            create_time=CreateTimeTopics(max_out_of_order_seconds=self.max_out_of_order_seconds),
             client_properties=self.connection().for_java(),
             transforms=self.transforms,
             covered=covered or CoveredOffsets(),
@@ -242,6 +251,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         max_value_bytes=values["max_value_bytes"],
         window_by=values["window_by"],
         windowing=Windowing(window_seconds, values["watermark_delay_seconds"]),
+        max_out_of_order_seconds=values["max_out_of_order_seconds"],
         timing=PaneTiming(values["late_pane_seconds"], values["early_pane_seconds"] or 0),
         output_dir=values["output_dir"],
         dead_letter_dir=values["dead_letter_dir"],
@@ -262,6 +272,7 @@ _AT_LEAST = {
     "max_value_bytes": 1,
     "window_seconds": 1,
     "watermark_delay_seconds": 0,
+    "max_out_of_order_seconds": 0,
     "late_pane_seconds": 1,
     "early_pane_seconds": 0,
     "num_shards": 1,

@@ -235,8 +235,18 @@ def _add_window_flags(windows: Flags) -> None:
         choices=(EVENT_TIME, APPEND_TIME, CREATE_TIME),
         default=EVENT_TIME,
         help="the time that puts an event into a window: the one in the event, the time Kafka "
-        "received it, or the time its producer stamped it with; event_time and append_time need "
-        "topics with message.timestamp.type=LogAppendTime (default: %(default)s)",
+        "received it, or the time its producer stamped it with; append_time needs topics with "
+        "message.timestamp.type=LogAppendTime, and event_time is best with them "
+        "(default: %(default)s)",
+    )
+    windows.add_argument(
+        "--max_out_of_order_seconds",
+        metavar="SECONDS",
+        type=int,
+        default=60,
+        help="how far the records of a partition may be out of order by their producers' "
+        "timestamps; a window by event_time stays open that much longer. It counts only for topics "
+        "with message.timestamp.type=CreateTime (default: %(default)s)",
     )
     windows.add_argument(
         "--watermark_delay_seconds",
@@ -318,6 +328,11 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--epoch", metavar="ID", help="identity of this submission")
     job.add_argument(
         "--expansion_service", metavar="HOST:PORT", help="Beam's Java expansion service"
+    )
+    job.add_argument(
+        "--plain_source",
+        action="store_true",
+        help="use no class of this project's in the source, for a Flink cluster without its jar",
     )
     job.add_argument("--covered_offsets", metavar="FILE", help="offsets that are in files already")
 

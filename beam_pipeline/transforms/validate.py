@@ -60,7 +60,7 @@ class BatchLimits:
     """
 
     max_rows: int = MAX_BATCH_RECORDS
-    max_bytes: int = 64 * 1024 * 1024
+    max_bytes: int = 16 * 1024 * 1024
 
 
 class Validate(beam.PTransform[Any, Any]):

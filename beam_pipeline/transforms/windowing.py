@@ -8,12 +8,13 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import FixedWindows, TimestampedValue, WindowFn
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipeline.config import Windowing
-from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter, nearest_time_ms
+from beam_pipeline.records import METRICS_NAMESPACE, TIMESTAMP_TYPES, DeadLetter, nearest_time_ms
 from beam_pipeline.transforms.batch_coder import returning_batches
 
 
@@ -22,16 +23,25 @@ class WindowBatches(beam.PTransform[Any, Any]):
 
     Cuts each batch by the windows of its rows' `_event_time`. The timestamp of a piece is its
     smallest event time, shifted (see `Windowing`). Counts late rows. Any windowing before.
+
+    Args:
+      windowing: the windows.
+      max_out_of_order_seconds: how much longer a window is open for records that are stamped by
+        their producers (see `CreateTimeTopics`).
     """
 
-    def __init__(self, windowing: Windowing) -> None:
+    def __init__(self, windowing: Windowing, max_out_of_order_seconds: int = 0) -> None:
         super().__init__()
         self._windowing = windowing
+        self._max_out_of_order_seconds = max_out_of_order_seconds
 
     def expand(self, batches: beam.PCollection[Any]) -> beam.PCollection[Any]:
         windowed: beam.PCollection[Any] = (
             batches
-            | "CutByWindow" >> returning_batches(beam.ParDo(_CutByWindow(self._windowing)))
+            | "CutByWindow"
+            >> returning_batches(
+                beam.ParDo(_CutByWindow(self._windowing, self._max_out_of_order_seconds))
+            )
             | "AssignFixedWindows" >> window_into(self._windowing)
         )
         return windowed
@@ -124,24 +134,35 @@ def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int,
     ]
 
 
-def late_rows(batch: pa.RecordBatch, windowing: Windowing) -> int:
-    """Return how many rows Kafka got after their window had closed.
+def late_rows(
+    batch: pa.RecordBatch, windowing: Windowing, max_out_of_order_seconds: int = 0
+) -> int:
+    """Return how many rows came to Kafka after their window had closed.
 
-    It depends on event time and append time of the rows alone, not on when they are read.
+    It depends on the times of a row alone, not on when the row is read. A row that its producer
+    stamped counts from the end of its window plus the delay plus `max_out_of_order_seconds`, as
+    the watermark is that far behind such timestamps.
     """
     size_us = windowing.window_seconds * 1_000_000
     event_us = batch.column("_event_time").cast(pa.int64()).to_numpy()
-    append_us = batch.column("kafka_timestamp").cast(pa.int64()).to_numpy() * 1000
+    stamp_us = batch.column("kafka_timestamp").cast(pa.int64()).to_numpy() * 1000
     closed_us = windowing.shifted((event_us // size_us + 1) * size_us)
-    return int((append_us >= closed_us).sum())
+    if max_out_of_order_seconds:
+        is_created = pc.equal(batch.column("_timestamp_type"), TIMESTAMP_TYPES[0])
+        closed_us = closed_us + is_created.to_numpy(zero_copy_only=False) * (
+            max_out_of_order_seconds * 1_000_000
+        )
+    return int((stamp_us >= closed_us).sum())
 
 
 class _CutByWindow(beam.DoFn):
-    def __init__(self, windowing: Windowing) -> None:
+    def __init__(self, windowing: Windowing, max_out_of_order_seconds: int) -> None:
         self._windowing = windowing
+        self._max_out_of_order_seconds = max_out_of_order_seconds
 
     def process(self, batch: pa.RecordBatch) -> Iterator[TimestampedValue[Any]]:
-        Metrics.counter(METRICS_NAMESPACE, "late").inc(late_rows(batch, self._windowing))
+        late = late_rows(batch, self._windowing, self._max_out_of_order_seconds)
+        Metrics.counter(METRICS_NAMESPACE, "late").inc(late)
         for event_us, piece in cut_by_window(batch, self._windowing.window_seconds):
             yield TimestampedValue(piece, Timestamp(micros=self._windowing.shifted(event_us)))
 

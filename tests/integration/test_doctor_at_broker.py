@@ -57,7 +57,8 @@ def test_a_record_of_the_future_tells_of_clocks_that_differ(
     assert found["clocks"]["state"] == "note"
     assert f"{topic}/0 has records stamped more than 5 s from now" in found["clocks"]["text"]
     found = findings(kafka, capsys, tmp_path, f"--input_topics={topic}")
-    assert "needs LogAppendTime" in found["topics"]["text"]
+    assert found["topics"]["state"] == "note"
+    assert "--max_out_of_order_seconds=60 longer" in found["topics"]["text"]
 
 
 def test_a_dead_letter_topic_that_refuses_letters_is_told(

@@ -271,6 +271,28 @@ def test_records_stamped_by_their_producer_are_landed_by_create_time(
     }
 
 
+@pytest.mark.slow
+def test_history_that_is_read_as_a_backlog_has_one_file_a_window(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    """Every row is late: event times of an hour, in any order, that Kafka got just now."""
+    topic, windows, random = fresh_topic(partitions=4), 30, Random(4)
+    factory, start_ms = EventFactory(6), wall_clock_ms() // 3_600_000 * 3_600_000 - 7_200_000
+    padding = "x" * 4_000
+    for partition in range(4):
+        values: list[bytes | None] = []
+        for _ in range(7_000):
+            event = factory.make(start_ms + random.randrange(windows * 60_000))
+            values.append(json.dumps({**event, "note": padding}).encode())
+        send(kafka, topic, values, partition)
+    time.sleep(6)  # a backlog is older than --late_pane_seconds
+    finished = run.catch_up(kafka, topic, "--window_seconds=60")
+    assert "late 28,000 (100.0% of valid)" in finished.output
+    assert_each_once(run, kafka, topic)
+    files = list(run.output_dir.glob("dt=*/hour=*/*.parquet"))
+    assert windows <= len(files) < windows * 1.5, "a pause of seconds splits a window's pane"
+
+
 def _records(kafka: KafkaConnection, topic: str) -> dict[bytes, Message]:
     """The records of a dead-letter topic by their `dlq.id`."""
     consumer = Consumer(

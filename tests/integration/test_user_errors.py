@@ -63,8 +63,8 @@ def test_topic_with_the_other_timestamps(
     run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
 ) -> None:
     topic = fresh_topic(message_timestamp_type="CreateTime")
-    finished = run.finish(*run.run_words(kafka, topic))
-    assert_one_line(finished, 1, topic, "LogAppendTime", "--window_by=create_time")
+    finished = run.finish(*run.run_words(kafka, topic, "--window_by=append_time"))
+    assert_one_line(finished, 1, topic, "LogAppendTime", "--window_by=event_time")
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ class KeyState:
     parts: Bag = field(default_factory=Bag)
     pane: Cell = field(default_factory=Cell)
     adopted: Cell = field(default_factory=Cell)
-    is_waiting: Cell = field(default_factory=Cell)
+    waiting_since: Cell = field(default_factory=Cell)
     closed: Cell = field(default_factory=Cell)
 
 
@@ -313,7 +313,7 @@ class Epochs(RuleBasedStateMachine):
                 self.sinks[kind].assemble.process(
                     (key, part),
                     parts=of_key.parts,
-                    is_waiting=of_key.is_waiting,
+                    waiting_since=of_key.waiting_since,
                     closed=of_key.closed,
                     close=Timer(),
                     due=Timer(),
@@ -344,7 +344,7 @@ class Epochs(RuleBasedStateMachine):
             parts=of_key.parts,
             pane=of_key.pane,
             adopted=of_key.adopted,
-            is_waiting=of_key.is_waiting,
+            waiting_since=of_key.waiting_since,
             end=Timer(),
         )
         for file in written:

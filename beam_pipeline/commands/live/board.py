@@ -23,11 +23,12 @@ _LEAST_DETAIL = 3  # a heading and two lines
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A counter; `rate` is its increase a second, if it has one."""
+    """A counter; `rate` is its increase a second, `share` its part of all rows, if it has them."""
 
     name: str
     count: int
     rate: float | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +148,15 @@ def _figures(board: Board, width: int) -> list[Text]:
     shown = board.figures[: max(1, width // _FIGURE_WIDTH)]
     names = "".join(f"{figure.name:>{_FIGURE_WIDTH}}" for figure in shown)
     counts = "".join(f"{count_text(figure.count):>{_FIGURE_WIDTH}}" for figure in shown)
-    rates = "".join(
-        f"{'' if figure.rate is None else rate_text(figure.rate):>{_FIGURE_WIDTH}}"
-        for figure in shown
-    )
+    rates = "".join(f"{_below(figure):>{_FIGURE_WIDTH}}" for figure in shown)
     return [Text(names, _DIM), Text(counts, _BOLD), Text(rates, _DIM)]
+
+
+def _below(figure: Figure) -> str:
+    """Format what stands below a counter."""
+    if figure.share is not None:
+        return f"{figure.share:.1%}"
+    return "" if figure.rate is None else rate_text(figure.rate)
 
 
 @dataclass(frozen=True, slots=True)

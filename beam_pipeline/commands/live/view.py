@@ -122,11 +122,11 @@ class RunView:
             facts.append(("produced", f"{produced:,}"))
         facts += [(name, f"{counters[name]:,}") for name in ("read", "valid", "dead")]
         facts += [("files", f"{status.files:,}"), ("rate", f"{self._rate('read'):,.1f}/s")]
-        late = counters["late"]
-        if late:
-            facts.append(("late", f"{late:,}"))
+        if counters["late"]:
+            facts.append(("late", f"{counters['late']:,} ({_late_share(counters):.1%} of valid)"))
         if status.remaining is not None:
-            facts.append(("remaining", f"{status.remaining:,}"))
+            waits = f" ({status.waits_for})" if status.waits_for else ""
+            facts.append(("remaining", f"{status.remaining:,}{waits}"))
         if status.refused_letters:
             facts.append(("dlq_topic_refused", f"{status.refused_letters:,}"))
         if status.restarts:
@@ -143,7 +143,8 @@ class RunView:
         counters = status.counters
         figures = [Figure("produced", produced)] if produced is not None else []
         figures += [Figure(name, counters[name], self._rate(name)) for name in _RATED]
-        figures += [Figure("late", counters["late"]), Figure("files", status.files)]
+        share = _late_share(counters) if counters["late"] else None
+        figures += [Figure("late", counters["late"], share=share), Figure("files", status.files)]
         if status.remaining is not None:
             figures.append(Figure("remaining", status.remaining))
         if status.refused_letters:
@@ -226,9 +227,14 @@ class RunView:
 
 
 def _state_text(status: RunStatus) -> str:
-    """Return the state, and since when the broker has been away if it is."""
+    """Return the state or what it waits for, and since when the broker has been away if it is."""
     since = status.broker_away_since
     if since is None:
-        return status.state
+        return status.waits_for or status.state
     state = status.state if "broker" in status.state else f"{status.state}, broker away"
     return f"{state} since {since:%H:%M:%S} UTC"
+
+
+def _late_share(counters: Counter[str]) -> float:
+    """Return the share of the valid rows that came to Kafka after their window had closed."""
+    return counters["late"] / max(counters["valid"], counters["late"], 1)

@@ -17,7 +17,6 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.flink.distribution import FlinkDistribution
 from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.processes import LOOPBACK, ManagedProcess, free_port, free_port_like
-from beam_pipeline.runtime.programs.java_classes import OWN_CLASSES_PREFIX
 from beam_pipeline.runtime.programs.jvm import loopback_flags, start_jvm
 
 JOB_MANAGER, TASK_MANAGER = "Flink JobManager", "Flink TaskManager"
@@ -61,7 +60,7 @@ class ClusterSettings:
     """
 
     slots: int
-    task_manager_mb: int = 2048
+    task_manager_mb: int = 2304
     job_manager_mb: int = 1024
     prometheus: bool = False
 
@@ -244,15 +243,10 @@ class _Ports(NamedTuple):
 def jars_without_flink(jars: Sequence[Path]) -> list[Path]:
     """Return the jars of the "flink" lock without those that a cluster has: Flink's and SLF4J's.
 
-    The project's own classes are left out too: each job brings them, so that a cluster can't have
-    those of another version. The cache has a directory for each Maven group.
+    The cache has a directory for each Maven group.
     """
     groups = ("org.apache.flink", "org.slf4j")
-    return [
-        jar
-        for jar in jars
-        if jar.parent.name not in groups and not jar.name.startswith(OWN_CLASSES_PREFIX)
-    ]
+    return [jar for jar in jars if jar.parent.name not in groups]
 
 
 def cluster_config(
@@ -273,6 +267,8 @@ def cluster_config(
         # State is names of parts, on the heap; managed memory is for RocksDB and SQL.
         "taskmanager.memory.managed.size": "16m",
         "taskmanager.memory.jvm-metaspace.size": "512m",
+        # For gRPC: an element with values of several megabytes is sent in one piece.
+        "taskmanager.memory.task.off-heap.size": "256m",
         "taskmanager.numberOfTaskSlots": str(settings.slots),
         "classloader.resolve-order": "parent-first",
         "state.backend.type": "hashmap",

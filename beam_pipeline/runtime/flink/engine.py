@@ -41,6 +41,7 @@ from beam_pipeline.runtime.programs.java import find_java
 from beam_pipeline.runtime.programs.java_classes import OWN_CLASSES_PREFIX, beam_jars
 from beam_pipeline.runtime.programs.jvm import (
     LOGGING_CONFIG,
+    READER_HEAP_MB,
     loopback_flags,
     start_jvm,
     write_agent,
@@ -94,6 +95,9 @@ class FlinkSettings:
       worker_pool: host:port of the Python workers as TaskManagers reach them.
       savepoint: what the first job is restored from.
       ship_jars: whether each job brings Beam's jars.
+      plain_source: whether the job's source can't have classes of this project's.
+      reader_heap_mb: heap for the reading of Kafka, in MiB; a local TaskManager has 1,280 MiB
+        more.
     """
 
     parallelism: int
@@ -102,6 +106,8 @@ class FlinkSettings:
     worker_pool: str | None = None
     savepoint: str | None = None
     ship_jars: bool = False
+    plain_source: bool = False
+    reader_heap_mb: int = READER_HEAP_MB
 
 
 class FlinkEngine:
@@ -177,7 +183,10 @@ class FlinkEngine:
             self._tools.java,
             jars_without_flink(self._tools.jars),
             self._directory,
-            ClusterSettings(slots=self._settings.parallelism),
+            ClusterSettings(
+                slots=self._settings.parallelism,
+                task_manager_mb=1280 + self._settings.reader_heap_mb,
+            ),
             {
                 JOB_MANAGER: self._log_file("jobmanager"),
                 TASK_MANAGER: self._log_file("taskmanager"),
@@ -218,6 +227,8 @@ class FlinkEngine:
             "--retain_externalized_checkpoints_on_cancellation",
             "--detach",
         ]
+        if settings.plain_source:
+            self._flags.append("--plain_source")
         if restore_from:
             self._flags.append(f"--savepoint_path={restore_from}")
 

@@ -12,6 +12,7 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.programs.expansion import start_expansion_service
 from beam_pipeline.runtime.programs.java import find_java
 from beam_pipeline.runtime.programs.java_classes import beam_jars
+from beam_pipeline.runtime.programs.jvm import READER_HEAP_MB, reader_end
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
 
@@ -45,8 +46,16 @@ class PrismEngine:
     name = "Prism"
     restores_checkpoints = False
 
-    def __init__(self, tools: LocalTools, log_file: LogFile) -> None:
+    def __init__(self, tools: LocalTools, log_file: LogFile, heap_mb: int = READER_HEAP_MB) -> None:
+        """Describe the engine; nothing is started yet.
+
+        Args:
+          tools: the programs.
+          log_file: returns the log file of a process.
+          heap_mb: upper bound of the heap of the JVM that reads Kafka, in MiB.
+        """
         self._tools = tools
+        self._heap_mb = heap_mb
         self._log_file = log_file
         self._processes: list[ManagedProcess] = []
         self._flags: list[str] = []
@@ -54,7 +63,7 @@ class PrismEngine:
     def start(self, epoch: str) -> None:
         tools = self._tools
         expansion = start_expansion_service(
-            tools.java, tools.expansion_jars, self._log_file("expansion")
+            tools.java, tools.expansion_jars, self._log_file("expansion"), heap_mb=self._heap_mb
         )
         self._processes.append(expansion.process)
         prism = start_prism(tools.prism, self._log_file("prism"))
@@ -71,7 +80,7 @@ class PrismEngine:
 
     def status(self) -> EngineStatus:
         dead = next((process for process in self._processes if not process.alive), None)
-        return EngineStatus(failure=dead.end() if dead else None)
+        return EngineStatus(failure=reader_end(dead, self._heap_mb) if dead else None)
 
     def checkpoint(self) -> str | None:
         return None

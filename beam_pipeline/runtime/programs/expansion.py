@@ -9,6 +9,7 @@ from beam_pipeline.runtime.processes import LOOPBACK, Service, free_port
 from beam_pipeline.runtime.programs.jvm import (
     LOGGING_CONFIG,
     QUICK_START,
+    READER_HEAP_MB,
     loopback_flags,
     start_jvm,
 )
@@ -31,7 +32,7 @@ def start_expansion_service(
     log_file: Path,
     *,
     arguments: Sequence[str] = LOCAL_ARGUMENTS,
-    heap_mb: int = 1024,
+    heap_mb: int = READER_HEAP_MB,
 ) -> Service:
     """Start the service with all of Beam's transforms allowed; return before it is ready.
 

@@ -23,8 +23,16 @@ QUICK_START = ("-XX:TieredStopAtLevel=1",)
 """Java's first compiler only, for a JVM that lives for seconds or mostly waits for others. The
 second one would take as much of a small machine as the work itself."""
 
+READER_HEAP_MB = 1024
+
+_HEAP_PER_VALUE = 64
+"""How many of the largest values a reader's heap has room for. Prism reads 16 partitions at a time,
+and each has a value in its poll, in a pack, in the encoded pack and in gRPC's buffer."""
+
 LOOPBACK_RULE = Path(__file__).with_name("grpc_loopback.btm")
 """Byteman rules that make Beam's gRPC servers in Java listen on loopback; they take no address."""
+
+_TAIL_LINES = 50
 
 LOGGING_CONFIG = Path(__file__).with_name("java_logging.properties")
 
@@ -69,6 +77,26 @@ def start_jvm(
         env={**(environment or {}), "CLASSPATH": class_path},
         outlives_parent=outlives_parent,
     )
+
+
+def reader_heap_mb(max_value_bytes: int) -> int:
+    """Return how large the heap of a JVM that reads Kafka may get, in MiB.
+
+    >>> reader_heap_mb(8 * 1024 * 1024), reader_heap_mb(32 * 1024 * 1024)
+    (1024, 2560)
+    """
+    return max(READER_HEAP_MB, 512 + _HEAP_PER_VALUE * max_value_bytes // 1024**2)
+
+
+def reader_end(process: ManagedProcess, heap_mb: int) -> str:
+    """Return one line on how a JVM that reads Kafka ended, with the remedy if memory was short."""
+    if any("java.lang.OutOfMemoryError" in line for line in process.tail(_TAIL_LINES)):
+        return (
+            f"{process.name} ran out of memory: its heap of {heap_mb} MiB is too small for the "
+            "records of the topic; set --max_value_bytes to the size of the largest, and the heap "
+            f"follows (log: {process.log_file})"
+        )
+    return process.end()
 
 
 def loopback_flags(jars: Sequence[Path]) -> list[str]:

@@ -1,15 +1,15 @@
 package beam_pipeline;
 
-import java.io.ByteArrayOutputStream;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
-import java.util.Collection;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.apache.beam.sdk.io.kafka.KafkaRecord;
 import org.apache.beam.sdk.schemas.Schema;
 import org.apache.beam.sdk.schemas.Schema.FieldType;
 import org.apache.beam.sdk.transforms.DoFn;
@@ -19,6 +19,8 @@ import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
 import org.apache.beam.sdk.transforms.windowing.GlobalWindow;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.Row;
+import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.header.Headers;
 import org.joda.time.Duration;
 import org.joda.time.Instant;
 
@@ -26,13 +28,14 @@ import org.joda.time.Instant;
  * KafkaIO's records to packs of them, before they leave Java.
  *
  * <p>An element costs the runner and Python's worker many times what a record's bytes cost them, so
- * records cross by thousands. In: the rows of {@code ReadFromKafka(with_metadata=True)} (Beam 2.73,
- * ByteArrayKafkaRecord), in the global window. Out: a row for the records of one partition and
- * timestamp type, in order, its fields laid out as Arrow's buffers are (little-endian; ends begin
- * with a zero; bit i of {@code valid} is record i), so that Python need not look at them one by
- * one. A pack has the timestamp of its earliest record, and no bundle's records wait for another's.
+ * records cross by thousands. In: KafkaIO's records, in the global window. Out: a row for the
+ * records of one partition and timestamp type, in order, its fields laid out as Arrow's buffers are
+ * (little-endian; ends begin with a zero; bit i of {@code valid} is record i), so that Python need
+ * not look at them one by one. A pack has the timestamp of its earliest record, and no bundle's
+ * records wait for another's.
  */
-public final class PackRecords extends PTransform<PCollection<Row>, PCollection<Row>> {
+final class PackRecords
+    extends PTransform<PCollection<KafkaRecord<byte[], byte[]>>, PCollection<Row>> {
   private static final Schema BINARIES =
       Schema.builder()
           .addByteArrayField("ends") // int32, one more than there are values
@@ -58,17 +61,17 @@ public final class PackRecords extends PTransform<PCollection<Row>, PCollection<
   private final long maxBytes;
 
   /** A pack goes on when it has so many records, or keys and values of so many bytes. */
-  public PackRecords(Long maxRecords, Long maxBytes) {
+  PackRecords(long maxRecords, long maxBytes) {
     this.maxRecords = maxRecords;
     this.maxBytes = maxBytes;
   }
 
   @Override
-  public PCollection<Row> expand(PCollection<Row> records) {
+  public PCollection<Row> expand(PCollection<KafkaRecord<byte[], byte[]>> records) {
     return records.apply(ParDo.of(new PackFn(maxRecords, maxBytes))).setRowSchema(PACK);
   }
 
-  private static final class PackFn extends DoFn<Row, Row> {
+  private static final class PackFn extends DoFn<KafkaRecord<byte[], byte[]>, Row> {
     private final long maxRecords;
     private final long maxBytes;
     private transient Map<List<Object>, Pack> open;
@@ -90,12 +93,11 @@ public final class PackRecords extends PTransform<PCollection<Row>, PCollection<
 
     @ProcessElement
     public void process(
-        @Element Row record, @Timestamp Instant timestamp, OutputReceiver<Row> output) {
+        @Element KafkaRecord<byte[], byte[]> record,
+        @Timestamp Instant timestamp,
+        OutputReceiver<Row> output) {
       List<Object> source =
-          Arrays.asList(
-              record.getString("topic"),
-              record.getInt32("partition"),
-              record.getInt32("timestampTypeId"));
+          Arrays.asList(record.getTopic(), record.getPartition(), record.getTimestampType().id);
       Pack pack = open.computeIfAbsent(source, unused -> new Pack());
       pack.add(record, timestamp);
       if (pack.records >= maxRecords || pack.bytes() >= maxBytes) {
@@ -124,27 +126,27 @@ public final class PackRecords extends PTransform<PCollection<Row>, PCollection<
     private final Binaries headerKeys = new Binaries();
     private final Binaries headerValues = new Binaries();
 
-    void add(Row record, Instant timestamp) {
+    void add(KafkaRecord<byte[], byte[]> record, Instant timestamp) {
       records++;
       if (timestamp.isBefore(earliest)) {
         earliest = timestamp;
       }
-      offsets.addLong(record.getInt64("offset"));
-      timestamps.addLong(record.getInt64("timestamp"));
-      keys.add(record.getBytes("key"));
-      values.add(record.getBytes("value"));
-      Collection<Row> headers = record.getArray("headers");
+      offsets.addLong(record.getOffset());
+      timestamps.addLong(record.getTimestamp());
+      keys.add(record.getKV().getKey());
+      values.add(record.getKV().getValue());
+      Headers headers = record.getHeaders();
       if (headers != null) {
-        for (Row header : headers) {
-          headerKeys.add(header.getString("key").getBytes(StandardCharsets.UTF_8));
-          headerValues.add(header.getBytes("value"));
+        for (Header header : headers) {
+          headerKeys.add(header.key().getBytes(StandardCharsets.UTF_8));
+          headerValues.add(header.value());
         }
       }
       headerEnds.addInt(headerKeys.count);
     }
 
     long bytes() {
-      return (long) keys.data.size() + values.data.size() + headerValues.data.size();
+      return keys.bytes + values.bytes + headerKeys.bytes + headerValues.bytes;
     }
 
     Row toRow(List<Object> source) {
@@ -163,19 +165,22 @@ public final class PackRecords extends PTransform<PCollection<Row>, PCollection<
     }
   }
 
+  /** Holds the values themselves until they are put together: large ones are copied once. */
   private static final class Binaries {
     int count;
-    final ByteArrayOutputStream data = new ByteArrayOutputStream();
+    long bytes;
+    private final List<byte[]> values = new ArrayList<>();
     private final Numbers ends = new Numbers().addInt(0);
     private final BitSet valid = new BitSet();
 
     void add(byte[] value) {
       if (value != null) {
         valid.set(count);
-        data.write(value, 0, value.length);
+        values.add(value);
+        bytes += value.length;
       }
       count++;
-      ends.addInt(data.size());
+      ends.addInt(Math.toIntExact(bytes));
     }
 
     Row toRow() {
@@ -183,7 +188,10 @@ public final class PackRecords extends PTransform<PCollection<Row>, PCollection<
       if (valid.cardinality() < count) {
         bitmap = Arrays.copyOf(valid.toByteArray(), (count + 7) / 8);
       }
-      return Row.withSchema(BINARIES).attachValues(ends.toBytes(), data.toByteArray(), bitmap);
+      ByteBuffer data = ByteBuffer.allocate(Math.toIntExact(bytes));
+      values.forEach(data::put);
+      values.clear();
+      return Row.withSchema(BINARIES).attachValues(ends.toBytes(), data.array(), bitmap);
     }
   }
 

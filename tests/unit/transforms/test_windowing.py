@@ -118,7 +118,7 @@ def test_a_file_has_the_window_of_its_rows(
 ) -> None:
     """Shifted by the delay and back again, the window is that of the event times."""
     windowing = Windowing(window_seconds, watermark_delay_seconds=delay_seconds)
-    for stamped in _CutByWindow(windowing).process(batch_of(times_us)):
+    for stamped in _CutByWindow(windowing, 0).process(batch_of(times_us)):
         window = window_of(stamped, windowing)
         assert window.end - window.start == Duration(window_seconds)
         start, end = FileLayout("output", "e1", delay_seconds).event_window(*bounds_of(window))
@@ -196,6 +196,22 @@ def test_a_row_is_late_when_its_window_had_closed(
     assert late_rows(batch, Windowing(10, watermark_delay_seconds=2)) == late
 
 
+@pytest.mark.parametrize(
+    ("timestamp_type", "stamp_ms", "late"),
+    [
+        ("LOG_APPEND_TIME", 11_999, 0),
+        ("LOG_APPEND_TIME", 12_000, 1),
+        ("CREATE_TIME", 41_999, 0),
+        ("CREATE_TIME", 42_000, 1),
+    ],
+)
+def test_a_row_that_its_producer_stamped_has_the_bound_longer(
+    timestamp_type: str, stamp_ms: int, late: int
+) -> None:
+    batch = batch_of([5], [stamp_ms]).append_column("_timestamp_type", pa.array([timestamp_type]))
+    assert late_rows(batch, Windowing(10, watermark_delay_seconds=2), 30) == late
+
+
 def test_a_stamp_keeps_the_delay() -> None:
-    (stamped,) = _CutByWindow(Windowing(10, watermark_delay_seconds=2)).process(batch_of([5, 4]))
+    (stamped,) = _CutByWindow(Windowing(10, watermark_delay_seconds=2), 0).process(batch_of([5, 4]))
     assert stamped.timestamp == Timestamp(micros=2_000_004)

@@ -26,6 +26,7 @@ OTHERS = {
     "beam_pipeline.files",
     "beam_pipeline.kafka",
     "beam_pipeline.times",
+    "beam_pipeline.topic_names",
 }
 
 
