@@ -56,6 +56,10 @@ class CreateTimeTopics:
     max_out_of_order_seconds: int = 60
 
 
+MAX_BACKLOG_SECONDS = 300.0
+"""The longest that a pane of a backlog is collected. A kill has what is in no file read again."""
+
+
 @dataclass(frozen=True)
 class PaneTiming:
     """When a window fires panes, besides the pane at its end; all in seconds of the clock.

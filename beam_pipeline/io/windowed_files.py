@@ -35,7 +35,7 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.config import PaneTiming, Windowing
+from beam_pipeline.config import MAX_BACKLOG_SECONDS, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.durable import make_directory, place_if_absent, sync
 from beam_pipeline.files.ledger import content_of
@@ -55,8 +55,6 @@ from beam_pipeline.transforms.windowing import delay_of
 QUIET_SECONDS = 3.0
 """A pane of a backlog fires when its window got nothing for so long. A bundle comes within it."""
 
-MAX_BACKLOG_SECONDS = 300.0
-"""The longest that a pane of a backlog is collected. A kill has what is in no file read again."""
 
 MAX_OPEN_BYTES = 32 * 1024 * 1024
 """How much a bundle holds in memory, over all its windows, before it is written to parts."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pyroaring import BitMap64
 
-from beam_pipeline.config import PaneTiming, Windowing
+from beam_pipeline.config import MAX_BACKLOG_SECONDS, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.expired import ExpiredNote
 from beam_pipeline.files.ledger import Ledger
@@ -23,16 +23,19 @@ _SLACK_SECONDS = 10.0
 _RANGES_TOLD = 3
 
 
-def landing_seconds(windowing: Windowing, timing: PaneTiming) -> float:
-    """Return how long a record that was read may take to be in a file, while the log is read live.
+def landing_seconds(
+    windowing: Windowing, timing: PaneTiming, max_out_of_order_seconds: float
+) -> float:
+    """Return how long a record that was read may take to be in a file, also in a backlog.
 
-    >>> landing_seconds(Windowing(60, 2), PaneTiming(late_pane_seconds=5))
-    77.0
+    >>> landing_seconds(Windowing(60, 2), PaneTiming(), max_out_of_order_seconds=60)
+    432.0
     """
     open_seconds = (
         timing.early_pane_seconds or windowing.window_seconds + windowing.watermark_delay_seconds
     )
-    return open_seconds + timing.late_pane_seconds + _SLACK_SECONDS
+    collected_seconds = max(timing.late_pane_seconds, MAX_BACKLOG_SECONDS)
+    return open_seconds + max_out_of_order_seconds + collected_seconds + _SLACK_SECONDS
 
 
 @dataclass

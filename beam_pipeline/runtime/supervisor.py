@@ -223,7 +223,11 @@ class Supervisor:
         self._progress: tuple[str, int, int] | None = None
         self._log_watch = LogWatch(
             load_expired_note(plan.output_dir),
-            landing_seconds(plan.settings.windowing, plan.settings.timing),
+            landing_seconds(
+                plan.settings.windowing,
+                plan.settings.timing,
+                plan.settings.max_out_of_order_seconds,
+            ),
             accept=plan.accept_expired,
         )
         self._next_look = 0.0

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_pipeline.config import MAX_BACKLOG_SECONDS
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.io.windowed_files import (
-    MAX_BACKLOG_SECONDS,
     QUIET_SECONDS,
     due_time,
     is_late_backlog,
