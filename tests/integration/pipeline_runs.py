@@ -197,10 +197,13 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 9
 
 @contextlib.contextmanager
 def running(
-    run: PipelineRun, words: list[str], stop_signal: signal.Signals = signal.SIGTERM
+    run: PipelineRun,
+    words: list[str],
+    stop_signal: signal.Signals = signal.SIGTERM,
+    output: IO[str] | int = subprocess.PIPE,
 ) -> Iterator[subprocess.Popen[str]]:
     """A command that runs for the time of the block, and is ended by a signal."""
-    process = run.start(*words)
+    process = run.start(*words, output=output)
     try:
         yield process
     finally:

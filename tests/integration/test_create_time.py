@@ -25,6 +25,8 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.tools.reconcile.run import reconcile
 
+pytestmark = pytest.mark.field
+
 YEAR_MS = 365 * 86_400_000
 ANY_STAMP = {
     "message_timestamp_type": "CreateTime",

@@ -32,6 +32,8 @@ from beam_pipeline.kafka.admin import TopicSpec, create_topics, watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 
+pytestmark = pytest.mark.field
+
 FreshTopic = Callable[..., str]
 MONTH_MS = 30 * 86_400_000
 EVERY_STAMP = {

@@ -113,6 +113,7 @@ def test_topics_behind_a_wrong_one_are_checked_too(
         f"--output_dir={tmp_path}/output",
         f"--dead_letter_dir={tmp_path}/dead",
         f"--input_topics=no-such-topic,{unstamped},{good}",
+        "--window_by=append_time",
     ]
     capsys.readouterr()
     assert main(words) == 1

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import confluent_kafka
+import pytest
 from confluent_kafka.admin import AdminClient
 from integration.pipeline_runs import PipelineRun, send
 
 from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
+
+pytestmark = pytest.mark.field
 
 
 def test_a_loss_ends_runs_with_exit_code_1_until_it_is_accepted(

@@ -15,6 +15,8 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.tools.reconcile.run import reconcile
 from bench.measure import run_measured
 
+pytestmark = pytest.mark.field
+
 GIBIBYTE = 1 << 30
 SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -24,6 +24,8 @@ from beam_pipeline.times import ms_of, rfc3339_of_ms
 from beam_pipeline.tools.reconcile.run import reconcile
 from beam_pipeline.tools.reconcile.text import report_text
 
+pytestmark = pytest.mark.field
+
 FreshTopic = Callable[..., str]
 LANDED_MS = ms_of(datetime.now(timezone.utc)) // 1000 * 1000
 
