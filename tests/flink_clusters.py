@@ -60,14 +60,24 @@ class OwnCluster:
 
 @contextmanager
 def own_flink(
-    tools: FlinkTools, directory: Path, slots: int, *, with_beam: bool = True
+    tools: FlinkTools,
+    directory: Path,
+    slots: int,
+    *,
+    with_beam: bool = True,
+    with_own: bool = True,
 ) -> Iterator[OwnCluster]:
-    """The cluster, ready, for the time of the block, with Beam's jars in its class path or not."""
+    """The cluster, ready, for the time of the block.
+
+    `with_beam` and `with_own` say whether Beam's jars and the project's are in its class path.
+    """
     assert tools.distribution is not None
+    *beam_jars, _ = tools.jars
+    jars = list(tools.jars) if with_own else beam_jars
     cluster = FlinkCluster(
         tools.distribution,
         tools.java,
-        jars_without_flink(tools.jars) if with_beam else [],
+        jars_without_flink(jars) if with_beam else [],
         directory,
         ClusterSettings(slots=slots, prometheus=True),
         {name: directory / f"{name}.log" for name in (JOB_MANAGER, TASK_MANAGER)},
