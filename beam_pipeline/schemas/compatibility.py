@@ -555,12 +555,18 @@ class _Comparison:
                 for pattern in fact.get("patternProperties", {})
             )  # fmt: skip
             for after in _parts_for(form, name):
-                for reason in self.implied(old, after, _below(path, name)):
-                    if is_known or reason.unless_unused or name not in new_fields:
-                        yield reason
-                    else:
-                        text = f"is named now, and {reason.text}"
-                        yield Reason(reason.path, text, unless_unused=True)
+                reasons = self.implied(old, after, _below(path, name))
+                if is_known or name not in new_fields:
+                    yield from reasons
+                    continue
+                # Elsewhere the same reason may be one without a condition, so it is found again.
+                for reason in self._tried(reasons):
+                    text = f"is named now, and {reason.text}"
+                    yield (
+                        reason
+                        if reason.unless_unused
+                        else Reason(reason.path, text, unless_unused=True)
+                    )
         for pattern, after in new_patterns.items():
             old = self._all(
                 fact["patternProperties"][pattern]
