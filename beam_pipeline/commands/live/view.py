@@ -151,7 +151,7 @@ class RunView:
             figures.append(Figure("refused", status.refused_letters))
         return Board(
             title=self._title,
-            state=_state_text(status),
+            state=status.waits_for or _state_text(status),
             elapsed_seconds=time.monotonic() - self._started,
             restarts=status.restarts,
             figures=figures,
@@ -227,10 +227,10 @@ class RunView:
 
 
 def _state_text(status: RunStatus) -> str:
-    """Return the state or what it waits for, and since when the broker has been away if it is."""
+    """Return the state, and since when the broker has been away if it is."""
     since = status.broker_away_since
     if since is None:
-        return status.waits_for or status.state
+        return status.state
     state = status.state if "broker" in status.state else f"{status.state}, broker away"
     return f"{state} since {since:%H:%M:%S} UTC"
 
