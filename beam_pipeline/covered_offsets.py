@@ -133,17 +133,27 @@ class CoveredOffsets:
         return covered
 
 
-def without_covered(records: pa.RecordBatch, covered: CoveredOffsets) -> pa.RecordBatch:
-    """Return the rows whose offsets are not covered, of a batch with the Kafka columns."""
+def without_covered(
+    records: pa.RecordBatch, covered: CoveredOffsets, topic: str | None = None
+) -> pa.RecordBatch:
+    """Return the rows whose offsets are not covered, of a batch with the Kafka columns.
+
+    Args:
+        records: the rows.
+        covered: the offsets.
+        topic: that of all rows; None takes it from the column `kafka_topic`.
+    """
     covered_partitions = list(covered.partitions())
     if not covered_partitions or not records.num_rows:
         return records
-    topics = records.column("kafka_topic").to_numpy(zero_copy_only=False)
+    topics = (
+        records.column("kafka_topic").to_numpy(zero_copy_only=False) if topic is None else topic
+    )
     partitions = records.column("kafka_partition").to_numpy()
     offsets = records.column("kafka_offset").to_numpy()
     fresh = np.ones(records.num_rows, bool)
-    for topic, partition in covered_partitions:
-        (rows,) = np.nonzero((partitions == partition) & (topics == topic))
+    for covered_topic, partition in covered_partitions:
+        (rows,) = np.nonzero((partitions == partition) & (topics == covered_topic))
         if rows.size:
-            fresh[rows] = np.invert(covered.which(topic, partition, offsets[rows].tolist()))
+            fresh[rows] = np.invert(covered.which(covered_topic, partition, offsets[rows].tolist()))
     return records if fresh.all() else records.filter(pa.array(fresh))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
 from beam_pipeline.config import PaneTiming
-from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.files.footer import (
     FOOTER_KEY,
     FileFooter,
@@ -218,7 +218,7 @@ class ParquetFormat:
         """Write one Parquet file with its footer, a row group at a time; return its row count."""
         batches = _batches_of(parts)
         if not known.is_empty:
-            batches = (_rows_outside(batch, target.topic, known) for batch in batches)
+            batches = (without_covered(batch, known, target.topic) for batch in batches)
         rows = 0
         with pq.ParquetWriter(path, self.schema, **self.writer_options) as writer:
             for row_group in row_groups(batches, self.schema, self.row_group_bytes):
@@ -279,17 +279,6 @@ def _batches_of(parts: Sequence[PartRef]) -> Iterator[pa.RecordBatch]:
         with pa.OSFile(part.path, "rb") as source, pa.ipc.open_file(source) as reader:
             for position in range(reader.num_record_batches):
                 yield reader.get_batch(position)
-
-
-def _rows_outside(batch: pa.RecordBatch, topic: str, known: CoveredOffsets) -> pa.RecordBatch:
-    """Return the rows of a topic whose offsets `known` lacks."""
-    partitions = batch.column("kafka_partition").to_numpy()
-    offsets = batch.column("kafka_offset").to_numpy()
-    is_known = np.zeros(batch.num_rows, bool)
-    for partition in np.unique(partitions).tolist():
-        rows = partitions == partition
-        is_known[rows] = known.which(topic, partition, offsets[rows].tolist())
-    return batch.filter(pa.array(~is_known))
 
 
 def _ranges_outside(

@@ -292,14 +292,9 @@ def log_starts(
             if topic in metadata
             for partition in metadata[topic].partitions
         }
-        futures = admin.list_offsets(requests, request_timeout=timeout_seconds) if requests else {}
     except KafkaException as error:
         raise _failure("first offsets of partitions", error) from None
-    starts = {
-        TopicPartition(key.topic, key.partition): _result(f"start of {key.topic}", future).offset
-        for key, future in futures.items()
-    }
-    return {partition: start for partition, start in starts.items() if start >= 0}
+    return _known_offsets(admin, requests, "start", timeout_seconds)
 
 
 def offsets_at(connection: KafkaConnection, topic: str, timestamp_ms: int) -> dict[int, int]:
@@ -354,15 +349,7 @@ class EndOffsets:
             confluent_kafka.TopicPartition(*partition): OffsetSpec.latest()
             for partition in partitions
         }
-        try:
-            futures = self._admin.list_offsets(requests, request_timeout=timeout_seconds)
-        except KafkaException as error:
-            raise _failure("ends of partitions", error) from None
-        ends = {
-            TopicPartition(key.topic, key.partition): _result(f"end of {key.topic}", future).offset
-            for key, future in futures.items()
-        }
-        return {partition: end for partition, end in ends.items() if end >= 0}
+        return _known_offsets(self._admin, requests, "end", timeout_seconds)
 
 
 def alter_group_offsets(
@@ -435,6 +422,26 @@ def _describe(
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise _failure(f"topic {name} can't be described", error) from None
     return descriptions
+
+
+def _known_offsets(
+    admin: AdminClient,
+    requests: Mapping[confluent_kafka.TopicPartition, OffsetSpec],
+    what: str,
+    timeout_seconds: float,
+) -> dict[TopicPartition, int]:
+    """Return the offsets that are asked for, where they are known; `what` is for messages."""
+    if not requests:
+        return {}
+    try:
+        futures = admin.list_offsets(dict(requests), request_timeout=timeout_seconds)
+    except KafkaException as error:
+        raise _failure(f"{what}s of partitions", error) from None
+    offsets = {
+        TopicPartition(key.topic, key.partition): _result(f"{what} of {key.topic}", future).offset
+        for key, future in futures.items()
+    }
+    return {partition: offset for partition, offset in offsets.items() if offset >= 0}
 
 
 def _offsets(admin: AdminClient, topic: str, partitions: int, spec: OffsetSpec) -> dict[int, int]:

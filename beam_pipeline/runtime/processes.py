@@ -126,16 +126,15 @@ class ManagedProcess:
         What is logged before a SIGKILL is not its reason, unless it is an error.
         """
         how = end_of(self.name, self.returncode)
-        lines = self.tail(_TAIL_LINES)
-        reason = first_error(lines, datetime.now(timezone.utc))
-        if reason is None and (self.returncode or 0) >= 0:
-            reason = last_message(lines) or "no output"
+        was_killed = (self.returncode or 0) < 0
+        reason = self._error() if was_killed else self._reason()
         return f"{how}{f': {reason}' if reason else ''} (log: {self.log_file})"
 
+    def _error(self) -> str | None:
+        return first_error(self.tail(_TAIL_LINES), datetime.now(timezone.utc))
+
     def _reason(self) -> str:
-        lines = self.tail(_TAIL_LINES)
-        error = first_error(lines, datetime.now(timezone.utc))
-        return error or last_message(lines) or "no output"
+        return self._error() or last_message(self.tail(_TAIL_LINES)) or "no output"
 
     def kill(self) -> None:
         """End the process and its whole group at once, by SIGKILL."""
