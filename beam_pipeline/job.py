@@ -35,7 +35,6 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_pipeline.config import IngestConfig
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
-from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.admin import create_time_topics
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -43,6 +42,7 @@ from beam_pipeline.landed_columns import landed_columns
 from beam_pipeline.options import IngestOptions
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.records import METRICS_NAMESPACE
+from beam_pipeline.storage.durable import write_atomically
 from beam_pipeline.worker_pool import WorkerPool
 from beam_pipeline.worker_start import tune_garbage_collector
 

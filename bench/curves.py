@@ -23,7 +23,7 @@ from rich.table import Table
 
 from beam_pipeline import resources
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
-from beam_pipeline.files.durable import write_atomically
+from beam_pipeline.storage.durable import write_atomically
 from bench.compare import Coverage
 from bench.landing import (
     BENCH_PYTHON,

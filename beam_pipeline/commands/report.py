@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported here, so that help is immediate.
     from datetime import datetime, timezone
 
-    from beam_pipeline.files.durable import write_atomically
+    from beam_pipeline.storage.durable import write_atomically
     from beam_pipeline.terminal import printable
     from beam_pipeline.tools.report import page
     from beam_pipeline.tools.report.verdict import verdict_of

@@ -15,7 +15,7 @@ from typing import Any
 
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.durable import write_atomically
+from beam_pipeline.storage.durable import write_atomically
 
 NOTE = Path("_ledger", "expired.json")
 _VERSION = 1

@@ -21,11 +21,11 @@ from pyroaring import BitMap64
 
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.storage.durable import write_atomically
 from beam_pipeline.times import ms_of_rfc3339
 
 SNAPSHOT = Path("_ledger", "snapshot.json")

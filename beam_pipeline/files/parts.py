@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from beam_pipeline.covered_offsets import CoveredOffsets
-from beam_pipeline.files.durable import make_directories
 from beam_pipeline.files.footer import OffsetRange
+from beam_pipeline.storage.durable import make_directories
 
 TEMPORARY_DIR = "_tmp"
 _DONE_DIR = "done"

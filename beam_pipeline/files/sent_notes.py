@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from beam_pipeline.files.durable import make_directory, write_atomically
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.tree import visible_paths
+from beam_pipeline.storage.durable import make_directory, write_atomically
 
 NOTES_DIRECTORY = "_published"
 _VERSION = 1

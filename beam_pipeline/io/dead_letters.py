@@ -26,7 +26,6 @@ from apache_beam.io.kafka import WriteToKafka
 
 from beam_pipeline.config import PaneTiming
 from beam_pipeline.covered_offsets import CoveredOffsets
-from beam_pipeline.files.durable import make_directory, open_private
 from beam_pipeline.files.footer import ranges_of
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
@@ -42,6 +41,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.outbox.publisher import OutboxSettings, Publisher
 from beam_pipeline.outbox.topic_record import error_headers
 from beam_pipeline.records import DeadLetter
+from beam_pipeline.storage.durable import make_directory, open_private
 from beam_pipeline.times import rfc3339_of_ms
 from beam_pipeline.transforms.outputs import Outputs
 

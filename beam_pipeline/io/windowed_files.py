@@ -37,7 +37,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.config import MAX_BACKLOG_SECONDS, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
-from beam_pipeline.files.durable import make_directory, place_if_absent, sync
 from beam_pipeline.files.ledger import content_of
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import (
@@ -48,6 +47,7 @@ from beam_pipeline.files.parts import (
 )
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter
+from beam_pipeline.storage.durable import make_directory, place_if_absent, sync
 from beam_pipeline.transforms.dead_letters import count_dead
 from beam_pipeline.transforms.outputs import DEAD, Outputs
 from beam_pipeline.transforms.windowing import delay_of

@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.producer.source import INPUT, LATE, VALID
+from beam_pipeline.storage.durable import write_atomically
 
 
 @dataclass(slots=True)

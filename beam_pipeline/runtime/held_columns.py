@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.files.tree import newest_files
 from beam_pipeline.schemas import Contract
 from beam_pipeline.schemas.dataset import (
@@ -34,6 +33,7 @@ from beam_pipeline.schemas.dataset import (
 )
 from beam_pipeline.schemas.references import schemas_in
 from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.storage.durable import write_atomically
 
 COLUMNS_NOTE = Path("_ledger", "columns.json")
 _VERSION = 1

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.durable import open_private
 from beam_pipeline.files.sent_notes import (
     SentNote,
     accept_as_sent,
@@ -22,6 +21,7 @@ from beam_pipeline.files.sent_notes import (
     remove_stale_notes,
 )
 from beam_pipeline.outbox.publisher import OutboxSettings, Publisher
+from beam_pipeline.storage.durable import open_private
 
 LOOK_SECONDS = 10.0
 MAX_LISTING_SHARE = 0.05

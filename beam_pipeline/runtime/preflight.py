@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.files.durable import make_directory
 from beam_pipeline.files.tree import partition_keys_in
 from beam_pipeline.kafka.admin import (
     LOG_APPEND_TIME,
@@ -33,6 +32,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.held_columns import check_columns
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.flags import APPEND_TIME, CREATE_TIME, EVENT_TIME
+from beam_pipeline.storage.durable import make_directory
 from beam_pipeline.topic_names import is_topic_name
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.durable import PRIVATE_FILE_MODE, make_directory
 from beam_pipeline.runtime.failure_reasons import end_of, first_error, last_message
+from beam_pipeline.storage.durable import PRIVATE_FILE_MODE, make_directory
 
 LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.02

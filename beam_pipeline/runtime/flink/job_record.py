@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.durable import write_atomically
 from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
+from beam_pipeline.storage.durable import write_atomically
 
 RECORDS = Path("_ledger", "flink")
 # CheckpointStorage of Flink 1.19: savepoint-<start of the job's id>-<random>, <job's id>/chk-<n>

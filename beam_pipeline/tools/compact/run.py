@@ -22,9 +22,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.durable import exchange, sync
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.tree import visible_files
+from beam_pipeline.storage.durable import exchange, sync
 from beam_pipeline.terminal import progress_bar
 from beam_pipeline.tools.compact.merge import merge
 from beam_pipeline.tools.compact.plan import DirectoryPlan, LeftAlone, plan_directory

@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.durable import make_directory, open_private, sync
+from beam_pipeline.storage.durable import make_directory, open_private, sync
 
 _DIRECTORY = "_replayed"
 _BLOCK_BYTES = 4096

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipeline.files.durable import write_atomically
+from beam_pipeline.storage.durable import write_atomically
 
 
 @pytest.fixture(autouse=True)
