@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.names import HIDDEN_PREFIXES
+from beam_pipeline.storage.paths import AnyPath, ObjectPath, StoredPath
 
 _DAY = re.compile(r"[^._=][^=]*=\d{4}-\d\d-\d\d", re.ASCII)
 _HOUR = re.compile(r"[^._=][^=]*=\d\d", re.ASCII)
@@ -21,7 +22,7 @@ class BrokenLine(ValueError):
     """A line of a JSON lines file that is not one whole JSON object."""
 
 
-def visible_paths(root: Path) -> Iterator[Path]:
+def visible_paths(root: AnyPath) -> Iterator[AnyPath]:
     """Yield the files below `root` that readers of a dataset see, in no order.
 
     Names that begin with `_` or `.` are left out, directories with everything below them. There is
@@ -29,8 +30,13 @@ def visible_paths(root: Path) -> Iterator[Path]:
 
     Raises:
         EnvironmentFailure: a directory can't be listed.
+        StorageAwayError: the object store does not answer.
     """
+    paths = _visible_files(root) if isinstance(root, Path) else _visible_objects(root)
+    yield from cast("Iterator[AnyPath]", paths)
 
+
+def _visible_files(root: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}")
@@ -42,7 +48,25 @@ def visible_paths(root: Path) -> Iterator[Path]:
                 yield Path(directory, name)
 
 
-def visible_files(directory: Path, suffix: str, flag: str) -> list[Path]:
+def _visible_objects(root: ObjectPath) -> Iterator[ObjectPath]:
+    """Yield the visible objects; no request is made for what lies below hidden names."""
+    for path in root.iterdir():
+        if path.name.startswith(HIDDEN_PREFIXES):
+            continue
+        if path.listed is not None:
+            yield path
+        else:
+            yield from _visible_below(path)
+
+
+def _visible_below(root: ObjectPath) -> Iterator[ObjectPath]:
+    start = len(root.key) + 1
+    for path in root.listing():
+        if not any(name.startswith(HIDDEN_PREFIXES) for name in path.key[start:].split("/")):
+            yield path
+
+
+def visible_files(directory: AnyPath, suffix: str, flag: str) -> list[AnyPath]:
     """Return the visible files with a suffix below a directory, sorted by path.
 
     Args:
@@ -55,11 +79,13 @@ def visible_files(directory: Path, suffix: str, flag: str) -> list[Path]:
         EnvironmentFailure: a directory can't be listed.
     """
     if not directory.is_dir():
-        raise UsageError(f"{flag}={directory} is not a directory; name the one the pipeline wrote")
-    return sorted(path for path in visible_paths(directory) if path.name.endswith(suffix))
+        what = "is not a directory" if isinstance(directory, Path) else "has no objects"
+        raise UsageError(f"{flag}={directory} {what}; name the one the pipeline wrote")
+    paths = [path for path in visible_paths(directory) if path.name.endswith(suffix)]
+    return sorted(paths, key=str)
 
 
-def newest_files(root: Path, suffix: str) -> Iterator[Path]:
+def newest_files(root: AnyPath, suffix: str) -> Iterator[AnyPath]:
     """Yield the visible files with a suffix below `root`, those of the latest hours first.
 
     Directories are listed one by one as they are needed.
@@ -68,19 +94,24 @@ def newest_files(root: Path, suffix: str) -> Iterator[Path]:
         EnvironmentFailure: a directory can't be listed.
     """
     try:
-        entries = sorted(root.iterdir(), reverse=True) if root.is_dir() else []
+        children: list[StoredPath] = list(root.iterdir()) if root.is_dir() else []
+        entries = sorted(children, key=str, reverse=True)
     except OSError as error:
         raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}") from None
     for entry in entries:
         if entry.name.startswith(HIDDEN_PREFIXES):
             continue
-        if entry.is_dir():
-            yield from newest_files(entry, suffix)
+        if _has_entries(entry):
+            yield from newest_files(cast("AnyPath", entry), suffix)
         elif entry.name.endswith(suffix):
-            yield entry
+            yield cast("AnyPath", entry)
 
 
-def partition_keys_in(root: Path) -> set[tuple[str, str]]:
+def _has_entries(entry: StoredPath) -> bool:
+    return entry.is_dir() if isinstance(entry, Path) else entry.listed is None
+
+
+def partition_keys_in(root: StoredPath) -> set[tuple[str, str]]:
     """Return the names of day and hour in the directories below `root`; empty if it has no files.
 
     Looks below one directory for each name of a day.
@@ -99,13 +130,13 @@ def partition_keys_in(root: Path) -> set[tuple[str, str]]:
         raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}") from None
 
 
-def _names_in(directory: Path, pattern: re.Pattern[str]) -> list[str]:
-    if not directory.is_dir():
+def _names_in(directory: StoredPath, pattern: re.Pattern[str]) -> list[str]:
+    if isinstance(directory, Path) and not directory.is_dir():
         return []
     return [path.name for path in directory.iterdir() if pattern.fullmatch(path.name)]
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def json_lines(path: StoredPath) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON lines file, one at a time.
 
     Raises:

@@ -103,18 +103,25 @@ class DirectoryStorage:
             below = os.path.relpath(directory, self.root)
             for name in names:
                 key = name if below == os.curdir else f"{below}/{name}"
-                if name == _LOCK or name.startswith(_INCOMING) or not key.startswith(prefix):
+                if _is_own(name) or not key.startswith(prefix):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # removed since it was listed
                     yield self.stat(key)
 
-    def directories(self, prefix: str = "") -> list[str]:
+    def children(self, key: str = "") -> list[StoredObject | str]:
+        children: list[StoredObject | str] = []
         try:
-            with os.scandir(self.root / prefix) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
+            with os.scandir(self.root / key) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        children.append(entry.name)
+                    elif not _is_own(entry.name):
+                        status = entry.stat()
+                        name = f"{key}/{entry.name}" if key else entry.name
+                        children.append(StoredObject(name, status.st_size, status.st_mtime))
         except OSError as error:
             _refuse(error)
-            return []
+        return children
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -165,6 +172,10 @@ class DirectoryStorage:
             source.unlink(missing_ok=True)
         finally:
             copy.unlink(missing_ok=True)
+
+
+def _is_own(name: str) -> bool:
+    return name == _LOCK or name.startswith(_INCOMING)
 
 
 def _version(content: bytes) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, TypeAlias
+from typing import IO, NamedTuple, TypeAlias, TypeVar
 
-from beam_pipeline.storage.protocol import Storage
+from beam_pipeline.storage.protocol import Storage, StoredObject
 
 _BUFFER_BYTES = 1024 * 1024
 
@@ -30,10 +30,16 @@ class ObjectPath:
     """An object of a storage, or a prefix of several; the key of the root is empty.
 
     It reads only. What changes a storage goes through a `Storage`.
+
+    Args:
+        storage: where the object is.
+        key: its key; empty for the root.
+        listed: what a listing said of it, so that its size is not asked for again.
     """
 
     storage: Storage
     key: str = ""
+    listed: StoredObject | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -82,6 +88,12 @@ class ObjectPath:
         """
         return PurePosixPath(self.key).relative_to(PurePosixPath(root.key))
 
+    def listing(self) -> Iterator[ObjectPath]:
+        """Yield the objects below the path, however deep, in no order."""
+        prefix = f"{self.key}/" if self.key else ""
+        for entry in self.storage.objects(prefix):
+            yield ObjectPath(self.storage, entry.key, entry)
+
     def exists(self) -> bool:
         """Return whether there is such an object."""
         try:
@@ -100,14 +112,12 @@ class ObjectPath:
         return next(iter(self.storage.objects(prefix)), None) is not None
 
     def iterdir(self) -> Iterator[ObjectPath]:
-        """Yield the objects and prefixes right below the path."""
-        prefix = f"{self.key}/" if self.key else ""
-        seen = set()
-        for entry in self.storage.objects(prefix):
-            name = entry.key[len(prefix) :].partition("/")[0]
-            if name not in seen:
-                seen.add(name)
-                yield self / name
+        """Yield the objects and prefixes right below the path; only objects are `listed`."""
+        for child in self.storage.children(self.key):
+            if isinstance(child, StoredObject):
+                yield ObjectPath(self.storage, child.key, child)
+            else:
+                yield self / child
 
     def stat(self) -> ObjectStatus:
         """Return size and time.
@@ -115,7 +125,7 @@ class ObjectPath:
         Raises:
             FileNotFoundError: there is no such object.
         """
-        entry = self.storage.stat(self.key)
+        entry = self.listed or self.storage.stat(self.key)
         return ObjectStatus(entry.size_bytes, entry.modified_s)
 
     def read_bytes(self) -> bytes:
@@ -140,6 +150,9 @@ class ObjectPath:
 
 StoredPath: TypeAlias = Path | ObjectPath
 """A file, an object, a directory or a prefix."""
+
+AnyPath = TypeVar("AnyPath", bound=Path | ObjectPath)
+"""The same kind of path in and out."""
 
 
 def open_for_arrow(path: StoredPath) -> str | IO[bytes]:

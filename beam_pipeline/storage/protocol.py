@@ -118,10 +118,10 @@ class Storage(Protocol):
     def objects(self, prefix: str = "") -> Iterator[StoredObject]:
         """Yield the objects whose keys begin with `prefix`, in no order."""
 
-    def directories(self, prefix: str = "") -> list[str]:
-        """Return the names below `prefix` that have objects below them, sorted.
+    def children(self, key: str = "") -> list[StoredObject | str]:
+        """Return what is right below a key: objects, and the names that have objects below them.
 
-        `prefix` is empty, or the key of such a directory.
+        `key` is empty for the root. The result is in no order, and empty where nothing is.
         """
 
     def delete(self, keys: Iterable[str]) -> None:
