@@ -13,6 +13,7 @@ import numpy.typing as npt
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
 from beam_pipeline.schemas import Contract
+from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.times import DEFAULT_TIME_UNIT
 
 _Times = TypeVar("_Times", int, npt.NDArray[np.int64])
@@ -123,3 +124,5 @@ class IngestConfig:
     transforms: tuple[str, ...] = ()
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    parts_dir: str | None = None

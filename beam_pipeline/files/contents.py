@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_pipeline.files.footer import FileFooter, FooterError, footer_of
+from beam_pipeline.files.footer import FileFooter, FooterError, footer_of, read_metadata
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.tree import json_lines
 from beam_pipeline.offset_sets import OffsetArray, TopicPartition
+from beam_pipeline.storage.paths import StoredPath, open_for_arrow
 from beam_pipeline.times import ms_of, ms_of_rfc3339
 
 PieceOfFile = tuple[TopicPartition, OffsetArray]
@@ -33,7 +33,7 @@ class UnreadableFile(ValueError):
     """The file can't be read to its end as a file of the pipeline; the message says why."""
 
 
-def file_offsets(path: Path) -> Iterator[PieceOfFile]:
+def file_offsets(path: StoredPath) -> Iterator[PieceOfFile]:
     """Yield the offsets in a Parquet file's Kafka columns, or in the lines of dead letters.
 
     Memory holds one piece: about 262,144 rows of three columns, or 16,384 lines' offsets.
@@ -54,7 +54,9 @@ def file_offsets(path: Path) -> Iterator[PieceOfFile]:
         raise UnreadableFile(" ".join(str(error).split())) from error
 
 
-def timestamps_in(path: Path, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+def timestamps_in(
+    path: StoredPath, offsets: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
     """Return the Kafka timestamps of some records of a file, in milliseconds since 1970.
 
     Records that the file does not have, or without a timestamp, are left out. So are the rows of
@@ -76,10 +78,10 @@ def timestamps_in(path: Path, offsets: Mapping[TopicPartition, int]) -> dict[Top
 
 
 def _timestamps_of_rows(
-    path: Path, offsets: Mapping[TopicPartition, int]
+    path: StoredPath, offsets: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
     columns = [_TOPIC, _PARTITION, _OFFSET, _TIMESTAMP]
-    metadata = pq.read_metadata(path)
+    metadata = read_metadata(path)
     claimed = footer_of(metadata.metadata or {})
     if not claimed.last_records or not set(columns) <= set(metadata.schema.names):
         return {}
@@ -90,14 +92,16 @@ def _timestamps_of_rows(
             & (pc.field(_PARTITION) == key.partition)
             & (pc.field(_OFFSET) == offset)
         )
-        table = pq.read_table(path, columns=columns, filters=is_record, partitioning=None)
+        table = pq.read_table(
+            open_for_arrow(path), columns=columns, filters=is_record, partitioning=None
+        )
         for moment in table.column(_TIMESTAMP).drop_null().to_pylist()[:1]:
             timestamps[key] = ms_of(moment)
     return timestamps
 
 
 def _timestamps_of_letters(
-    path: Path, offsets: Mapping[TopicPartition, int]
+    path: StoredPath, offsets: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
     timestamps = {}
     for letter in json_lines(path):
@@ -108,25 +112,25 @@ def _timestamps_of_letters(
     return timestamps
 
 
-def claimed_by(path: Path) -> FileFooter:
+def claimed_by(path: StoredPath) -> FileFooter:
     """Return the footer of a Parquet file.
 
     Raises:
         UnreadableFile: there is no footer of this pipeline, or the file can't be read.
     """
     try:
-        return footer_of(pq.read_metadata(path).metadata or {})
+        return footer_of(read_metadata(path).metadata or {})
     except (OSError, pa.ArrowException, FooterError) as error:
         raise UnreadableFile(" ".join(str(error).split())) from error
 
 
-def _parquet_offsets(path: Path) -> Iterator[PieceOfFile]:
+def _parquet_offsets(path: StoredPath) -> Iterator[PieceOfFile]:
     columns = [_TOPIC, _PARTITION, _OFFSET]
-    metadata = pq.read_metadata(path)
+    metadata = read_metadata(path)
     missing = [name for name in columns if name not in metadata.schema.names]
     if missing:
         raise UnreadableFile(f"no column {', '.join(missing)}")
-    with pq.ParquetFile(path, metadata=metadata, read_dictionary=[_TOPIC]) as file:
+    with pq.ParquetFile(open_for_arrow(path), metadata=metadata, read_dictionary=[_TOPIC]) as file:
         for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=columns, use_threads=False):
             yield from _split(batch)
 
@@ -166,7 +170,7 @@ def _owner(owner: int, names: list[str]) -> TopicPartition:
     return TopicPartition(names[owner >> 32], owner & 0xFFFF_FFFF)
 
 
-def _dead_letter_offsets(path: Path) -> Iterator[PieceOfFile]:
+def _dead_letter_offsets(path: StoredPath) -> Iterator[PieceOfFile]:
     gathered: dict[TopicPartition, list[int]] = {}
     for lines, letter in enumerate(json_lines(path), start=1):
         partition, offset = _source(letter)

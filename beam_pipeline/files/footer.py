@@ -15,14 +15,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pyarrow
 import pyarrow.parquet
 from pyroaring import BitMap64
 
 from beam_pipeline.offset_sets import TopicPartition, from_ranges
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.times import parse_rfc3339
 
 FOOTER_KEY: Final = b"beam_pipeline.file"
 FOOTER_VERSION: Final = 1
+
+_TAIL_BYTES = 64 * 1024
 
 OffsetRange = tuple[int, int]
 """First and last offset, both inclusive."""
@@ -46,7 +50,8 @@ class FileFooter:
     `window_start` is inclusive, `window_end` exclusive, both aware. `rows` counts the file's
     rows. `offsets` are the Kafka offsets that those rows came from. `schema_sha256` is the hex
     digest of the JSON Schema that validated them. `last_records` tells the record at the highest
-    offset of each partition; files of older versions do not have it.
+    offset of each partition; files of older versions do not have it. `nonce` is a random text by
+    which a writer knows a file that it wrote itself; empty in files of older versions.
     """
 
     topic: str
@@ -60,6 +65,7 @@ class FileFooter:
     schema_sha256: str
     offsets: OffsetsByPartition
     last_records: LastRecords = field(default_factory=dict)
+    nonce: str = ""
 
     def offset_sets(self) -> dict[TopicPartition, BitMap64]:
         """Return the covered offsets of each partition as a set.
@@ -75,7 +81,11 @@ class FileFooter:
 
     def to_json(self) -> bytes:
         """Return the value to store under `FOOTER_KEY`."""
-        last_records = {"last_records": self.last_records} if self.last_records else {}
+        optional: dict[str, Any] = {}
+        if self.last_records:
+            optional["last_records"] = self.last_records
+        if self.nonce:
+            optional["nonce"] = self.nonce
         return orjson.dumps(
             {
                 "version": FOOTER_VERSION,
@@ -88,7 +98,7 @@ class FileFooter:
                 "rows": self.rows,
                 "schema": {"id": self.schema_id, "sha256": self.schema_sha256},
                 "offsets": self.offsets,
-                **last_records,
+                **optional,
             },
             option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z,
         )
@@ -129,6 +139,7 @@ class FileFooter:
                     }
                     for topic, partitions in document.get("last_records", {}).items()
                 },
+                nonce=document.get("nonce", ""),
             )
         except FooterError:
             raise
@@ -136,7 +147,24 @@ class FileFooter:
             raise FooterError(f"footer can't be read: {error!r}") from error
 
 
-def read_footer(path: str | Path) -> FileFooter:
+def read_metadata(path: StoredPath) -> pyarrow.parquet.FileMetaData:
+    """Return the metadata of one Parquet file; of an object, its end is all that is fetched.
+
+    Raises:
+        OSError: the file can't be opened.
+        pyarrow.ArrowInvalid: the file is not a Parquet file.
+    """
+    if isinstance(path, Path):
+        return pyarrow.parquet.read_metadata(path)
+    # The last eight bytes are the length of the footer and a magic number.
+    tail = path.storage.read_range(path.key, -_TAIL_BYTES, _TAIL_BYTES)
+    needed = int.from_bytes(tail[-8:-4], "little") + 8
+    if len(tail) == _TAIL_BYTES and needed > _TAIL_BYTES:
+        tail = path.storage.read_range(path.key, -needed, needed)
+    return pyarrow.parquet.read_metadata(pyarrow.BufferReader(tail))
+
+
+def read_footer(path: StoredPath) -> FileFooter:
     """Return the footer of one Parquet file, without reading its data.
 
     Raises:
@@ -144,7 +172,7 @@ def read_footer(path: str | Path) -> FileFooter:
         OSError: the file can't be opened.
         pyarrow.ArrowInvalid: the file is not a Parquet file.
     """
-    metadata: Mapping[bytes, bytes] = pyarrow.parquet.read_metadata(path).metadata or {}
+    metadata: Mapping[bytes, bytes] = read_metadata(path).metadata or {}
     return footer_of(metadata)
 
 

@@ -26,6 +26,7 @@ from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.storage.durable import write_atomically
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.times import ms_of_rfc3339
 
 SNAPSHOT = Path("_ledger", "snapshot.json")
@@ -161,7 +162,7 @@ def load_ledger(output_dir: str | Path, dead_letter_dir: str | Path) -> Ledger:
     return ledger
 
 
-def content_of(path: Path) -> FileContent:
+def content_of(path: StoredPath) -> FileContent:
     """Return what one file covers: a footer's ranges, or each dead letter's own offset.
 
     Raises:
@@ -181,7 +182,7 @@ def content_of(path: Path) -> FileContent:
         ) from None
 
 
-def _of_footer(path: Path) -> FileContent:
+def _of_footer(path: StoredPath) -> FileContent:
     footer = read_footer(path)
     covered = CoveredOffsets()
     for (topic, partition), offsets in footer.offset_sets().items():
@@ -194,7 +195,7 @@ def _of_footer(path: Path) -> FileContent:
     return FileContent(covered, last_records)
 
 
-def _of_letters(path: Path) -> FileContent:
+def _of_letters(path: StoredPath) -> FileContent:
     covered = CoveredOffsets()
     last_letters: dict[TopicPartition, tuple[int, str | None]] = {}
     with path.open("rb") as lines:

@@ -24,6 +24,9 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
 from beam_pipeline.schemas.contract import check_event_time_field, check_partition_keys, is_reserved
 from beam_pipeline.settings.flags import ASSERT, CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
+from beam_pipeline.storage.config import StorageConfig, read_storage_config
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.urls import absolute, stored_path
 from beam_pipeline.times import DEFAULT_TIME_UNIT
 from beam_pipeline.topic_names import check_topic_name
 
@@ -69,6 +72,8 @@ class PipelineSettings:
     num_shards: int
     parquet_codec: str
     part_retention_seconds: int
+    storage_config: str | None = None
+    parts_dir: str | None = None
 
     def connection(self) -> KafkaConnection:
         """Return the cluster that `--kafka_bootstrap_servers` and `--kafka_config` describe.
@@ -78,6 +83,25 @@ class PipelineSettings:
         """
         config_file = Path(self.kafka_config) if self.kafka_config else None
         return KafkaConnection.from_flags(self.kafka_bootstrap_servers, config_file)
+
+    @property
+    def storage(self) -> StorageConfig:
+        """Read how object stores are reached.
+
+        Raises:
+          UsageError: the file of `--storage_config` does not serve.
+        """
+        return read_storage_config(Path(self.storage_config) if self.storage_config else None)
+
+    @property
+    def output_path(self) -> StoredPath:
+        """Return the root of the Parquet files."""
+        return stored_path(self.output_dir, self.storage)
+
+    @property
+    def dead_letter_path(self) -> StoredPath:
+        """Return the root of the dead-letter files."""
+        return stored_path(self.dead_letter_dir, self.storage)
 
     def topics(self) -> tuple[str, ...]:
         """Return the input topics, at least one.
@@ -162,8 +186,10 @@ class PipelineSettings:
             reference_dir=Path(self.reference_dir),
             windowing=self.windowing,
             timing=self.timing,
-            output_dir=str(Path(self.output_dir).absolute()),
-            dead_letter_dir=str(Path(self.dead_letter_dir).absolute()),
+            output_dir=absolute(self.output_dir),
+            dead_letter_dir=absolute(self.dead_letter_dir),
+            storage=self.storage,
+            parts_dir=self.parts_dir and absolute(self.parts_dir),
             private_dead_letters=self.private_dead_letters,
             partition_keys=self.partition_keys,
             dead_letter_topic_suffix=self.dead_letter_topic_suffix,
@@ -262,6 +288,8 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         num_shards=values["num_shards"],
         parquet_codec=values["parquet_codec"],
         part_retention_seconds=values["part_retention_seconds"],
+        storage_config=values["storage_config"],
+        parts_dir=values["parts_dir"],
     )
 
 
@@ -285,7 +313,7 @@ def default_consumer_group(output_dir: str) -> str:
 
     Two pipelines must not share a group: each sets its offsets before its reader looks at them.
     """
-    directory = str(Path(output_dir).absolute()).encode()
+    directory = absolute(output_dir).encode()
     return f"beam-pipeline-{hashlib.sha256(directory).hexdigest()[:12]}"
 
 

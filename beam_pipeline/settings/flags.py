@@ -59,14 +59,21 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "(default: those of the commerce event)",
     },
     "output_dir": {
-        "metavar": "DIR",
+        "metavar": "DIR|URL",
         "default": "data/output",
-        "help": "directory of the Parquet files (default: %(default)s)",
+        "help": "where the Parquet files go: a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
+        "or az://CONTAINER/PREFIX (default: %(default)s)",
     },
     "dead_letter_dir": {
-        "metavar": "DIR",
+        "metavar": "DIR|URL",
         "default": "data/dead",
-        "help": "directory of the dead letters, as JSON lines (default: %(default)s)",
+        "help": "where the dead letters go, as JSON lines: a directory or a URL, as for "
+        "--output_dir (default: %(default)s)",
+    },
+    "storage_config": {
+        "metavar": "FILE",
+        "help": "YAML file that says how an object store is reached: endpoint, region, profile, "
+        "path_style, account, project; credentials come from the store's own SDK (default: none)",
     },
     "dead_letter_topic_suffix": {
         "metavar": "SUFFIX",
@@ -98,7 +105,7 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
     },
 }
 _NUMBERS = frozenset({"max_columns"})
-_PATHS = frozenset({"kafka_config", "output_dir", "dead_letter_dir", "log_dir"})
+_PATHS = frozenset({"kafka_config", "output_dir", "dead_letter_dir", "log_dir", "storage_config"})
 
 
 def add_shared(parser: Flags, *names: str) -> None:
@@ -274,7 +281,7 @@ def _add_window_flags(windows: Flags) -> None:
 
 
 def _add_sink_flags(sink: Flags) -> None:
-    _add_as_text(sink, "output_dir", "dead_letter_dir")
+    _add_as_text(sink, "output_dir", "dead_letter_dir", "storage_config")
     sink.add_argument(
         "--dead_letter_access",
         choices=(PRIVATE, SHARED),
@@ -306,6 +313,13 @@ def _add_sink_flags(sink: Flags) -> None:
         "(default: %(default)s)",
     )
     _add_as_text(sink, "parquet_codec")
+    sink.add_argument(
+        "--parts_dir",
+        metavar="DIR",
+        help="a directory that all workers share, for the parts that files are made of (default: "
+        "below --output_dir; for an object store a directory in the cache where the workers are on "
+        "this machine, else small parts travel with the job and large ones through the store)",
+    )
     sink.add_argument(
         "--part_retention_seconds",
         metavar="SECONDS",

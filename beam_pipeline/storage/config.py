@@ -35,12 +35,14 @@ class StorageConfig:
     project: str | None = None
 
 
-def read_storage_config(path: Path) -> StorageConfig:
-    """Read a YAML file of the fields of `StorageConfig`.
+def read_storage_config(path: Path | None) -> StorageConfig:
+    """Read a YAML file of the fields of `StorageConfig`; without a file each of them is None.
 
     Raises:
         UsageError: the file can't be read, has another key, or a value of another type.
     """
+    if path is None:
+        return StorageConfig()
     try:
         document = yaml.safe_load(path.read_bytes())
     except OSError as error:

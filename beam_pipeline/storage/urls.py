@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -23,8 +24,18 @@ def is_url(text: str) -> bool:
     return _URL.fullmatch(text) is not None
 
 
+def absolute(text: str) -> str:
+    """Return a flag's value that means the same in another working directory.
+
+    >>> absolute("s3://bucket/events/")
+    's3://bucket/events'
+    """
+    return text.rstrip("/") if is_url(text) else str(Path(text).absolute())
+
+
+@functools.cache
 def open_storage(url: str, config: StorageConfig, *, private: bool = False) -> Storage:
-    """Return the storage of a directory or a URL; nothing is opened yet.
+    """Return the storage of a directory or a URL, the same for each call; nothing is opened yet.
 
     Args:
         url: a directory, or `s3://BUCKET/PREFIX`, `gs://…`, `az://CONTAINER/PREFIX`.
