@@ -84,6 +84,8 @@ def _land(records: beam.PCollection[Any], config: IngestConfig) -> _Landed:
             schema_ref=contract.ref,
             timing=config.timing,
             partition_keys=config.partition_keys,
+            storage_config=config.storage,
+            parts_dir=config.parts_dir,
         )
         dead.collect(written)
 
@@ -101,4 +103,6 @@ def _letter_layout(config: IngestConfig) -> FileLayout:
         config.epoch,
         private=config.private_dead_letters,
         partition_keys=config.partition_keys,
+        storage_config=config.storage,
+        parts_dir=config.parts_dir,
     )

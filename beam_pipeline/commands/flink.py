@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.files.parts import sweep_parts
+from beam_pipeline.files.parts import parts_below
 from beam_pipeline.runtime.flink.cluster import jars_without_flink
 from beam_pipeline.runtime.flink.engine import end_job, find_flink_tools
 from beam_pipeline.runtime.flink.job_record import FlinkJobRecord, job_records
@@ -18,6 +18,7 @@ from beam_pipeline.runtime.flink.metrics import job_counters
 from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
 from beam_pipeline.runtime.programs.jvm import LOOPBACK_RULE
 from beam_pipeline.settings.flags import add_shared
+from beam_pipeline.storage.config import StorageConfig
 
 ACTIONS = ("status", "savepoint", "cancel", "jars")
 METRICS_FETCH_SECONDS = 1.0
@@ -128,7 +129,8 @@ def _status(
     )
     if record.detached:  # otherwise the command that watches the job sweeps
         for root in (output_dir, Path(record.dead_letter_dir)):
-            sweep_parts(root, record.epoch, record.part_retention_seconds)
+            parts = parts_below(str(root), record.epoch, StorageConfig())
+            parts.sweep(record.part_retention_seconds)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindo
 from beam_pipeline.offset_sets import ranges
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import check_partition_keys
+from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.transforms.batches import Refusal, apply_or_split
 from beam_pipeline.transforms.dead_letters import dead_letter_of, failure_of
 from beam_pipeline.transforms.outputs import Outputs
@@ -42,7 +44,7 @@ _BEAM_MIME_TYPE = "application/x-parquet"
 _WITHOUT_MEANING = {
     "record_batch_size": "elements are batches already, and row_group_buffer_size sizes row groups",
     "shard_name_template": "file names are fixed",
-    "mime_type": "files are written to a mounted file system, which keeps no type",
+    "mime_type": "files are known by their names, and keep no type",
     "triggering_frequency": "`timing` says when panes fire",
 }
 
@@ -65,7 +67,7 @@ class WriteToParquet(beam.io.WriteToParquet):
     A worker that runs it declines to split stateful bundles from then on (`whole_bundles`).
 
     Args:
-      file_path_prefix: the output directory.
+      file_path_prefix: the output directory, or the URL of an object store.
       schema: the columns of the files.
       row_group_buffer_size: about how many bytes a row group has in memory.
       record_batch_size: must be the default; elements are batches already.
@@ -75,7 +77,7 @@ class WriteToParquet(beam.io.WriteToParquet):
       file_name_suffix: end of the file names.
       num_shards: how many files a window and topic has; 0 is 1.
       shard_name_template: must be None; file names are fixed.
-      mime_type: must be the default; the file system keeps no type.
+      mime_type: must be the default; files keep no type.
       triggering_frequency: must be None; `timing` says when panes fire.
       epoch: identity of this submission of the job, part of every file name.
       watermark_delay_seconds: how far the windows are shifted (see `Windowing`). None takes what
@@ -84,6 +86,8 @@ class WriteToParquet(beam.io.WriteToParquet):
       default_topic: first part of the file name for rows without a `kafka_topic`.
       timing: when panes fire besides the one at the window's end.
       partition_keys: the names of day and hour in the names of directories.
+      storage_config: how the object store of a URL is reached.
+      parts_dir: a directory that all workers share, for the parts of files (see `FileLayout`).
 
     Raises:
       UsageError: a column has the name of a partition key.
@@ -112,6 +116,8 @@ class WriteToParquet(beam.io.WriteToParquet):
         default_topic: str = "rows",
         timing: PaneTiming | None = None,
         partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS,
+        storage_config: StorageConfig | None = None,
+        parts_dir: str | None = None,
     ) -> None:
         without_meaning = {
             "record_batch_size": record_batch_size != _BEAM_RECORD_BATCH_SIZE,
@@ -139,7 +145,12 @@ class WriteToParquet(beam.io.WriteToParquet):
         check_partition_keys(schema.names, partition_keys)
         self._timing = timing
         self._layout = FileLayout(
-            file_path_prefix, epoch, watermark_delay_seconds, partition_keys=partition_keys
+            file_path_prefix,
+            epoch,
+            watermark_delay_seconds,
+            partition_keys=partition_keys,
+            storage_config=storage_config or StorageConfig(),
+            parts_dir=parts_dir,
         )
         self._format = ParquetFormat(
             schema=schema,
@@ -236,6 +247,7 @@ class ParquetFormat:
                 schema_sha256=self.schema_ref.sha256,
                 offsets={target.topic: _ranges_outside(target.topic, merge_offsets(parts), known)},
                 last_records=_last_records(target.topic, parts),
+                nonce=uuid.uuid4().hex,
             )
             writer.add_key_value_metadata({FOOTER_KEY: footer.to_json()})
         return rows

@@ -1,8 +1,9 @@
 """Writes windowed elements to one file for each window, shard and pane, in any format.
 
-Parquet files and dead-letter files are written in the same way. The elements of a bundle go to part
-files. Only the names of the parts go through the shuffle, by window, topic and shard. A pane is
-assembled from its parts and committed by an atomic rename.
+Parquet files and dead-letter files are written in the same way. The elements of a bundle go to
+parts. Only references to the parts go through the shuffle, by window, topic and shard. A pane is
+assembled from its parts in a local file, and committed by one step of the storage, which gives the
+file its name unless that is taken.
 
 A stateful DoFn fires the panes, not the triggers of a GroupByKey. On Prism 2.73, a late element
 that arrives while another one holds the stage's input watermark gets no timer, and then holds the
@@ -13,10 +14,11 @@ and in the global window no element is dropped for being late.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -39,15 +41,14 @@ from beam_pipeline.config import MAX_BACKLOG_SECONDS, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.ledger import content_of
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
-from beam_pipeline.files.parts import (
-    PartRef,
-    find_part,
-    new_part_path,
-    retire_parts,
-)
+from beam_pipeline.files.parts import PartRef, Parts, parts_below
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter
-from beam_pipeline.storage.durable import make_directory, place_if_absent, sync
+from beam_pipeline.storage.config import StorageConfig
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
+from beam_pipeline.storage.patience import PatientStorage
+from beam_pipeline.storage.protocol import Storage
+from beam_pipeline.storage.urls import is_url, open_storage
 from beam_pipeline.transforms.dead_letters import count_dead
 from beam_pipeline.transforms.outputs import DEAD, Outputs
 from beam_pipeline.transforms.windowing import delay_of
@@ -55,6 +56,11 @@ from beam_pipeline.transforms.windowing import delay_of
 QUIET_SECONDS = 3.0
 """A pane of a backlog fires when its window got nothing for so long. A bundle comes within it."""
 
+
+STORAGE_AWAY_SECONDS = 600.0
+"""How long a bundle waits for an object store that is away, before it fails and is tried again."""
+
+_END_BYTES = 64 * 1024
 
 MAX_OPEN_BYTES = 32 * 1024 * 1024
 """How much a bundle holds in memory, over all its windows, before it is written to parts."""
@@ -116,13 +122,15 @@ class FileLayout:
     """Where the files of a sink go.
 
     Args:
-      root: the output directory.
+      root: the output directory, or the URL of an object store.
       epoch: identity of this submission of the job, part of every file name.
       watermark_delay_seconds: how far elements and windows are shifted (see `Windowing`); file
         names have the window of the events, which is not shifted. None takes what the windows say
         (`transforms.WindowBatches`), or else 0.
       private: whether directories that are made here have mode 0700.
       partition_keys: the names of day and hour in the names of directories.
+      storage_config: how the object store is reached.
+      parts_dir: a directory that all workers share, for parts (see `files.parts.parts_below`).
     """
 
     root: str
@@ -130,14 +138,34 @@ class FileLayout:
     watermark_delay_seconds: int | None = None
     private: bool = False
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
+    storage_config: StorageConfig = field(default_factory=StorageConfig)
+    parts_dir: str | None = None
 
-    def path_of(self, target: OutputFile) -> Path:
+    @property
+    def storage(self) -> Storage:
+        """The storage of the files. It waits while it is away."""
+        storage = open_storage(self.root, self.storage_config, private=self.private)
+        return PatientStorage(storage, STORAGE_AWAY_SECONDS) if is_url(self.root) else storage
+
+    def key_of(self, target: OutputFile) -> str:
+        """Return the key of a file."""
+        return str(target.relative_path(self.partition_keys))
+
+    def path_of(self, target: OutputFile) -> StoredPath:
         """Return the path of a file."""
-        return Path(self.root, target.relative_path(self.partition_keys))
+        key = self.key_of(target)
+        return ObjectPath(self.storage, key) if is_url(self.root) else Path(self.root, key)
 
-    def new_part_path(self, suffix: str) -> str:
-        """Return a path for a new part, and make the directories above it."""
-        return new_part_path(self.root, self.epoch, suffix, private=self.private)
+    def parts(self) -> Parts:
+        """Return the parts of the files."""
+        return parts_below(
+            self.root,
+            self.epoch,
+            self.storage_config,
+            self.parts_dir,
+            private=self.private,
+            patience_seconds=STORAGE_AWAY_SECONDS,
+        )
 
     def event_window(self, start: int, end: int) -> tuple[datetime, datetime]:
         """Return the window of the events for a shifted window, given in seconds since 1970.
@@ -216,6 +244,9 @@ class _WriteParts(beam.DoFn):
         self._layout = layout
         self._format = file_format
 
+    def setup(self) -> None:
+        self._parts = self._layout.parts()
+
     def start_bundle(self) -> None:
         self._open: dict[tuple[Any, Shard], _OpenPart] = defaultdict(_OpenPart)
         self._open_bytes = 0
@@ -238,8 +269,8 @@ class _WriteParts(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for (window, shard), part in self._open.items():
-            path = self._layout.new_part_path(self._format.part_suffix)
-            ref = self._format.write_part(path, shard, part.contents)._replace(
+            path = self._parts.new_path(self._format.part_suffix)
+            ref = self._parts.keep(self._format.write_part(path, shard, part.contents))._replace(
                 window=(window.start.micros // 1_000_000, window.end.micros // 1_000_000)
             )
             key = f"{ref.topic}/{ref.shard}/{ref.window[0]}/{ref.window[1]}"
@@ -303,6 +334,11 @@ class _AssembleFiles(beam.DoFn):
     def setup(self) -> None:
         # Not in the worker's start, because users' own pipelines on Prism need it too.
         keep_stateful_bundles_whole()
+        self._parts = self._layout.parts()
+
+    def finish_bundle(self) -> None:
+        self._parts.end_bundle()
+        count_requests(self._layout.storage)
 
     def process(
         self,
@@ -379,7 +415,7 @@ class _AssembleFiles(beam.DoFn):
             index = yield from self._append(waiting, pane.read() or 0, adopted)
         else:
             index = yield from self._overwrite(waiting, pane.read() or 0)
-        retire_parts(waiting)
+        self._parts.retire(waiting)
         parts.clear()
         waiting_since.clear()
         end.clear()  # Prism 2.73 checks every key that has a timer, again and again
@@ -394,14 +430,14 @@ class _AssembleFiles(beam.DoFn):
             target = self._target(left[0], pane)
             path = self._layout.path_of(target)
             if not path.exists():  # most are not, and to assemble one takes long
-                temporary, rows = self._assembled(target, left, known)
-                if publish(self._layout, target, temporary):
-                    yield self._written(path, rows)
-                    return pane + 1
-                temporary.unlink()
+                with self._assembled(target, left, known) as (temporary, rows):
+                    size_bytes = temporary.stat().st_size
+                    if publish(self._layout, target, temporary) or is_copy(path, temporary):
+                        yield self._written(path, rows, size_bytes)
+                        return pane + 1
             with contextlib.suppress(FileNotFoundError):  # it was deleted just now: try it again
                 covered = content_of(path).covered
-                yield self._written(path, covered.count)
+                yield self._written(path, covered.count, path.stat().st_size)
                 known.update(covered)
                 adopted.write(known)
                 pane += 1
@@ -410,9 +446,10 @@ class _AssembleFiles(beam.DoFn):
     def _overwrite(self, parts: Sequence[PartRef], pane: int) -> Generator[WrittenFile, None, int]:
         """Write the rows of the parts, whose offsets tell nothing; return the next pane's index."""
         target = self._target(parts[0], pane)
-        temporary, rows = self._assembled(target, parts, CoveredOffsets())
-        publish_over(self._layout, target, temporary)
-        yield self._written(self._layout.path_of(target), rows)
+        with self._assembled(target, parts, CoveredOffsets()) as (temporary, rows):
+            size_bytes = temporary.stat().st_size
+            publish_over(self._layout, target, temporary)
+        yield self._written(self._layout.path_of(target), rows, size_bytes)
         return pane + 1
 
     def _target(self, part: PartRef, pane: int) -> OutputFile:
@@ -427,15 +464,26 @@ class _AssembleFiles(beam.DoFn):
             suffix=self._format.suffix,
         )
 
+    @contextlib.contextmanager
     def _assembled(
         self, target: OutputFile, parts: Sequence[PartRef], known: CoveredOffsets
-    ) -> tuple[Path, int]:
-        temporary = self._layout.new_part_path(".assembling")
-        present = [part._replace(path=find_part(part)) for part in parts]
-        return Path(temporary), self._format.assemble(temporary, target, present, known)
+    ) -> Iterator[tuple[Path, int]]:
+        """Yield the finished file, which is removed at the end, and its row count."""
+        temporary = Path(self._parts.new_path(".assembling"))
+        fetched: list[str] = []
+        try:
+            for part in parts:
+                fetched.append(self._parts.fetch(part))
+            local = [part._replace(path=path) for part, path in zip(parts, fetched, strict=True)]
+            rows = self._format.assemble(str(temporary), target, local, known)
+            self._parts.release(fetched)
+            yield temporary, rows
+        finally:
+            self._parts.release(fetched)
+            temporary.unlink(missing_ok=True)
 
-    def _written(self, path: Path, rows: int) -> WrittenFile:
-        written = WrittenFile(str(path), rows, path.stat().st_size)
+    def _written(self, path: StoredPath, rows: int, size_bytes: int) -> WrittenFile:
+        written = WrittenFile(str(path), rows, size_bytes)
         self._count(written)
         return written
 
@@ -482,39 +530,62 @@ def due_time(part: PartRef, seconds: float, now: float, since: float | None) -> 
 def publish(layout: FileLayout, target: OutputFile, temporary: Path) -> bool:
     """Put a finished file in place in one step, synced, unless its name is taken; return whether.
 
-    Directories that are missing are made.
+    Directories that are missing are made. False may also mean that the file is in place, and the
+    storage's first answer was lost; see `is_copy`.
     """
-    path = layout.path_of(target)
-    _make_directory(path.parent, layout.private)
-    return place_if_absent(temporary, path)
+    return layout.storage.put_if_absent(temporary, layout.key_of(target))
+
+
+def is_copy(path: StoredPath, temporary: Path) -> bool:
+    """Return whether the file in place is the finished one, by size and end.
+
+    The end of a Parquet file has the nonce of its footer. A file of letters that ends alike holds
+    the same letters.
+    """
+    if isinstance(path, Path):
+        return False  # no answer is lost on the way from a file system
+    size_bytes = temporary.stat().st_size
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size == size_bytes:
+            with temporary.open("rb") as file:
+                file.seek(-min(_END_BYTES, size_bytes), 2)
+                return file.read() == path.storage.read_range(path.key, -_END_BYTES, _END_BYTES)
+    return False
 
 
 def publish_over(layout: FileLayout, target: OutputFile, temporary: Path) -> None:
-    """Put a finished file in place by one rename, synced, over a file of the same name.
+    """Put a finished file in place in one step, synced, over a file of the same name.
 
     Files of later panes of the same epoch, topic, window and shard are removed first: the runner
     has rolled back the timeline that they come from, and their records come again.
     """
-    path = layout.path_of(target)
-    _make_directory(path.parent, layout.private)
-    prefix = target.name_before_pane  # an hour may have thousands of files; parsing is slow
-    for other in path.parent.iterdir():
-        file = OutputFile.parse(other) if other.name.startswith(prefix) else None
-        if file is not None and _supersedes(target, file):
-            other.unlink(missing_ok=True)
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
-
-
-def _make_directory(path: Path, private: bool) -> None:
-    """Make a directory with those above it, each entry synced."""
-    if not path.is_dir():
-        _make_directory(path.parent, private)
-        make_directory(path, private=private)
-        sync(path.parent)
+    storage, key = layout.storage, layout.key_of(target)
+    directory = key.rpartition("/")[0]
+    storage.delete(
+        other.key
+        for other in list(storage.objects(f"{directory}/{target.name_before_pane}"))
+        if (file := OutputFile.parse(other.key)) is not None and _supersedes(target, file)
+    )
+    storage.put_file(temporary, key)
 
 
 def _supersedes(target: OutputFile, other: OutputFile) -> bool:
     """Return whether `other` is a later pane of what `target` is a pane of."""
     return other.pane > target.pane and replace(other, pane=target.pane) == target
+
+
+_counted: dict[str, Counter[str]] = defaultdict(Counter)
+_counted_lock = threading.Lock()
+
+
+def count_requests(storage: Storage) -> None:
+    """Count the requests that this process has made to a storage since the last call, by kind.
+
+    The counters are `storage.PUT`, `storage.GET` and so on. A directory makes no requests.
+    """
+    with _counted_lock:
+        requests, counted = Counter(storage.requests), _counted[storage.url]
+        new = requests - counted
+        _counted[storage.url] = requests
+    for kind, count in new.items():
+        Metrics.counter(METRICS_NAMESPACE, f"storage.{kind}").inc(count)

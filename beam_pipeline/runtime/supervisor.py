@@ -26,7 +26,7 @@ from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.files.ledger import Ledger, load_ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
-from beam_pipeline.files.parts import sweep_dead_epochs, sweep_parts
+from beam_pipeline.files.parts import Parts, parts_below
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
@@ -47,6 +47,7 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
 from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.storage.urls import absolute
 
 POLL_SECONDS = 0.2
 SWEEP_SECONDS = 30.0
@@ -627,12 +628,17 @@ class Supervisor:
         # Only a restored job reads the parts of files that were written.
         seconds = self._plan.settings.part_retention_seconds
         retention = seconds if self._engine.restores_checkpoints else 0
-        for root in (self._plan.output_dir, self._plan.dead_letter_dir):
-            sweep_parts(root, self.status.epoch, retention)
+        for parts in self._parts_of(self.status.epoch):
+            parts.sweep(retention)
 
     def _sweep_dead_epochs(self, live_epoch: str) -> None:
-        for root in (self._plan.output_dir, self._plan.dead_letter_dir):
-            sweep_dead_epochs(root, live_epoch)
+        for parts in self._parts_of(live_epoch):
+            parts.sweep_other_epochs()
+
+    def _parts_of(self, epoch: str) -> Iterator[Parts]:
+        settings = self._plan.settings
+        for root in (settings.output_dir, settings.dead_letter_dir):
+            yield parts_below(absolute(root), epoch, settings.storage, settings.parts_dir)
 
     def _sweep_at_end(self) -> None:
         """Remove the parts of dead epochs; another pipeline's are alive once it has the lease."""

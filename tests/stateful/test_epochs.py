@@ -34,10 +34,8 @@ from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.parts import (
+    LocalParts,
     PartMissingError,
-    retire_parts,
-    sweep_dead_epochs,
-    sweep_parts,
 )
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.io import windowed_files
@@ -158,6 +156,8 @@ class Sink:
         layout = FileLayout(str(root), epoch)
         self.write_parts = _WriteParts(layout, file_format)
         self.assemble = _AssembleFiles(layout, file_format, "test", PaneTiming())
+        self.write_parts.setup()
+        self.assemble.setup()
 
     def parts_of(self, elements: list[tuple[Any, int]]) -> list[tuple[str, Any]]:
         """The keyed parts of a bundle of (element, its time in seconds)."""
@@ -199,7 +199,7 @@ class Epochs(RuleBasedStateMachine):
         self.epoch_number += 1
         epoch = f"epoch{self.epoch_number}"
         for root in self.roots.values():
-            sweep_dead_epochs(root, epoch)
+            LocalParts(root, epoch).sweep_other_epochs()
         ledger = load_ledger(self.roots["rows"], self.roots["letters"])
         ledger.save()
         self.snapshot_files = set(ledger.files)
@@ -372,7 +372,7 @@ class Epochs(RuleBasedStateMachine):
                 self.fire(key)
         del self.checkpoints[:-1]
         for root in self.roots.values():
-            sweep_parts(root, self.epoch, retention_seconds=-1)
+            LocalParts(root, self.epoch).sweep(retention_seconds=-1)
 
     def delete(self, paths: list[Path]) -> None:
         """The user deletes files of epochs that are over."""
@@ -432,6 +432,7 @@ def offsets_in(path: Path) -> list[Offset]:
 @contextmanager
 def crashing(where: str | None) -> Iterator[None]:
     """Lets the process die at a point of a pane's firing."""
+    retire = LocalParts.retire
 
     def die(*_arguments: Any, **_options: Any) -> Any:
         raise Crash
@@ -440,15 +441,15 @@ def crashing(where: str | None) -> Iterator[None]:
         publish(*arguments, **options)
         raise Crash
 
-    def retire_one_and_die(parts: Any) -> None:
-        retire_parts(list(parts)[:1])
+    def retire_one_and_die(self: LocalParts, parts: Any) -> None:
+        retire(self, list(parts)[:1])
         raise Crash
 
     points: dict[str, tuple[Any, str, Any]] = {
         "before publish": (windowed_files, "publish", die),
         "in publish": (os, "link", die),
         "behind publish": (windowed_files, "publish", publish_and_die),
-        "in retire": (windowed_files, "retire_parts", retire_one_and_die),
+        "in retire": (LocalParts, "retire", retire_one_and_die),
     }
     with mock.patch.object(*points[where]) if where else nullcontext():
         yield

@@ -8,21 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipeline.files.parts import (
-    PartMissingError,
-    PartRef,
-    find_part,
-    new_part_path,
-    retire_parts,
-    sweep_dead_epochs,
-    sweep_parts,
-)
+from beam_pipeline.files.parts import LocalParts, PartMissingError, PartRef
 
 EPOCH, OTHER_EPOCH = "20261124T133350Zx3f9a", "20261124T140000Zx0001"
 
 
+@pytest.fixture
+def parts(tmp_path: Path) -> LocalParts:
+    return LocalParts(tmp_path, EPOCH)
+
+
 def part_in(root: Path, epoch: str = EPOCH, content: str = "rows") -> PartRef:
-    path = new_part_path(str(root), epoch, ".arrow")
+    path = LocalParts(root, epoch).new_path(".arrow")
     Path(path).write_text(content)
     return PartRef(path, "orders", 0, 1, {0: [(0, 0)]})
 
@@ -37,7 +34,8 @@ def age(path: str, seconds: float) -> None:
 
 
 def test_a_new_part_has_a_path_of_its_own_below_tmp(tmp_path: Path) -> None:
-    paths = {new_part_path(str(tmp_path / "new"), EPOCH, ".arrow") for _ in range(100)}
+    parts = LocalParts(tmp_path / "new", EPOCH)
+    paths = {parts.new_path(".arrow") for _ in range(100)}
     assert len(paths) == 100
     for path in map(Path, paths):
         assert path.parent == tmp_path / "new" / "_tmp" / EPOCH
@@ -46,64 +44,66 @@ def test_a_new_part_has_a_path_of_its_own_below_tmp(tmp_path: Path) -> None:
         assert not path.exists()
 
 
-def test_a_part_is_found_before_and_after_it_is_retired(tmp_path: Path) -> None:
+def test_a_part_is_found_before_and_after_it_is_retired(tmp_path: Path, parts: LocalParts) -> None:
     part = part_in(tmp_path)
-    assert find_part(part) == part.path
-    retire_parts([part])
-    found = find_part(part)
+    assert parts.fetch(part) == part.path
+    parts.retire([part])
+    found = parts.fetch(part)
     assert found != part.path
     assert Path(found).read_text() == "rows"
     assert all_files(tmp_path) == {Path(found)}
 
 
-def test_a_part_is_retired_twice_as_once(tmp_path: Path) -> None:
+def test_a_part_is_retired_twice_as_once(tmp_path: Path, parts: LocalParts) -> None:
     """A pane that a restore fires again retires its parts again."""
     part, other = part_in(tmp_path), part_in(tmp_path)
-    retire_parts([part])
-    age(find_part(part), 100)
-    retire_parts([part, other])
-    assert Path(find_part(part)).stat().st_mtime < time.time() - 50
-    assert find_part(other) != other.path
+    parts.retire([part])
+    age(parts.fetch(part), 100)
+    parts.retire([part, other])
+    assert Path(parts.fetch(part)).stat().st_mtime < time.time() - 50
+    assert parts.fetch(other) != other.path
 
 
-def test_a_part_that_is_gone_says_what_to_do(tmp_path: Path) -> None:
+def test_a_part_that_is_gone_says_what_to_do(tmp_path: Path, parts: LocalParts) -> None:
     part = part_in(tmp_path)
-    retire_parts([part])
-    Path(find_part(part)).unlink()
+    parts.retire([part])
+    Path(parts.fetch(part)).unlink()
     with pytest.raises(PartMissingError, match=r"is gone: .*--part_retention_seconds.*afresh"):
-        find_part(part)
+        parts.fetch(part)
 
 
-def test_only_retired_parts_past_their_retention_are_swept(tmp_path: Path) -> None:
+def test_only_retired_parts_past_their_retention_are_swept(
+    tmp_path: Path, parts: LocalParts
+) -> None:
     waiting, fresh, old, foreign = (
         part_in(tmp_path),
         part_in(tmp_path),
         part_in(tmp_path),
         part_in(tmp_path, OTHER_EPOCH),
     )
-    retire_parts([fresh, old, foreign])
+    parts.retire([fresh, old, foreign])
     age(waiting.path, 10_000)
-    age(find_part(fresh), 50)
-    age(find_part(old), 61)
-    age(find_part(foreign), 61)
-    assert sweep_parts(tmp_path, EPOCH, retention_seconds=60) == 1
-    assert find_part(waiting) == waiting.path
-    find_part(fresh)
-    find_part(foreign)
+    age(parts.fetch(fresh), 50)
+    age(parts.fetch(old), 61)
+    age(parts.fetch(foreign), 61)
+    assert parts.sweep(retention_seconds=60) == 1
+    assert parts.fetch(waiting) == waiting.path
+    parts.fetch(fresh)
+    parts.fetch(foreign)
     with pytest.raises(PartMissingError):
-        find_part(old)
-    assert sweep_parts(tmp_path, EPOCH, retention_seconds=60) == 0
+        parts.fetch(old)
+    assert parts.sweep(retention_seconds=60) == 0
 
 
-def test_a_part_waits_from_when_it_is_retired_on(tmp_path: Path) -> None:
+def test_a_part_waits_from_when_it_is_retired_on(tmp_path: Path, parts: LocalParts) -> None:
     part = part_in(tmp_path)
     age(part.path, 10_000)
-    retire_parts([part])
-    assert sweep_parts(tmp_path, EPOCH, retention_seconds=60) == 0
+    parts.retire([part])
+    assert parts.sweep(retention_seconds=60) == 0
 
 
 def test_a_crash_while_a_part_is_retired_does_not_shorten_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, parts: LocalParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed right behind the rename, the part must not look as old as its rows are."""
     part = part_in(tmp_path)
@@ -116,25 +116,26 @@ def test_a_crash_while_a_part_is_retired_does_not_shorten_its_time(
 
     monkeypatch.setattr(Path, "rename", rename_and_die)
     with pytest.raises(KeyboardInterrupt):
-        retire_parts([part])
+        parts.retire([part])
     monkeypatch.undo()
-    assert sweep_parts(tmp_path, EPOCH, retention_seconds=60) == 0
-    find_part(part)
+    assert parts.sweep(retention_seconds=60) == 0
+    parts.fetch(part)
 
 
 def test_nothing_to_sweep(tmp_path: Path) -> None:
-    assert sweep_parts(tmp_path / "nowhere", EPOCH, 0) == 0
-    assert sweep_dead_epochs(tmp_path / "nowhere", EPOCH) == []
+    parts = LocalParts(tmp_path / "nowhere", EPOCH)
+    assert parts.sweep(0) == 0
+    assert parts.sweep_other_epochs() == []
 
 
-def test_dead_epochs_go_and_the_live_one_stays(tmp_path: Path) -> None:
+def test_dead_epochs_go_and_the_live_one_stays(tmp_path: Path, parts: LocalParts) -> None:
     output = tmp_path / "dt=2026-11-23" / "hour=12" / "file.parquet"
     output.parent.mkdir(parents=True)
     output.write_text("rows")
     live = part_in(tmp_path)
     for epoch in (OTHER_EPOCH, "old"):
-        retire_parts([part_in(tmp_path, epoch)])
+        parts.retire([part_in(tmp_path, epoch)])
         part_in(tmp_path, epoch)
-    assert sweep_dead_epochs(tmp_path, EPOCH) == [OTHER_EPOCH, "old"]
+    assert parts.sweep_other_epochs() == [OTHER_EPOCH, "old"]
     assert all_files(tmp_path) == {output, Path(live.path)}
-    assert sweep_dead_epochs(tmp_path, EPOCH) == []
+    assert parts.sweep_other_epochs() == []

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
-from beam_pipeline.files.parts import new_part_path
 from beam_pipeline.io.windowed_files import FileLayout, publish, publish_over
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
@@ -35,20 +34,20 @@ def published(
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS,
 ) -> Path:
     layout = FileLayout(str(root), target.epoch, partition_keys=partition_keys)
-    temporary = Path(new_part_path(str(root), target.epoch, ".assembling"))
+    temporary = Path(FileLayout(str(root), target.epoch).parts().new_path(".assembling"))
     temporary.write_text(content)
     assert publish(layout, target, temporary)
     assert not temporary.exists()
-    return layout.path_of(target)
+    return root / layout.key_of(target)
 
 
 def published_over(root: Path, target: OutputFile, content: str = "rows") -> Path:
     layout = FileLayout(str(root), target.epoch)
-    temporary = Path(new_part_path(str(root), target.epoch, ".assembling"))
+    temporary = Path(FileLayout(str(root), target.epoch).parts().new_path(".assembling"))
     temporary.write_text(content)
     publish_over(layout, target, temporary)
     assert not temporary.exists()
-    return layout.path_of(target)
+    return root / layout.key_of(target)
 
 
 def visible(root: Path) -> dict[str, str]:
@@ -69,7 +68,7 @@ def test_the_partition_keys_name_the_directories(tmp_path: Path) -> None:
 
 def test_a_file_in_place_stays(tmp_path: Path) -> None:
     published(tmp_path, TARGET, "first")
-    temporary = Path(new_part_path(str(tmp_path), TARGET.epoch, ".assembling"))
+    temporary = Path(FileLayout(str(tmp_path), TARGET.epoch).parts().new_path(".assembling"))
     temporary.write_text("second")
     assert not publish(FileLayout(str(tmp_path), TARGET.epoch), TARGET, temporary)
     assert temporary.read_text() == "second"
@@ -89,7 +88,7 @@ def test_a_file_system_without_hard_links(
 
 def test_of_many_at_once_one_gets_the_name(tmp_path: Path) -> None:
     layout = FileLayout(str(tmp_path), TARGET.epoch)
-    temporaries = [Path(layout.new_part_path(".assembling")) for _ in range(16)]
+    temporaries = [Path(layout.parts().new_path(".assembling")) for _ in range(16)]
     for number, temporary in enumerate(temporaries):
         temporary.write_text(str(number))
     with ThreadPoolExecutor(max_workers=16) as pool:
