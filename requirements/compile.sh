@@ -19,7 +19,14 @@ compile() {
 
 compile requirements/runtime.txt pyproject.toml requirements/build.in
 compile requirements/test.txt pyproject.toml requirements/build.in --extra test --extra dev \
-  --constraints requirements/runtime.txt
+  --extra s3 --extra azure --constraints requirements/runtime.txt
+# An extra's own packages and what they need, in the versions of the runtime lock: it goes on top.
+for extra in s3 azure; do
+  "$work/venv/bin/python" -c 'import sys, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print("\n".join(project["optional-dependencies"][sys.argv[1]]))' "$extra" >"$work/$extra.in"
+  compile "requirements/$extra.txt" "$work/$extra.in" --constraints requirements/runtime.txt
+done
 compile requirements/java.txt requirements/java.in
 compile requirements/go.txt requirements/go.in
 compile requirements/flink.txt requirements/flink.in

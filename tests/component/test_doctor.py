@@ -13,7 +13,8 @@ from output_trees import OutputTree, sources
 
 from beam_pipeline.cli import main
 from beam_pipeline.resources import java_lock_path
-from beam_pipeline.runtime.prism import build as prism
+from beam_pipeline.runtime.prism.build import find_prism
+from beam_pipeline.runtime.programs import go
 from beam_pipeline.runtime.programs.java import read_lock
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
@@ -51,8 +52,8 @@ def test_the_prism_that_a_run_takes_is_green(
     monkeypatch.setenv("BEAM_PIPELINE_CACHE", str(tmp_path / "cache"))
     built = tmp_path / "built"
     built.touch(mode=0o755)
-    monkeypatch.setattr(prism, "_build", lambda *_: built)
-    binary = prism.find_prism(SetupProgress())
+    monkeypatch.setattr(go, "_build", lambda *_: built)
+    binary = find_prism(SetupProgress())
     _, found = findings(tmp_path, capsys)
     assert found["Prism"]["state"] == "ok"
     assert found["Prism"]["text"].endswith(str(binary))
