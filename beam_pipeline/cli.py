@@ -24,6 +24,7 @@ from beam_pipeline.commands import (
     report,
     run,
     schema,
+    store,
 )
 from beam_pipeline.errors import PipelineError, UsageError
 from beam_pipeline.settings.flags import FLINK
@@ -63,6 +64,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "demo": (demo, "broker, producer and pipeline for a minute, and the proof"),
     "produce": (produce, "send synthetic events, or a file's lines, to a topic"),
     "broker": (broker, "an embedded Kafka broker in the foreground"),
+    "store": (store, "an embedded S3 store in the foreground"),
     "fetch": (fetch, "fetch Java, jars and the runner before a run"),
     "doctor": (doctor, "check what a run needs; each line is ok or says what to do"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -21,10 +22,16 @@ from beam_pipeline.commands import produce
 from beam_pipeline.commands.broker import LOG_APPEND_TIME
 from beam_pipeline.commands.launch import (
     Launch,
+    RunLogs,
     logs_in,
     stop_on_signals,
     temporary_directory,
     unsent_text,
+)
+from beam_pipeline.commands.store import (
+    DEFAULT_STORE_DIRECTORY,
+    DEFAULT_STORE_PORT,
+    check_bucket,
 )
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
@@ -34,6 +41,8 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 from beam_pipeline.runtime.programs.java import fetch_jars, find_java
 from beam_pipeline.runtime.programs.progress import SetupProgress
+from beam_pipeline.runtime.programs.store import EmbeddedStore
+from beam_pipeline.runtime.programs.versitygw import find_versitygw
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
 from beam_pipeline.settings.config import (
@@ -43,6 +52,7 @@ from beam_pipeline.settings.config import (
     supervision_settings,
 )
 from beam_pipeline.settings.flags import (
+    DEFAULT_OUTPUT_DIR,
     add_engine_flags,
     add_landing_flags,
     add_supervision_flags,
@@ -54,6 +64,7 @@ from beam_pipeline.tools.summary.gather import summarise
 from beam_pipeline.tools.summary.text import summary_text
 
 PARTITIONS = 4
+EMBEDDED_STORE_URL = "s3://demo/events"
 
 _DESCRIPTION = """\
 Starts an embedded Kafka broker and a producer of synthetic events, runs the pipeline on them, and
@@ -134,6 +145,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave the broker running at the end, and print how to use and how to stop it",
     )
+    group.add_argument(
+        "--embedded_store",
+        action="store_true",
+        help="start an S3 store over data/store, and write to s3://demo/events there; --output_dir "
+        "and --dead_letter_dir may name other buckets of it",
+    )
     add_supervision_flags(group)
     add_engine_flags(parser)
     add_landing_flags(parser)
@@ -147,7 +164,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
       PipelineError: what the user can mend.
     """
     demo = demo_settings(args)
+    if args.embedded_store and args.output_dir == DEFAULT_OUTPUT_DIR:
+        args.output_dir = EMBEDDED_STORE_URL
     settings, engine = pipeline_settings(vars(args)), engine_settings(vars(args))
+    buckets = _embedded_buckets(settings) if args.embedded_store else []
     supervision = supervision_settings(vars(args))
     stop = stop_on_signals()
     logs = logs_in(args.log_dir)
@@ -156,6 +176,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     with SetupProgress() as progress:
         java = find_java(progress)
         kafka_jars = fetch_jars(resources.java_lock_path("kafka"), progress)
+        store = _embedded_store(logs, progress) if buckets else None
     directory = temporary_directory("demo")
     with ExitStack() as stack:
         broker = EmbeddedBroker(
@@ -169,6 +190,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         end_broker.callback(shutil.rmtree, directory, ignore_errors=True)
         end_broker.callback(broker.stop, 3.0)
         broker.start()
+        if store is not None:
+            stack.callback(store.stop, 3.0)
+            store.start(*buckets)
+            os.environ.update(store.environment)  # for the processes of the run, too
         broker.wait_ready()
         create_topics(broker.connection, [TopicSpec(topic, PARTITIONS, LOG_APPEND_TIME)])
         settings = dataclasses.replace(
@@ -191,11 +216,38 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         if unsent is not None:
             launch.say(unsent)
         holds = _prove(settings, broker.connection, produced, console) and unsent is None
-        launch.say(_next_steps(settings))
+        launch.say(_next_steps(settings) if store is None else store_hint(settings, store))
         if args.keep_broker:
             end_broker.pop_all()
             launch.say(broker_hint(settings, broker.process.pid, directory))
     return 0 if holds else 1
+
+
+def _embedded_buckets(settings: PipelineSettings) -> list[str]:
+    """Return the buckets that the embedded store needs.
+
+    Raises:
+      UsageError: a flag names another storage.
+    """
+    buckets: dict[str, None] = {}
+    for flag, value in (
+        ("--output_dir", settings.output_dir),
+        ("--dead_letter_dir", settings.dead_letter_dir),
+    ):
+        if not value.startswith("s3://"):
+            raise UsageError(
+                f"{flag}={value}: --embedded_store is an S3 store; give a URL such as "
+                f"{EMBEDDED_STORE_URL}, or leave the flag out"
+            )
+        bucket = value.removeprefix("s3://").partition("/")[0]
+        check_bucket(flag, bucket)
+        buckets[bucket] = None
+    return list(buckets)
+
+
+def _embedded_store(logs: RunLogs, progress: SetupProgress) -> EmbeddedStore:
+    directory = DEFAULT_STORE_DIRECTORY.absolute()
+    return EmbeddedStore(directory, find_versitygw(progress), logs.file("store"))
 
 
 def demo_settings(args: argparse.Namespace) -> DemoSettings:
@@ -323,6 +375,40 @@ def _next_steps(settings: PipelineSettings) -> str:
     return (
         f"rows are in {settings.output_dir}, dead letters in {settings.dead_letter_dir}; "
         "look at them with\n" + "\n".join(f"  {_as_typed(command)}" for command in commands)
+    )
+
+
+def store_hint(settings: PipelineSettings, store: EmbeddedStore) -> str:
+    """Return where the objects are, and commands to serve and to look at them."""
+    program = resources.program("run_direct.sh")
+    endpoint = f"127.0.0.1:{DEFAULT_STORE_PORT}"
+    variables = {**store.environment, "AWS_ENDPOINT_URL": f"http://{endpoint}"}
+    words = (f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    day, hour = settings.partition_keys
+    secret = (
+        "CREATE SECRET (TYPE s3, PROVIDER credential_chain, "
+        f"ENDPOINT '{endpoint}', URL_STYLE 'path', USE_SSL false)"
+    )
+    files = f"{settings.output_dir}/{day}=*/{hour}=*/*.parquet"
+    query = f"SELECT event_type, count(*) FROM read_parquet('{files}') GROUP BY 1"
+    dataset = f"{settings.output_dir}?endpoint_override={endpoint}&scheme=http"
+    code = (
+        "import pyarrow.dataset as ds; "
+        f"print(ds.dataset('{dataset}', partitioning='hive').count_rows())"
+    )
+    dead = f"--dead_letter_dir={settings.dead_letter_dir}"
+    commands = [
+        ["duckdb", "-c", f"{secret}; {query}"],
+        ["python", "-c", code],
+        [program, "dlq", "stats", dead],
+        [program, "report", f"--output_dir={settings.output_dir}", dead],
+    ]
+    return (
+        f"rows are in {settings.output_dir}, dead letters in {settings.dead_letter_dir}; the store "
+        f"keeps them in {DEFAULT_STORE_DIRECTORY}/buckets. Serve them again with\n"
+        f"  {program} store\nand look at them in another terminal with\n"
+        f"  export {' '.join(words)}\n"
+        + "\n".join(f"  {_as_typed(command)}" for command in commands)
     )
 
 

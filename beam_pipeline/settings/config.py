@@ -23,10 +23,17 @@ from beam_pipeline.files.names import MAX_TOPIC_LENGTH
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.schemas import Contract, load_contracts
 from beam_pipeline.schemas.contract import check_event_time_field, check_partition_keys, is_reserved
-from beam_pipeline.settings.flags import ASSERT, CREATE_TIME, EVENT_TIME, FLINK, PRIVATE
+from beam_pipeline.settings.flags import (
+    ASSERT,
+    CREATE_TIME,
+    DEFAULT_DEAD_LETTER_DIR,
+    EVENT_TIME,
+    FLINK,
+    PRIVATE,
+)
 from beam_pipeline.storage.config import StorageConfig, read_storage_config
 from beam_pipeline.storage.paths import StoredPath
-from beam_pipeline.storage.urls import absolute, stored_path
+from beam_pipeline.storage.urls import absolute, is_url, stored_path
 from beam_pipeline.times import DEFAULT_TIME_UNIT
 from beam_pipeline.topic_names import check_topic_name
 
@@ -280,7 +287,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         max_out_of_order_seconds=values["max_out_of_order_seconds"],
         timing=PaneTiming(values["late_pane_seconds"], values["early_pane_seconds"] or 0),
         output_dir=values["output_dir"],
-        dead_letter_dir=values["dead_letter_dir"],
+        dead_letter_dir=dead_letter_dir_of(values["dead_letter_dir"], values["output_dir"]),
         private_dead_letters=values["dead_letter_access"] == PRIVATE,
         partition_keys=_partition_keys(values["partition_keys"]),
         allow_schema_change=values["allow_schema_change"],
@@ -306,6 +313,23 @@ _AT_LEAST = {
     "num_shards": 1,
     "part_retention_seconds": 0,
 }
+
+
+def dead_letter_dir_of(dead_letter_dir: str, output_dir: str) -> str:
+    """Return where the dead letters go; the default follows an output that is a URL.
+
+    Raises:
+      UsageError: there is no default, since the output is a whole bucket.
+    """
+    if dead_letter_dir != DEFAULT_DEAD_LETTER_DIR or not is_url(output_dir):
+        return dead_letter_dir
+    url = absolute(output_dir)
+    if "/" not in url.partition("://")[2]:
+        raise UsageError(
+            f"--dead_letter_dir is missing: --output_dir={output_dir} is a whole bucket; name a "
+            "prefix or a bucket for the dead letters, or give --output_dir a prefix"
+        )
+    return f"{url}-dead"
 
 
 def default_consumer_group(output_dir: str) -> str:

@@ -16,6 +16,7 @@ PRIVATE, SHARED = "private", "shared"
 PRISM, FLINK = "prism", "flink"
 ASSERT, ANNOTATE = "assert", "annotate"
 
+DEFAULT_OUTPUT_DIR, DEFAULT_DEAD_LETTER_DIR = "data/output", "data/dead"
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
 DEFAULT_MAX_COLUMNS = 2_000
 DEFAULT_WORKER_POOL = "localhost:50000"
@@ -60,15 +61,16 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
     },
     "output_dir": {
         "metavar": "DIR|URL",
-        "default": "data/output",
+        "default": DEFAULT_OUTPUT_DIR,
         "help": "where the Parquet files go: a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
         "or az://CONTAINER/PREFIX (default: %(default)s)",
     },
     "dead_letter_dir": {
         "metavar": "DIR|URL",
-        "default": "data/dead",
-        "help": "where the dead letters go, as JSON lines: a directory or a URL, as for "
-        "--output_dir (default: %(default)s)",
+        "default": DEFAULT_DEAD_LETTER_DIR,
+        "help": "where the dead letters go, as JSON lines: a directory or a URL (default: "
+        f"{DEFAULT_DEAD_LETTER_DIR}; for an --output_dir that is a URL that URL with -dead behind "
+        "it)",
     },
     "storage_config": {
         "metavar": "FILE",
