@@ -27,6 +27,7 @@ from beam_pipeline.commands.launch import (
     stop_on_signals,
     temporary_directory,
     unsent_text,
+    with_parts_dir,
 )
 from beam_pipeline.commands.store import (
     DEFAULT_STORE_DIRECTORY,
@@ -167,6 +168,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     if args.embedded_store and args.output_dir == DEFAULT_OUTPUT_DIR:
         args.output_dir = EMBEDDED_STORE_URL
     settings, engine = pipeline_settings(vars(args)), engine_settings(vars(args))
+    settings = with_parts_dir(settings, engine)
     buckets = _embedded_buckets(settings) if args.embedded_store else []
     supervision = supervision_settings(vars(args))
     stop = stop_on_signals()

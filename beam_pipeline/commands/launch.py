@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 
@@ -39,9 +39,11 @@ from beam_pipeline.runtime.flink.preflight import (
 from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
 from beam_pipeline.runtime.lease import Lease, hold_lease
 from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
+from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
+from beam_pipeline.storage.urls import is_url
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,18 @@ def directories_of(settings: PipelineSettings) -> dict[str, Path]:
         "--output_dir": Path(settings.output_dir),
         "--dead_letter_dir": Path(settings.dead_letter_dir),
     }
+
+
+def with_parts_dir(settings: PipelineSettings, engine: EngineSettings) -> PipelineSettings:
+    """Return the settings with a directory for parts, where the workers are on this machine.
+
+    Files in directories have their parts beside them.
+    """
+    is_elsewhere = engine.on_flink and engine.flink_master is not None
+    roots = (settings.output_dir, settings.dead_letter_dir)
+    if settings.parts_dir or is_elsewhere or not any(map(is_url, roots)):
+        return settings
+    return replace(settings, parts_dir=str(cache_directory() / "parts"))
 
 
 def hold_leases(stack: ExitStack, directories: dict[str, Path]) -> list[Lease]:

@@ -10,7 +10,13 @@ from pathlib import Path
 from rich.console import Console
 
 from beam_pipeline import resources
-from beam_pipeline.commands.launch import Launch, logs_in, stop_on_signals, unsent_text
+from beam_pipeline.commands.launch import (
+    Launch,
+    logs_in,
+    stop_on_signals,
+    unsent_text,
+    with_parts_dir,
+)
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.records import COERCED
@@ -92,6 +98,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     if until_caught_up and args.early_pane_seconds is None:
         values["early_pane_seconds"] = CAUGHT_UP_EARLY_PANE_SECONDS
     settings, engine = pipeline_settings(values), engine_settings(values)
+    settings = with_parts_dir(settings, engine)
     supervision = supervision_settings(values)
     stop = stop_on_signals()
     launch = Launch(settings, engine, supervision, beam_flags, logs_in(args.log_dir), Console())

@@ -19,6 +19,7 @@ from beam_pipeline.cli import command_parsers
 from beam_pipeline.resources import java_lock_path, requirements_path
 from beam_pipeline.runtime.flink.cluster import ClusterSettings, cluster_config
 from beam_pipeline.runtime.preflight import DEAD_LETTER_OVERHEAD_BYTES
+from beam_pipeline.runtime.programs.versitygw import VERSITYGW
 from beam_pipeline.settings.config import engine_settings, pipeline_settings
 
 ROOT = Path(__file__).parents[2]
@@ -119,20 +120,37 @@ def test_the_schema_finds_mistakes(
     assert violations(broken)
 
 
-def test_the_images_are_the_locked_kafka(compose: dict[str, Any]) -> None:
+STORE_SERVICES = {"bucket", "store"}
+
+
+def test_the_images_are_the_locked_kafka_and_the_pinned_store(compose: dict[str, Any]) -> None:
     lock = java_lock_path("kafka").read_text(encoding="utf-8")
     locked = re.findall(r"^org\.apache\.kafka:kafka_2\.13:(\S+) ", lock, re.MULTILINE)
     images = {
         service["image"] for service in compose["services"].values() if "build" not in service
     }
-    assert images == {f"apache/kafka:{version}" for version in locked}
     assert len(locked) == 1
+    assert images == {
+        *(f"apache/kafka:{version}" for version in locked),
+        f"versity/versitygw:{VERSITYGW.release}",
+    }
+
+
+def test_the_store_comes_with_its_profile_only(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    names = {name for name, service in services.items() if service.get("profiles") == ["store"]}
+    assert names == STORE_SERVICES
+    assert services["store"]["ports"] == ["127.0.0.1:7070:7070"]
+    assert services["store"]["volumes"] == services["bucket"]["volumes"] == ["store-data:/store"]
+    assert services["store"]["command"][-1] == "/store"
 
 
 def test_ports_are_published_on_loopback_only(
     compose: dict[str, Any], properties: dict[str, str]
 ) -> None:
-    services = dict(compose["services"])
+    services = {
+        name: service for name, service in compose["services"].items() if name not in STORE_SERVICES
+    }
     assert services.pop("kafka")["ports"] == ["127.0.0.1:9092:9092", "127.0.0.1:8081:8081"]
     assert "network_mode" not in compose["services"]["kafka"]
     assert [service.get("ports") for service in services.values()] == [None] * len(services)
@@ -169,7 +187,7 @@ def test_topics_suit_the_pipeline(compose: dict[str, Any]) -> None:
 def test_data_outlives_the_container(compose: dict[str, Any], properties: dict[str, str]) -> None:
     volumes = [mount.split(":") for mount in compose["services"]["kafka"]["volumes"]]
     assert volumes == [["kafka-data", properties["log.dirs"]]]
-    assert list(compose["volumes"]) == ["kafka-data", "flink-state"]
+    assert list(compose["volumes"]) == ["kafka-data", "flink-state", "store-data"]
 
 
 FLINK_SERVICES = {"jobmanager", "taskmanager", "workers", "pipeline"}

@@ -19,7 +19,7 @@ from beam_pipeline.storage.durable import make_directory
 _NAME = "S3 server"
 # Earlier releases did not check and change an object in one step, so that two writers under
 # If-None-Match could both succeed: https://github.com/versity/versitygw/pull/2288
-_PROGRAM = GoProgram("versitygw", "github.com/versity/versitygw", "v1.8.0", "./cmd/versitygw")
+VERSITYGW = GoProgram("versitygw", "github.com/versity/versitygw", "v1.8.0", "./cmd/versitygw")
 
 
 def find_versitygw(progress: SetupProgress) -> Path:
@@ -28,7 +28,7 @@ def find_versitygw(progress: SetupProgress) -> Path:
     Raises:
         EnvironmentFailure: it can't be built, or the one in the cache can't be executed.
     """
-    return find_program(_PROGRAM, progress)
+    return find_program(VERSITYGW, progress)
 
 
 def start_versitygw(
