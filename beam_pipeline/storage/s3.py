@@ -380,10 +380,10 @@ def _parse_listing(
     if response_dict["status_code"] != 200:
         return
     page = ElementTree.fromstring(response_dict["body"])
-    space, _, kind = page.tag.rpartition("}")
+    space, brace, kind = page.tag.rpartition("}")
     if kind != "ListBucketResult":
         raise ResponseParserError(f"a listing begins with {kind}")
-    namespace = f"{space}}}" if space else ""
+    namespace = space + brace
     is_quoted = page.findtext(f"{namespace}EncodingType") == "url"
     listed = []
     for entry in page.findall(f"{namespace}Contents"):
