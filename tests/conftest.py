@@ -1,13 +1,17 @@
-"""Shared by all tests: the profiles of hypothesis, the flags of the fault suite, Java."""
+"""Shared by all tests: profiles of hypothesis, flags of the fault suite, Java, object stores."""
 
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from stores import Store, start_azure, start_gcs, start_s3
 
+from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path
 from beam_pipeline.runtime.programs.java import fetch_jars, find_java
 from beam_pipeline.runtime.programs.progress import SetupProgress
@@ -87,3 +91,59 @@ def kafka_jars() -> list[Path]:
     """The broker's class path."""
     with SetupProgress() as progress:
         return fetch_jars(java_lock_path("kafka"), progress)
+
+
+def _running(
+    start: Callable[[Path], Store], directory: Path, *, needed_in_ci: bool
+) -> Iterator[Store]:
+    try:
+        store = start(directory)
+    except EnvironmentFailure as error:
+        if needed_in_ci and os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    yield store
+    store.service.process.terminate()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """An S3 server that runs until the last test."""
+    yield from _running(start_s3, tmp_path_factory.mktemp("s3") / "data", needed_in_ci=True)
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A server of Google Cloud Storage that runs until the last test."""
+    yield from _running(start_gcs, tmp_path_factory.mktemp("gcs") / "data", needed_in_ci=False)
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A server of Azure Blob Storage that runs until the last test."""
+    directory = tmp_path_factory.mktemp("azure") / "data"
+    yield from _running(start_azure, directory, needed_in_ci=False)
+
+
+def _root(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    return store.url(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def s3_url(s3_server: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a root on the S3 server that no other test uses; the environment has its keys."""
+    return _root(s3_server, monkeypatch)
+
+
+@pytest.fixture
+def gcs_url(gcs_server: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As `s3_url`, on Google Cloud Storage."""
+    return _root(gcs_server, monkeypatch)
+
+
+@pytest.fixture
+def azure_url(azure_server: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As `s3_url`, on Azure Blob Storage."""
+    return _root(azure_server, monkeypatch)

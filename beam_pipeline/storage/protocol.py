@@ -128,7 +128,12 @@ class Storage(Protocol):
         """Remove objects; those that are gone already are passed over."""
 
     def delete_if_match(self, key: str, version: str) -> bool:
-        """Remove an object of that version; return whether it was removed."""
+        """Remove an object of that version.
+
+        Returns:
+            whether that version is gone. False if the object has another version, and also if it
+            was gone already, except on S3, which does not tell that apart.
+        """
 
     def uploads(self, prefix: str = "") -> Iterator[Upload]:
         """Yield the uploads that have not ended and whose keys begin with `prefix`."""

@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 
 from beam_pipeline.errors import UsageError
+from beam_pipeline.resources import project_root
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import Storage
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)")
+
+_EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
 
 
 def is_url(text: str) -> bool:
@@ -48,10 +51,26 @@ def open_storage(url: str, config: StorageConfig, *, private: bool = False) -> S
     match = _URL.fullmatch(url)
     if match is None:
         return DirectoryStorage(Path(url), private)
+    try:
+        if match["scheme"] == "s3":
+            from beam_pipeline.storage.s3 import S3Storage
+
+            return S3Storage(url, config)
+    except ImportError as error:
+        raise _not_installed(match["scheme"], error) from None
     raise UsageError(
         f"{url}: no such kind of storage; give a directory, or a URL that begins with s3://, gs:// "
         "or az://"
     )
+
+
+def _not_installed(scheme: str, error: ImportError) -> UsageError:
+    """Return the message about the packages of an extra that are missing."""
+    extra = _EXTRAS[scheme]
+    remedy = f'pip install "beam-pipeline[{extra}]"'
+    if project_root():
+        remedy += f", in a checkout pip install --require-hashes -r requirements/{extra}.txt"
+    return UsageError(f"{scheme}:// needs a package that is not installed ({error}): {remedy}")
 
 
 def stored_path(url: str, config: StorageConfig) -> StoredPath:
