@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults.results import Result, markdown
-from faults.scenario import Scenario
+from faults.scenario import MortalStore, Scenario
 from integration.pipeline_runs import PipelineRun
 
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
@@ -66,6 +66,29 @@ def mortal_broker(
         directory / "kafka", java=java, jars=kafka_jars, log_file=directory / "broker.log"
     ) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def mortal_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalStore]:
+    """An S3 server that nothing but these tests uses."""
+    store = MortalStore(tmp_path_factory.mktemp("mortal-store") / "objects")
+    yield store
+    store.end()
+
+
+@pytest.fixture
+def store_scenario(
+    scenario: Callable[..., Scenario], mortal_store: MortalStore
+) -> Callable[..., Scenario]:
+    """Makes a scenario as `scenario` does, whose files go to an object store."""
+
+    def make(name: str, *flags: str) -> Scenario:
+        mortal_store.start()
+        made = scenario(name, *flags)
+        made.store, made.run.store = mortal_store, mortal_store.at
+        return made
+
+    return make
 
 
 @pytest.fixture

@@ -19,11 +19,12 @@ from confluent_kafka import Consumer, TopicPartition
 from faults.load import Load
 from faults.results import Result
 from integration.pipeline_runs import Finished, PipelineRun, Placed, wait_for
+from stores import start_s3
 
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 
-SUPERVISOR, BROKER = "supervisor", "broker"
+SUPERVISOR, BROKER, STORE = "supervisor", "broker", "store"
 COMMAND_OF = {
     "job and Python worker": "beam_pipeline.job",
     "Prism": "--serve_http=false",
@@ -49,6 +50,27 @@ RESTART_NOTICES = (
 )
 
 
+class MortalStore:
+    """An S3 server that may be killed; the next one has its directory and its port."""
+
+    def __init__(self, directory: Path) -> None:
+        self.at = start_s3(directory)
+        self._port = int(self.at.service.endpoint.rpartition(":")[2])
+        self._service = self.at.service
+
+    def kill(self) -> None:
+        os.kill(self._service.process.pid, signal.SIGKILL)
+        self._service.process.wait(10)
+
+    def start(self) -> None:
+        """Starts it again, unless it runs."""
+        if not self._service.process.alive:
+            self._service = start_s3(self.at.directory, port=self._port).service
+
+    def end(self) -> None:
+        self._service.process.terminate(3.0)
+
+
 @dataclass
 class Scenario:
     """Everything random in it comes from `random`, and so from its seed and its name."""
@@ -60,6 +82,7 @@ class Scenario:
     topic: str
     record: Callable[[Result], None]
     flags: tuple[str, ...] = ("--num_shards=2",)
+    store: MortalStore | None = None
     random: Random = field(init=False)
     load: Load = field(init=False)
     kills: Counter[str] = field(default_factory=Counter)
@@ -177,6 +200,11 @@ class Scenario:
             self.kill_broker()
             time.sleep(self.random.uniform(1, 6))
             self.start_broker()
+        elif victim == STORE:
+            assert self.store is not None, "the scenario has no store"
+            self.store.kill()
+            time.sleep(self.random.uniform(1, 6))
+            self.store.start()
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid_of(victim), signal.SIGKILL)
@@ -223,8 +251,7 @@ class Scenario:
             "reconcile",
             f"--kafka_bootstrap_servers={self.kafka.bootstrap_servers}",
             f"--input_topics={self.topic}",
-            f"--output_dir={self.run.output_dir}",
-            f"--dead_letter_dir={self.run.dead_letter_dir}",
+            *self.run.place_flags(),
             "--dead_letter_topic",
             "--up_to=end",
             "--json",
@@ -236,6 +263,8 @@ class Scenario:
         The verdict is `reconcile`'s and that of a count over the files' content alone.
         """
         self.load.end()
+        if self.store is not None:
+            self.store.start()
         if not self.broker.process.alive:
             self.start_broker()
         if self.supervisor.poll() is None:

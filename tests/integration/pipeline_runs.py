@@ -19,6 +19,7 @@ from typing import IO, Any
 import pyarrow.parquet as pq
 from confluent_kafka import Producer
 from listening import Listener, listeners
+from stores import BUCKET, Store
 
 from beam_pipeline.kafka.connection import KafkaConnection
 
@@ -30,18 +31,35 @@ Placed = tuple[str, int, int]
 
 @dataclass
 class PipelineRun:
-    """Runs of the command line that share their directories; none may outlive its end."""
+    """Runs of the command line that share their directories; none may outlive its end.
+
+    With a `store`, the files go to it. Its objects are plain files, which the tests read.
+    """
 
     directory: Path
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
+    store: Store | None = None
 
     @property
     def output_dir(self) -> Path:
-        return self.directory / "output"
+        return self._root("output")
 
     @property
     def dead_letter_dir(self) -> Path:
-        return self.directory / "dead"
+        return self._root("dead")
+
+    def _root(self, name: str) -> Path:
+        if self.store is None:
+            return self.directory / name
+        return self.store.directory / BUCKET / self.marker / name
+
+    def place_flags(self) -> list[str]:
+        """The flags that say where the files are."""
+        if self.store is None:
+            output, dead = str(self.output_dir), str(self.dead_letter_dir)
+        else:
+            output, dead = (self.store.url(f"{self.marker}/{name}") for name in ("output", "dead"))
+        return [f"--output_dir={output}", f"--dead_letter_dir={dead}"]
 
     def command(self, *words: str) -> list[str]:
         return [
@@ -59,8 +77,7 @@ class PipelineRun:
             "run",
             f"--kafka_bootstrap_servers={kafka.bootstrap_servers}",
             f"--input_topics={topics}",
-            f"--output_dir={self.output_dir}",
-            f"--dead_letter_dir={self.dead_letter_dir}",
+            *self.place_flags(),
             "--window_seconds=5",
             *flags,
         ]
@@ -76,7 +93,12 @@ class PipelineRun:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.directory,
-            env={**os.environ, MARKER: self.marker, **environment},
+            env={
+                **os.environ,
+                **(self.store.environment if self.store else {}),
+                MARKER: self.marker,
+                **environment,
+            },
         )
 
     def finish(self, *words: str, timeout_seconds: float = CAUGHT_UP_TIMEOUT_SECONDS) -> Finished:
