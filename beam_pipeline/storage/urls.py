@@ -36,7 +36,6 @@ def absolute(text: str) -> str:
     return text.rstrip("/") if is_url(text) else str(Path(text).absolute())
 
 
-@functools.cache
 def open_storage(url: str, config: StorageConfig, *, private: bool = False) -> Storage:
     """Return the storage of a directory or a URL, the same for each call; nothing is opened yet.
 
@@ -48,16 +47,19 @@ def open_storage(url: str, config: StorageConfig, *, private: bool = False) -> S
     Raises:
         UsageError: no storage has such URLs, or its package is not installed.
     """
-    match = _URL.fullmatch(url)
-    if match is None:
-        return DirectoryStorage(Path(url), private)
+    return _open(absolute(url), config) if is_url(url) else DirectoryStorage(Path(url), private)
+
+
+@functools.cache  # a client and its connections for all that is done in a process
+def _open(url: str, config: StorageConfig) -> Storage:
+    scheme = url.partition("://")[0]
     try:
-        if match["scheme"] == "s3":
+        if scheme == "s3":
             from beam_pipeline.storage.s3 import S3Storage
 
             return S3Storage(url, config)
     except ImportError as error:
-        raise _not_installed(match["scheme"], error) from None
+        raise _not_installed(scheme, error) from None
     raise UsageError(
         f"{url}: no such kind of storage; give a directory, or a URL that begins with s3://, gs:// "
         "or az://"

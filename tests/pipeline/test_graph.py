@@ -90,7 +90,7 @@ EXPECTED_CODES = {
 }
 
 
-def land(directory: Path, transforms: tuple[str, ...] = ()) -> TestPipeline:
+def land(config: IngestConfig) -> TestPipeline:
     on_time, late = records()
     later = int(time.time()) + 1000
     noon = NOON_MS // 1000
@@ -105,12 +105,12 @@ def land(directory: Path, transforms: tuple[str, ...] = ()) -> TestPipeline:
         .advance_watermark_to_infinity()
     )
     pipeline = TestPipeline(options=PipelineOptions([], streaming=True))
-    land_records(pipeline | stream | CollectRecords(), config_of(directory, transforms))
+    land_records(pipeline | stream | CollectRecords(), config)
     return pipeline
 
 
 def test_every_record_is_one_row_or_one_letter(tmp_path: Path) -> None:
-    land(tmp_path).run().wait_until_finish()
+    land(config_of(tmp_path)).run().wait_until_finish()
 
     rows = [
         (path.name, row)
@@ -142,7 +142,7 @@ def refuse_offset_1(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def test_user_transforms_add_columns_and_refuse_rows(tmp_path: Path) -> None:
     names = ("examples.transforms:AmountBand", f"{__name__}:refuse_offset_1")
-    land(tmp_path, names).run().wait_until_finish()
+    land(config_of(tmp_path, names)).run().wait_until_finish()
     rows = [
         row
         for path in (tmp_path / "output").glob("dt=*/hour=*/*.parquet")
@@ -171,7 +171,7 @@ def test_every_step_has_a_label_of_its_own(tmp_path: Path) -> None:
         def visit_transform(self, node: Any) -> None:
             labels.append(node.full_label)
 
-    land(tmp_path).visit(Collect())
+    land(config_of(tmp_path)).visit(Collect())
     assert len(labels) == len(set(labels))
     top = {label for label in labels if label and "/" not in label}
     assert {"Validate", "Normalize", "Enrich", "WindowBatches", "WriteToParquet"} <= top
