@@ -4,5 +4,6 @@
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
-setup_venv runtime
+mapfile -t extras < <(extras_for "$@")
+setup_venv runtime "${extras[@]}"
 exec "$VENV/bin/python" -m beam_pipeline "$@"

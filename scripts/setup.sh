@@ -1,19 +1,21 @@
 # shellcheck shell=bash
 # Sourced by run_*.sh and .ci/run: the virtual environment in .venv, made from a hashed lock file.
 #
-#   setup_venv runtime|test   makes or brings up to date what requirements/<name>.txt lists
-#   VENV                      directory of the virtual environment
+#   setup_venv runtime|test [s3] [azure]   makes or brings up to date what requirements/<name>.txt
+#                                          of each name lists
+#   extras_for ARGUMENT...                 prints the extras that a command line needs
+#   VENV                                   directory of the virtual environment
 #
-# A copy of the lock file inside .venv, written last, says that the environment is complete; without
-# it, or when it differs, the environment is made anew. So a set-up that was cut leaves nothing
-# behind that the next start would trust.
+# Copies of the lock files inside .venv, written last, say that the environment is complete; without
+# that of runtime or test, or when it differs, the environment is made anew. They are removed before
+# anything is installed. So a set-up that was cut leaves nothing behind that the next start would
+# trust.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$ROOT/.venv
 
 setup_venv() {
-  local lock_name=$1
-  _is_complete "$lock_name" && return
+  _is_complete "$@" && return
   mkdir -p "$ROOT/logs" 2>/dev/null && [[ -w $ROOT && -w $ROOT/logs ]] ||
     _setup_fail "$ROOT can't be written; set-up makes .venv and logs there"
 
@@ -22,9 +24,20 @@ setup_venv() {
   trap '_setup_interrupted' INT TERM
   _take_lock "$python"
   # Another start may have done it while this one waited.
-  _is_complete "$lock_name" || _install "$lock_name" "$python"
+  _is_complete "$@" || _install "$python" "$@"
   exec 9>&-
   trap - INT TERM
+}
+
+extras_for() {
+  local argument s3="" azure=""
+  for argument; do
+    case $argument in
+      *s3://* | --embedded_store | --embedded_store=*) s3=s3 ;;
+      *az://*) azure=azure ;;
+    esac
+  done
+  printf '%s' "${s3:+$s3$'\n'}" "${azure:+$azure$'\n'}"
 }
 
 _setup_interrupted() {
@@ -38,8 +51,11 @@ _setup_fail() {
 }
 
 _is_complete() {
-  [[ -x $VENV/bin/python && $(cat "$VENV/made-at" 2>/dev/null) == "$ROOT" ]] &&
-    cmp -s "$ROOT/requirements/$1.txt" "$VENV/$1.txt"
+  local name
+  [[ -x $VENV/bin/python && $(cat "$VENV/made-at" 2>/dev/null) == "$ROOT" ]] || return
+  for name; do
+    cmp -s "$ROOT/requirements/$name.txt" "$VENV/$name.txt" || return
+  done
 }
 
 _find_python() {
@@ -71,27 +87,43 @@ _take_lock() {
 }
 
 _install() {
-  local lock_name=$1 python=$2 log=$ROOT/logs/setup.log
-  # The test lock holds the runtime lock's versions and more, so it can go on top of it.
-  if ! { [[ $lock_name == test ]] && _is_complete runtime; }; then
-    printf 'Making a virtual environment with %s ...\n' "$("$python" --version 2>&1)" >&2
-    rm -rf "$VENV"
-    "$python" -m venv "$VENV" >"$log" 2>&1 ||
-      _setup_fail "the virtual environment can't be made: $(tail -n 1 "$log") (see $log)"
+  local python=$1 lock_name=$2 log=$ROOT/logs/setup.log name
+  shift 2
+  if ! _is_complete "$lock_name"; then
+    # The test lock holds the runtime lock's versions and more, so it can go on top of it.
+    if ! { [[ $lock_name == test ]] && _is_complete runtime; }; then
+      printf 'Making a virtual environment with %s ...\n' "$("$python" --version 2>&1)" >&2
+      rm -rf "$VENV"
+      "$python" -m venv "$VENV" >"$log" 2>&1 ||
+        _setup_fail "the virtual environment can't be made: $(tail -n 1 "$log") (see $log)"
+    fi
+    set -- "$lock_name" "$@"
   fi
-  rm -f "$VENV/runtime.txt" "$VENV/test.txt"
+
+  local -a complete=() missing=()
+  for name in runtime test s3 azure; do
+    ! _is_complete "$name" || complete+=("$name")
+  done
+  for name; do
+    _is_complete "$name" || missing+=(-r "$ROOT/requirements/$name.txt")
+  done
+  rm -f "$VENV"/{runtime,test,s3,azure}.txt
 
   local -a pip=("$VENV/bin/python" -m pip --no-input --disable-pip-version-check)
   if ! "${pip[@]}" install --retries 2 --progress-bar off --require-hashes \
-    -r "$ROOT/requirements/$lock_name.txt" 2>&1 | tee "$log" | _show_progress; then
+    "${missing[@]}" 2>&1 | tee "$log" | _show_progress; then
     _setup_fail "$(_why_pip_failed "$log")"
   fi
-  "${pip[@]}" install --quiet --no-deps --no-build-isolation --editable "$ROOT" >>"$log" 2>&1 ||
-    _setup_fail "the project itself can't be installed: $(tail -n 1 "$log") (see $log)"
+  if [[ ${1-} == "$lock_name" ]]; then
+    "${pip[@]}" install --quiet --no-deps --no-build-isolation --editable "$ROOT" >>"$log" 2>&1 ||
+      _setup_fail "the project itself can't be installed: $(tail -n 1 "$log") (see $log)"
+  fi
 
   printf '%s\n' "$ROOT" >"$VENV/made-at"
-  [[ $lock_name == runtime ]] || cp "$ROOT/requirements/runtime.txt" "$VENV/runtime.txt"
-  cp "$ROOT/requirements/$lock_name.txt" "$VENV/$lock_name.txt"
+  [[ $lock_name != test ]] || complete+=(runtime s3 azure) # it holds them
+  for name in "${complete[@]}" "$@" "$lock_name"; do
+    cp "$ROOT/requirements/$name.txt" "$VENV/$name.txt"
+  done
 }
 
 # Reads pip's output; tells how far it is, on one changing line of a terminal or now and then. While
