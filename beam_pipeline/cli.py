@@ -25,7 +25,7 @@ from beam_pipeline.commands import (
     run,
     schema,
 )
-from beam_pipeline.errors import PipelineError, UsageError
+from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.settings.flags import FLINK
 from beam_pipeline.settings.parser import CommandParser, did_you_mean, refuse_unknown_flags
 from beam_pipeline.settings.printed import settings_text
@@ -38,6 +38,7 @@ from beam_pipeline.settings.sources import (
     unknown_variables,
     variable_of,
 )
+from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.terminal import printable
 
 _PROGRAM = "beam-pipeline"
@@ -87,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print(f"beam-pipeline: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
+    except StorageAwayError as error:
+        print(f"beam-pipeline: {printable(str(error))}", file=sys.stderr)
+        return EnvironmentFailure.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
