@@ -26,7 +26,7 @@ from beam_pipeline.commands import (
     schema,
     store,
 )
-from beam_pipeline.errors import PipelineError, UsageError
+from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.settings.flags import FLINK
 from beam_pipeline.settings.parser import CommandParser, did_you_mean, refuse_unknown_flags
 from beam_pipeline.settings.printed import settings_text
@@ -39,6 +39,7 @@ from beam_pipeline.settings.sources import (
     unknown_variables,
     variable_of,
 )
+from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.terminal import printable
 
 _PROGRAM = "beam-pipeline"
@@ -89,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print(f"beam-pipeline: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
+    except StorageAwayError as error:
+        print(f"beam-pipeline: {printable(str(error))}", file=sys.stderr)
+        return EnvironmentFailure.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
@@ -13,6 +14,8 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.lease import hold_lease
 from beam_pipeline.settings.flags import add_shared
+from beam_pipeline.settings.places import check_place
+from beam_pipeline.storage.urls import is_url
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,7 +33,8 @@ cleanly, are skipped until the next start.
 
 It may be killed at any time. A directory and its compacted copy are exchanged atomically
 (renameat2, on ext4, XFS, Btrfs or tmpfs under Linux; other file systems are refused and nothing is
-changed). A reader that lists a directory sees each row exactly once, before and after.
+changed). A reader that lists a directory sees each row exactly once, before and after. In an object
+store this can't be done: the URL of one is refused.
 """
 _EPILOG = """\
 exit codes:
@@ -73,20 +77,29 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.target_file_bytes < 1:
         raise UsageError(f"--target_file_bytes={args.target_file_bytes}: must be 1 or more")
-    if not args.output_dir.is_dir():
+    check_place("--output_dir", args.output_dir)
+    if is_url(args.output_dir):
         raise UsageError(
-            f"--output_dir={args.output_dir} is not a directory; name the one the pipeline wrote"
+            f"--output_dir={args.output_dir}: files in an object store are not merged. No request "
+            "changes several keys at once, so a reader that lists the prefix meanwhile would see "
+            "rows twice or not at all. For larger files give a longer --window_seconds, or fewer "
+            "--num_shards"
+        )
+    output_dir = Path(args.output_dir)
+    if not output_dir.is_dir():
+        raise UsageError(
+            f"--output_dir={output_dir} is not a directory; name the one the pipeline wrote"
         )
     # Imported here, so that help is immediate.
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.compact.run import compact
 
-    with hold_lease(args.output_dir, "--output_dir") as lease:
+    with hold_lease(output_dir, "--output_dir") as lease:
         if not args.dry_run:
-            end_earlier_jobs(args.output_dir)
+            end_earlier_jobs(output_dir)
         report = compact(
-            args.output_dir,
-            live_epochs={record.epoch for record in job_records(args.output_dir)},
+            output_dir,
+            live_epochs={record.epoch for record in job_records(output_dir)},
             target_bytes=args.target_file_bytes,
             codec=args.parquet_codec,
             dry_run=args.dry_run,

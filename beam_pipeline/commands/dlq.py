@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.settings.flags import add_kafka_flags, add_shared
+from beam_pipeline.settings.places import place_of
 from beam_pipeline.topic_names import check_topic_name
 
 if TYPE_CHECKING:
+    from beam_pipeline.storage.paths import StoredPath
     from beam_pipeline.tools.dlq.letters import Letter
     from beam_pipeline.tools.dlq.replay import ReplayOutcome
     from beam_pipeline.tools.dlq.replay_plan import ReplayChoice, ReplayPlan
@@ -48,7 +50,8 @@ dead letters; the old ones stay in their files.
 
 A letter is sent once, however often the command runs: the journal under
 <dead_letter_dir>/_replayed/ lists what was sent, and after a run that was killed the topic itself
-is searched. To send the letters of a topic again, remove its journal.
+is searched. To send the letters of a topic again, remove its journal: TOPIC.jsonl, or in an object
+store what is below TOPIC/.
 """
 _REPLAY_EXAMPLES = """
 examples:
@@ -143,7 +146,7 @@ def _add_command(
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_shared(parser, "dead_letter_dir")
+    add_shared(parser, "dead_letter_dir", "storage_config")
     parser.add_argument(
         "--where",
         action="append",
@@ -173,12 +176,12 @@ def _rate(text: str) -> float:
 # The commands import what they need when they run, so that help is immediate.
 
 
-def _chosen(args: argparse.Namespace) -> Iterator[Letter]:
+def _chosen(args: argparse.Namespace, dead_letter_dir: StoredPath) -> Iterator[Letter]:
     from beam_pipeline.tools.dlq.letters import letter_files, read_letters
     from beam_pipeline.tools.dlq.where import parse_conditions
 
     condition = parse_conditions(args.where, datetime.now(timezone.utc))
-    return filter(condition, read_letters(letter_files(args.dead_letter_dir)))
+    return filter(condition, read_letters(letter_files(dead_letter_dir)))
 
 
 def _run_stats(args: argparse.Namespace) -> int:
@@ -188,13 +191,14 @@ def _run_stats(args: argparse.Namespace) -> int:
     from beam_pipeline.tools.dlq.outcomes import read_outcomes
     from beam_pipeline.tools.dlq.stats import count_letters, stats_json, stats_text
 
+    dead_letter_dir = place_of(args, "dead_letter_dir")
     refused = {
         letter.dlq_id: letter.reason
-        for _, note in read_notes(args.dead_letter_dir)
+        for _, note in read_notes(dead_letter_dir)
         for letter in note.refused
     }
-    outcomes = read_outcomes(args.dead_letter_dir, read_letters(letter_files(args.dead_letter_dir)))
-    stats = count_letters(_chosen(args), refused, outcomes)
+    outcomes = read_outcomes(dead_letter_dir, read_letters(letter_files(dead_letter_dir)))
+    stats = count_letters(_chosen(args, dead_letter_dir), refused, outcomes)
     if args.json:
         sys.stdout.write(stats_json(stats))
     else:
@@ -211,7 +215,9 @@ def _run_show(args: argparse.Namespace) -> int:
     if args.id is None and not args.where:
         raise UsageError("dlq show: give the letter's ID, or --where=NAME=VALUE")
     letters = (
-        letter for letter in _chosen(args) if args.id is None or letter.dlq_id.startswith(args.id)
+        letter
+        for letter in _chosen(args, place_of(args, "dead_letter_dir"))
+        if args.id is None or letter.dlq_id.startswith(args.id)
     )
     shown = 0
     for letter in islice(letters, args.limit):
@@ -248,13 +254,14 @@ def _run_replay(args: argparse.Namespace) -> int:
     if args.to is not None:
         check_topic_name("--to", args.to)
     choice = ReplayChoice(condition, args.to, args.max_attempts)
+    dead_letter_dir = place_of(args, "dead_letter_dir")
     if args.dry_run:
-        show(Text(_plan_text(plan_only(args.dead_letter_dir, choice), choice)))
+        show(Text(_plan_text(plan_only(dead_letter_dir, choice), choice)))
         return 0
     connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
     require_cluster(connection)
     with StopRequest() as stop:
-        outcome = replay(connection, args.dead_letter_dir, choice, args.events_per_second, stop)
+        outcome = replay(connection, dead_letter_dir, choice, args.events_per_second, stop)
     show(Text(_outcome_text(outcome, choice)))
     return 0 if not outcome.refused and not outcome.stopped else 1
 

@@ -18,7 +18,10 @@ from beam_pipeline.runtime.flink.metrics import job_counters
 from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
 from beam_pipeline.runtime.programs.jvm import LOOPBACK_RULE
 from beam_pipeline.settings.flags import add_shared
-from beam_pipeline.storage.config import StorageConfig
+from beam_pipeline.settings.places import place_of
+from beam_pipeline.storage.config import read_storage_config
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
+from beam_pipeline.storage.urls import absolute
 
 ACTIONS = ("status", "savepoint", "cancel", "jars")
 METRICS_FETCH_SECONDS = 1.0
@@ -47,13 +50,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
-    add_shared(parser, "output_dir")
+    add_shared(parser, "output_dir", "storage_config")
     parser.add_argument(
         "--savepoint_dir",
         metavar="URI",
         help="directory of the savepoints, as the cluster sees it (default: the cluster's "
         "state.savepoints.dir; for a cluster that run_flink.sh started: _flink/savepoints below "
-        "--output_dir)",
+        "--output_dir, which must be a directory)",
     )
     parser.add_argument(
         "--lib_dir",
@@ -67,23 +70,25 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the action and return the exit code.
 
     Raises:
-      UsageError: `jars` without --lib_dir.
+      UsageError: `jars` without --lib_dir; `savepoint` without --savepoint_dir where it has no
+        default.
       EnvironmentFailure: there is no job, or the cluster refuses.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if args.action == "jars":
         return _copy_jars(args.lib_dir, console)
-    records = job_records(args.output_dir)
+    output_dir = place_of(args, "output_dir")
+    records = job_records(output_dir)
     if not records:
-        raise EnvironmentFailure(f"--output_dir={args.output_dir}: no Flink job is recorded for it")
+        raise EnvironmentFailure(f"--output_dir={output_dir}: no Flink job is recorded for it")
     record = records[0]
     job = record.running_job()
     if args.action == "status":
-        return _status(record, job, args.output_dir, console)
+        return _status(record, job, args, console)
     if job is None:
         raise EnvironmentFailure(f"job {record.job_name} does not run on {record.master}")
     if args.action == "savepoint":
-        _savepoint(record, job, args, console)
+        _savepoint(record, job, output_dir, args.savepoint_dir, console)
     else:
         end_job(FlinkRest(record.master), job.id)
         console.print(f"job {job.id} is cancelled; a later start resumes from the files")
@@ -105,7 +110,7 @@ def _copy_jars(directory: Path | None, console: Console) -> int:
 
 
 def _status(
-    record: FlinkJobRecord, job: FlinkJob | None, output_dir: Path, console: Console
+    record: FlinkJobRecord, job: FlinkJob | None, args: argparse.Namespace, console: Console
 ) -> int:
     if job is None:
         console.print(f"job {record.job_name} does not run on {record.master}")
@@ -128,18 +133,37 @@ def _status(
         f"since the last restore: {', '.join(counts) or 'nothing counted yet'}"
     )
     if record.detached:  # otherwise the command that watches the job sweeps
-        for root in (output_dir, Path(record.dead_letter_dir)):
-            parts = parts_below(str(root), record.epoch, StorageConfig())
+        config = read_storage_config(args.storage_config)
+        for root in (args.output_dir, record.dead_letter_dir):
+            parts = parts_below(absolute(root), record.epoch, config, record.parts_dir)
             parts.sweep(record.part_retention_seconds)
     return 0
 
 
+def _default_savepoint_dir(output_dir: StoredPath) -> str:
+    """Return where a cluster that was started here writes its savepoints.
+
+    Raises:
+      UsageError: the output is in an object store.
+    """
+    if isinstance(output_dir, ObjectPath):
+        raise UsageError(
+            "--savepoint_dir is missing: Flink itself writes savepoints, and the cluster that "
+            f"run_flink.sh started has no file system for --output_dir={output_dir}; give a "
+            "directory, such as file:///shared/savepoints"
+        )
+    return (output_dir.absolute() / "_flink" / "savepoints").as_uri()
+
+
 def _savepoint(
-    record: FlinkJobRecord, job: FlinkJob, args: argparse.Namespace, console: Console
+    record: FlinkJobRecord,
+    job: FlinkJob,
+    output_dir: StoredPath,
+    directory: str | None,
+    console: Console,
 ) -> None:
-    directory = args.savepoint_dir
     if directory is None and record.local:
-        directory = (args.output_dir.absolute() / "_flink" / "savepoints").as_uri()
+        directory = _default_savepoint_dir(output_dir)
     path = FlinkRest(record.master).savepoint(job.id, directory)
-    record.with_savepoint(path).save(args.output_dir)
+    record.with_savepoint(path).save(output_dir)
     console.print(f"savepoint {path}; resume from it with --from_savepoint={path}")

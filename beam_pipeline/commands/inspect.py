@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.settings.flags import add_shared
+from beam_pipeline.settings.places import place_of
 
 _DESCRIPTION = """\
 Shows what an output file, or all files below a directory, contain: topic, windows, epochs, schema,
@@ -23,6 +23,7 @@ exit codes:
 examples:
   %(prog)s data/output
   %(prog)s data/dead/dt=2026-11-24 --json
+  %(prog)s s3://lake/orders --storage_config=store.yaml
 """
 
 
@@ -31,8 +32,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("path", type=Path, metavar="PATH", help="a file, or a directory")
-    add_shared(parser, "json")
+    parser.add_argument(
+        "path", metavar="PATH", help="a file or a directory, also by the URL of an object store"
+    )
+    add_shared(parser, "storage_config", "json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,23 +47,30 @@ def run(args: argparse.Namespace) -> int:
     """
     # Imported here, so that help is immediate.
     from beam_pipeline.files.contents import UnreadableFile
+    from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
+    from beam_pipeline.storage.paths import ObjectPath
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.inspect import text as inspect_text
     from beam_pipeline.tools.inspect.inspection import inspect_file, inspect_tree
 
-    if args.path.is_dir():
-        tree = inspect_tree(args.path)
+    path = place_of(args, "path")
+    if isinstance(path, ObjectPath) and path.suffix not in (PARQUET_SUFFIX, JSON_LINES_SUFFIX):
+        is_tree = True
+    else:
+        is_tree = path.is_dir()
+    if is_tree:
+        tree = inspect_tree(path)
         if args.json:
             sys.stdout.write(inspect_text.tree_json(tree))
         else:
             show(inspect_text.tree_text(tree))
         return 1 if tree.damaged else 0
-    if not args.path.exists():
-        raise UsageError(f"PATH={args.path}: no such file or directory")
+    if not path.exists():
+        raise UsageError(f"PATH={path}: no such file or directory")
     try:
-        file = inspect_file(args.path)
+        file = inspect_file(path)
     except UnreadableFile as error:
-        raise EnvironmentFailure(f"{args.path} {error}") from None
+        raise EnvironmentFailure(f"{path} {error}") from None
     if args.json:
         sys.stdout.write(inspect_text.file_json(file))
     else:

@@ -43,7 +43,7 @@ from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
-from beam_pipeline.storage.urls import is_url
+from beam_pipeline.storage.urls import absolute, is_url
 
 
 @dataclass(frozen=True)
@@ -302,6 +302,7 @@ class _FlinkRun:
             local=self._engine.is_local,
             job_ids=earlier[0].job_ids if earlier else (),
             savepoints=earlier[0].savepoints if earlier else (),
+            parts_dir=settings.parts_dir and absolute(settings.parts_dir),
         )
         record.save(self._output_dir)
         remove_records(self._output_dir, but_epoch=epoch.name)

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from beam_pipeline.settings.flags import add_kafka_flags, add_shared, topic_names
+from beam_pipeline.settings.places import place_of
 from beam_pipeline.times import parse_rfc3339
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TOPIC[,…]",
         help="the topics that the pipeline reads",
     )
-    add_shared(parser, "output_dir", "dead_letter_dir")
+    add_shared(parser, "output_dir", "dead_letter_dir", "storage_config")
     parser.add_argument(
         "--isolation_level",
         choices=["read_uncommitted", "read_committed"],
@@ -109,16 +110,17 @@ def run(args: argparse.Namespace) -> int:
     from beam_pipeline.tools.reconcile.text import report_json, report_text
     from beam_pipeline.tools.reconcile.up_to import Until
 
+    output_dir, dead_letter_dir = place_of(args, "output_dir"), place_of(args, "dead_letter_dir")
     connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
     require_cluster(connection)
-    holder = holder_of(args.output_dir) if args.up_to is None else None
+    holder = holder_of(output_dir) if args.up_to is None else None
     if holder and not args.json:
-        print(f"{holder.name} writes to {args.output_dir} now: compared like --up_to=landed")
+        print(f"{holder.name} writes to {output_dir} now: compared like --up_to=landed")
     report = reconcile(
         connection,
         args.input_topics,
-        args.output_dir,
-        args.dead_letter_dir,
+        output_dir,
+        dead_letter_dir,
         args.isolation_level,
         args.dead_letter_topic_suffix if args.dead_letter_topic else None,
         accept_expired=args.accept_expired,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.settings.flags import add_kafka_flags, add_shared, topic_names
+from beam_pipeline.settings.places import place_of
+from beam_pipeline.storage.paths import StoredPath
 
 if TYPE_CHECKING:
     from beam_pipeline.tools.reconcile.compare import ReconcileReport
@@ -41,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_shared(parser, "output_dir", "dead_letter_dir")
+    add_shared(parser, "output_dir", "dead_letter_dir", "storage_config")
     parser.add_argument(
         "--report_file",
         type=Path,
@@ -75,17 +77,18 @@ def run(args: argparse.Namespace) -> int:
 
     if args.report_file.is_dir():
         raise UsageError(f"--report_file={args.report_file} is a directory; name a file in it")
-    landed = _landed(args)
+    places = Places(place_of(args, "output_dir"), place_of(args, "dead_letter_dir"))
+    landed = _landed(args, places)
     topics = args.input_topics or sorted(landed.topics)
-    completeness = _completeness(args, topics)
+    completeness = _completeness(args, topics, places)
     given = page.ReportInput(
         landed,
         completeness,
         datetime.now(timezone.utc),
         topics,
         [
-            ("Parquet files in", str(args.output_dir.resolve())),
-            ("Dead letters in", str(args.dead_letter_dir.resolve())),
+            ("Parquet files in", _shown(places.output_dir)),
+            ("Dead letters in", _shown(places.dead_letter_dir)),
             (
                 "Kafka",
                 args.kafka_bootstrap_servers
@@ -106,20 +109,33 @@ def run(args: argparse.Namespace) -> int:
     return 0 if verdict.holds else 1
 
 
-def _landed(args: argparse.Namespace) -> Landed:
+class Places(NamedTuple):
+    """Where the Parquet files and the dead letters are."""
+
+    output_dir: StoredPath
+    dead_letter_dir: StoredPath
+
+
+def _shown(place: StoredPath) -> str:
+    return str(place.resolve() if isinstance(place, Path) else place)
+
+
+def _landed(args: argparse.Namespace, places: Places) -> Landed:
     from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
     from beam_pipeline.files.tree import visible_files
     from beam_pipeline.terminal import progress_bar
-    from beam_pipeline.tools.dlq.replay_journal import replayed_ids
+    from beam_pipeline.tools.dlq.replay_journals import replayed_ids
     from beam_pipeline.tools.report.gather import gather
 
-    paths = visible_files(args.output_dir, PARQUET_SUFFIX, "--output_dir")
-    paths += visible_files(args.dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
+    paths = visible_files(places.output_dir, PARQUET_SUFFIX, "--output_dir")
+    paths += visible_files(places.dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
     with progress_bar("Reading footers and dead letters", len(paths)) as progress:
-        return gather(paths, args.input_topics, progress, replayed_ids(args.dead_letter_dir))
+        return gather(paths, args.input_topics, progress, replayed_ids(places.dead_letter_dir))
 
 
-def _completeness(args: argparse.Namespace, topics: list[str]) -> ReconcileReport | None:
+def _completeness(
+    args: argparse.Namespace, topics: list[str], places: Places
+) -> ReconcileReport | None:
     """Return the comparison with the log; None where no broker is named."""
     from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.tools.reconcile.run import reconcile
@@ -129,4 +145,4 @@ def _completeness(args: argparse.Namespace, topics: list[str]) -> ReconcileRepor
     if not topics:
         raise UsageError("--input_topics is missing: there are no files that would tell the topics")
     connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
-    return reconcile(connection, topics, args.output_dir, args.dead_letter_dir)
+    return reconcile(connection, topics, places.output_dir, places.dead_letter_dir)

@@ -15,6 +15,7 @@ from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.tree import json_lines
 from beam_pipeline.offset_sets import OffsetArray, TopicPartition
 from beam_pipeline.storage.paths import StoredPath, open_for_arrow
+from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.times import ms_of, ms_of_rfc3339
 
 PieceOfFile = tuple[TopicPartition, OffsetArray]
@@ -39,6 +40,7 @@ def file_offsets(path: StoredPath) -> Iterator[PieceOfFile]:
     Memory holds one piece: about 262,144 rows of three columns, or 16,384 lines' offsets.
 
     Raises:
+        StorageAwayError: the object store does not answer.
         UnreadableFile: the file is damaged, was removed meanwhile, or is not the pipeline's.
     """
     try:
@@ -50,6 +52,8 @@ def file_offsets(path: StoredPath) -> Iterator[PieceOfFile]:
         raise UnreadableFile(
             "was removed while the tree was read; is a pipeline running?"
         ) from error
+    except StorageAwayError:
+        raise
     except (OSError, pa.ArrowException, ValueError) as error:
         raise UnreadableFile(" ".join(str(error).split())) from error
 
@@ -67,12 +71,15 @@ def timestamps_in(
         offsets: one offset of each partition.
 
     Raises:
+        StorageAwayError: the object store does not answer.
         UnreadableFile: the file can't be read.
     """
     try:
         if path.suffix == PARQUET_SUFFIX:
             return _timestamps_of_rows(path, offsets)
         return _timestamps_of_letters(path, offsets)
+    except StorageAwayError:
+        raise
     except (OSError, pa.ArrowException, ValueError, TypeError) as error:
         raise UnreadableFile(" ".join(str(error).split())) from error
 
@@ -116,10 +123,13 @@ def claimed_by(path: StoredPath) -> FileFooter:
     """Return the footer of a Parquet file.
 
     Raises:
+        StorageAwayError: the object store does not answer.
         UnreadableFile: there is no footer of this pipeline, or the file can't be read.
     """
     try:
         return footer_of(read_metadata(path).metadata or {})
+    except StorageAwayError:
+        raise
     except (OSError, pa.ArrowException, FooterError) as error:
         raise UnreadableFile(" ".join(str(error).split())) from error
 

@@ -15,7 +15,9 @@ from typing import Any
 
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.storage.durable import write_atomically
+from beam_pipeline.storage.documents import write_document
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 
 NOTE = Path("_ledger", "expired.json")
 _VERSION = 1
@@ -44,15 +46,12 @@ class ExpiredNote:
             "without_record": self.without_record.to_json(),
         }
 
-    def save(self, output_dir: Path) -> None:
+    def save(self, output_dir: StoredPath) -> None:
         """Write the note, atomically and durably."""
-        path = output_dir / NOTE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(self.to_json()).encode()
-        write_atomically(path, content, durable=True, private=False)
+        write_document(output_dir / NOTE, json.dumps(self.to_json()).encode())
 
 
-def load_expired_note(output_dir: Path) -> ExpiredNote:
+def load_expired_note(output_dir: StoredPath) -> ExpiredNote:
     """Return the note of an output directory; an empty one where there is none.
 
     Raises:
@@ -71,6 +70,8 @@ def load_expired_note(output_dir: Path) -> ExpiredNote:
         )
     except FileNotFoundError:
         return ExpiredNote()
+    except StorageAwayError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise EnvironmentFailure(
             f"note of expired records {path} can't be read ({error}); remove it, and expired "

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import PurePath, PurePosixPath
 
+from beam_pipeline.storage.paths import ObjectPath
 from beam_pipeline.topic_names import is_topic_name
 
 DEFAULT_PARTITION_KEYS = ("dt", "hour")
@@ -126,9 +127,9 @@ class OutputFile:
         return PurePosixPath(f"{day}={date}", f"{hour}={start:%H}", self.name)
 
     @staticmethod
-    def parse(path: str | PurePath) -> OutputFile | None:
+    def parse(path: str | PurePath | ObjectPath) -> OutputFile | None:
         """Return the file of a name, in any directory; None if no pipeline writes such a name."""
-        name = PurePath(path).name
+        name = PurePath(path).name if isinstance(path, str) else path.name
         match = _NAME.fullmatch(name)
         if match is None:
             return None

@@ -4,8 +4,9 @@ A note is `<dead_letter_dir>/_published/<name of the file>`, a JSON object. It i
 letter of the file is acknowledged by the topic, or refused for good. A file without a note is sent
 again.
 
-A note holds size, time of change and hash of the file's content, since a runner that restores a
-checkpoint writes a file again under the same name. A note does not count for other content.
+A note holds size, time of change and hash of the file's content, since a runner of an older version
+that restored a checkpoint wrote a file again under the same name. A note does not count for other
+content. Objects are never written again, so there a note of the same size counts.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import cast
 
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
+from beam_pipeline.files.reading import read_each
 from beam_pipeline.files.tree import visible_paths
-from beam_pipeline.storage.durable import make_directory, write_atomically
+from beam_pipeline.storage.documents import documents_in, remove_documents, write_document
+from beam_pipeline.storage.durable import make_directory
+from beam_pipeline.storage.paths import AnyPath, ObjectPath, StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 
 NOTES_DIRECTORY = "_published"
 _VERSION = 1
@@ -55,7 +60,7 @@ class SentNote:
     changed: int = 0
     refused: tuple[RefusedLetter, ...] = ()
 
-    def is_of(self, path: Path) -> bool:
+    def is_of(self, path: StoredPath) -> bool:
         """Return whether the file has the content that the note is about.
 
         Raises:
@@ -64,41 +69,73 @@ class SentNote:
         status = path.stat()
         if status.st_size != self.size:
             return False
+        if isinstance(path, ObjectPath):
+            return True
         # A file that was restored from a copy may have another time.
         return status.st_mtime_ns == self.mtime_ns or _sha256(path) == self.sha256
 
 
-def notes_directory(dead_letter_dir: Path) -> Path:
+def notes_directory(dead_letter_dir: AnyPath) -> AnyPath:
     """Return the directory of the notes."""
-    return dead_letter_dir / NOTES_DIRECTORY
+    return cast("AnyPath", dead_letter_dir / NOTES_DIRECTORY)
 
 
-def read_note(dead_letter_dir: Path, file_name: str) -> SentNote | None:
-    """Return the note on a file; None if there is none that can be read."""
+def read_note(dead_letter_dir: StoredPath, file_name: str) -> SentNote | None:
+    """Return the note on a file; None if there is none that can be read.
+
+    Raises:
+        StorageAwayError: the object store does not answer.
+    """
     return _parse(_note_path(dead_letter_dir, file_name))
 
 
-def read_notes(dead_letter_dir: Path) -> Iterator[tuple[str, SentNote]]:
-    """Yield the names of the files with a note, and the notes. Notes that are torn are left out."""
-    for path in sorted(notes_directory(dead_letter_dir).glob(f"*{JSON_LINES_SUFFIX}")):
-        note = _parse(path)
+def read_notes(dead_letter_dir: StoredPath) -> Iterator[tuple[str, SentNote]]:
+    """Yield the names of the files with a note, and the notes. Notes that are torn are left out.
+
+    Raises:
+        OSError: the notes can't be listed.
+    """
+    for path, parse in read_each(_note_paths(dead_letter_dir), _parse):
+        note = parse()
         if note is not None:
             yield path.name, note
 
 
-def write_note(dead_letter_dir: Path, file_name: str, note: SentNote, *, private: bool) -> None:
+def noted_files(dead_letter_dir: StoredPath) -> set[str]:
+    """Return the names of the files with a note, by one listing.
+
+    Raises:
+        OSError: the notes can't be listed.
+    """
+    return {path.name for path in _note_paths(dead_letter_dir)}
+
+
+def begin_notes(dead_letter_dir: StoredPath, *, private: bool) -> None:
+    """Make the directory of the notes; its absence means that no version with notes wrote there.
+
+    An object store needs none: no version without notes wrote to one.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    if not isinstance(dead_letter_dir, ObjectPath):
+        make_directory(notes_directory(dead_letter_dir), private=private)
+
+
+def write_note(
+    dead_letter_dir: StoredPath, file_name: str, note: SentNote, *, private: bool
+) -> None:
     """Write the note on a file, atomically. A power cut may lose it: the file is sent again then.
 
     Raises:
         OSError: it can't be written.
     """
-    make_directory(notes_directory(dead_letter_dir), private=private)
     content = json.dumps({"version": _VERSION, **asdict(note)}).encode()
     path = _note_path(dead_letter_dir, file_name)
-    write_atomically(path, content, durable=False, private=private)
+    write_document(path, content, durable=False, private=private)
 
 
-def letter_paths(dead_letter_dir: Path) -> list[Path]:
+def letter_paths(dead_letter_dir: AnyPath) -> list[AnyPath]:
     """Return the dead-letter files in place, in the order of their names.
 
     Raises:
@@ -114,19 +151,20 @@ def letter_paths(dead_letter_dir: Path) -> list[Path]:
     )
 
 
-def accept_as_sent(dead_letter_dir: Path, *, private: bool) -> int:
+def accept_as_sent(dead_letter_dir: StoredPath, *, private: bool) -> int:
     """Begin the notes of a directory that has none, and return how many files it had.
 
-    Its files are from a version that sent letters while it ran. They count as sent.
+    Its files are from a version that sent letters while it ran. They count as sent. No such version
+    wrote to an object store: nothing is done there.
 
     Raises:
         EnvironmentFailure: a directory can't be listed.
         OSError: a note can't be written.
     """
-    if notes_directory(dead_letter_dir).is_dir():
+    if isinstance(dead_letter_dir, ObjectPath) or notes_directory(dead_letter_dir).is_dir():
         return 0
     paths = letter_paths(dead_letter_dir)
-    make_directory(notes_directory(dead_letter_dir), private=private)
+    begin_notes(dead_letter_dir, private=private)
     for path in paths:
         status = path.stat()
         note = SentNote(status.st_size, status.st_mtime_ns, "", 0)
@@ -134,35 +172,39 @@ def accept_as_sent(dead_letter_dir: Path, *, private: bool) -> int:
     return len(paths)
 
 
-def remove_stale_notes(dead_letter_dir: Path) -> None:
-    """Remove the notes on files that are gone.
+def remove_stale_notes(dead_letter_dir: StoredPath) -> None:
+    """Remove the notes on files that are gone; a note that can't be removed stays.
 
     Raises:
         EnvironmentFailure: a directory can't be listed.
     """
     present = {path.name for path in letter_paths(dead_letter_dir)}
-    for path in notes_directory(dead_letter_dir).glob(f"*{JSON_LINES_SUFFIX}"):
-        if path.name not in present:
-            with contextlib.suppress(OSError):
-                path.unlink()
+    with contextlib.suppress(OSError):
+        remove_documents(path for path in _note_paths(dead_letter_dir) if path.name not in present)
 
 
-def _note_path(dead_letter_dir: Path, file_name: str) -> Path:
+def _note_paths(dead_letter_dir: StoredPath) -> list[StoredPath]:
+    return documents_in(notes_directory(dead_letter_dir), JSON_LINES_SUFFIX)
+
+
+def _note_path(dead_letter_dir: StoredPath, file_name: str) -> StoredPath:
     return notes_directory(dead_letter_dir) / file_name
 
 
-def _parse(path: Path) -> SentNote | None:
+def _parse(path: StoredPath) -> SentNote | None:
     try:
         document = json.loads(path.read_bytes())
         if document.pop("version") != _VERSION:
             return None
         refused = tuple(RefusedLetter(**letter) for letter in document.pop("refused"))
         return SentNote(**document, refused=refused)
+    except StorageAwayError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: StoredPath) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -75,14 +75,15 @@ def visible_files(directory: AnyPath, suffix: str, flag: str) -> list[AnyPath]:
         flag: the option that named the directory, for the error's text.
 
     Raises:
-        UsageError: the directory does not exist.
+        UsageError: the directory does not exist, or nothing is below the prefix.
         EnvironmentFailure: a directory can't be listed.
     """
-    if not directory.is_dir():
-        what = "is not a directory" if isinstance(directory, Path) else "has no objects"
-        raise UsageError(f"{flag}={directory} {what}; name the one the pipeline wrote")
-    paths = [path for path in visible_paths(directory) if path.name.endswith(suffix)]
-    return sorted(paths, key=str)
+    if isinstance(directory, Path) and not directory.is_dir():
+        raise UsageError(f"{flag}={directory} is not a directory; name the one the pipeline wrote")
+    paths = sorted(visible_paths(directory), key=str)
+    if not paths and isinstance(directory, ObjectPath) and not directory.is_dir():
+        raise UsageError(f"{flag}={directory} has no objects; name what the pipeline wrote")
+    return [path for path in paths if path.name.endswith(suffix)]
 
 
 def newest_files(root: AnyPath, suffix: str) -> Iterator[AnyPath]:
@@ -94,7 +95,8 @@ def newest_files(root: AnyPath, suffix: str) -> Iterator[AnyPath]:
         EnvironmentFailure: a directory can't be listed.
     """
     try:
-        children: list[StoredPath] = list(root.iterdir()) if root.is_dir() else []
+        is_there = isinstance(root, ObjectPath) or root.is_dir()
+        children: list[StoredPath] = list(root.iterdir()) if is_there else []
         entries = sorted(children, key=str, reverse=True)
     except OSError as error:
         raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}") from None

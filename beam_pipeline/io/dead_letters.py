@@ -29,7 +29,7 @@ from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.footer import ranges_of
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
-from beam_pipeline.files.sent_notes import notes_directory
+from beam_pipeline.files.sent_notes import begin_notes
 from beam_pipeline.io.windowed_files import (
     FileLayout,
     Piece,
@@ -41,7 +41,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.outbox.publisher import OutboxSettings, Publisher
 from beam_pipeline.outbox.topic_record import error_headers
 from beam_pipeline.records import DeadLetter
-from beam_pipeline.storage.durable import make_directory, open_private
+from beam_pipeline.storage.durable import open_private
 from beam_pipeline.times import rfc3339_of_ms
 from beam_pipeline.transforms.outputs import Outputs
 
@@ -206,7 +206,7 @@ class PublishDeadLetterFiles(beam.PTransform[Any, Any]):
         self._settings = OutboxSettings(
             KafkaConnection.of_java(client_properties),
             topic_suffix,
-            Path(layout.root),
+            layout.root,
             private=layout.private,
         )
 
@@ -225,18 +225,17 @@ class _HandOver(beam.DoFn):
 
     def setup(self) -> None:
         # Its absence would mean that all files are from a version that did not write notes.
-        directory = notes_directory(self._settings.dead_letter_dir)
         with contextlib.suppress(OSError):
-            make_directory(directory, private=self._settings.private)
+            begin_notes(self._settings.root, private=self._settings.private)
 
     def process(self, file: WrittenFile) -> None:
         try:
-            _publisher(self._settings).put([Path(file.path)])
+            _publisher(self._settings).put([self._settings.path_of(file.path)])
         except Exception as error:  # the next start sends it
             _log.warning("dead letters of %s wait for the next start: %r", file.path, error)
 
 
-_publishers: dict[Path, Publisher] = {}
+_publishers: dict[str, Publisher] = {}
 _publishers_lock = threading.Lock()
 
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,6 +18,7 @@ from beam_pipeline.files.sent_notes import RefusedLetter, SentNote
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.delivery import Delivery
 from beam_pipeline.outbox.topic_record import REFUSALS, TopicRecord, next_form, record_of
+from beam_pipeline.storage.paths import ObjectPath, ObjectStatus, StoredPath
 
 _CHUNK_LETTERS = 1_000
 _CHUNK_BYTES = 16 * 1024 * 1024
@@ -61,7 +61,7 @@ class FileProgress:
     """What became of the letters of a file so far; kept over the tries of one process.
 
     Attributes:
-        identity: inode, size and time of change of the file that it is about.
+        identity: inode (0 for an object), size and time of change of the file that it is about.
         done: the places of the lines whose letter was acknowledged or refused for good.
         changed: how many letters the topic has in another form.
         refused: the letters that the topic refused in every form.
@@ -72,9 +72,8 @@ class FileProgress:
     changed: int = 0
     refused: list[RefusedLetter] = field(default_factory=list)
 
-    def begin(self, status: os.stat_result) -> None:
+    def begin(self, identity: tuple[int, int, int]) -> None:
         """Start anew if the file has been replaced."""
-        identity = status.st_ino, status.st_size, status.st_mtime_ns
         if identity != self.identity:
             self.identity = identity
             self.done.clear()
@@ -119,11 +118,12 @@ class FileSender:
         self._batches: Delivery | None = None
         self._single: Delivery | None = None
 
-    def send_file(self, path: Path, progress: FileProgress) -> SentNote:
+    def send_file(self, path: StoredPath, progress: FileProgress) -> SentNote:
         """Send the letters that are not done, and return the note on the whole file.
 
         Args:
-            path: the file.
+            path: the file, or an object. Objects are not locked: of two processes that send one at
+                the same time, both send it whole.
             progress: what earlier tries did; it is brought up to date, also when this one fails.
 
         Raises:
@@ -137,9 +137,13 @@ class FileSender:
         letters = place = size = 0
         chunk: list[_Entry] = []
         with path.open("rb") as file:
-            _lock(file.fileno())
-            status = os.fstat(file.fileno())
-            progress.begin(status)
+            if isinstance(path, ObjectPath):
+                status: ObjectStatus | os.stat_result = path.stat()
+                progress.begin((0, status.st_size, status.st_mtime_ns))
+            else:
+                _lock(file.fileno())
+                status = os.fstat(file.fileno())
+                progress.begin((status.st_ino, status.st_size, status.st_mtime_ns))
             for line in file:
                 digest.update(line)
                 letters += 1
@@ -255,7 +259,7 @@ class FileSender:
         )
 
 
-def _entry(path: Path, place: int, line: bytes) -> _Entry:
+def _entry(path: StoredPath, place: int, line: bytes) -> _Entry:
     try:
         letter = orjson.loads(line)
         return _Entry(place, letter["source"], record_of(letter))

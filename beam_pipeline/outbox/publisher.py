@@ -24,6 +24,9 @@ from beam_pipeline.outbox.publish import (
     FileSender,
     TopicUnavailable,
 )
+from beam_pipeline.storage.config import StorageConfig
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
+from beam_pipeline.storage.urls import stored_path
 
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 30.0
@@ -38,21 +41,35 @@ class OutboxSettings:
     Attributes:
         connection: the cluster.
         topic_suffix: what is put behind the name of the input topic.
-        dead_letter_dir: the root of the dead-letter files.
+        dead_letter_dir: the root of the dead-letter files, a directory or a URL.
         private: whether notes get mode 0600.
+        storage: how an object store is reached.
     """
 
     connection: KafkaConnection
     topic_suffix: str
-    dead_letter_dir: Path
+    dead_letter_dir: str
     private: bool = True
+    storage: StorageConfig = field(default_factory=StorageConfig)
+
+    @property
+    def root(self) -> StoredPath:
+        """Return the root of the dead-letter files."""
+        return stored_path(self.dead_letter_dir, self.storage)
+
+    def path_of(self, file: str) -> StoredPath:
+        """Return the path of a file below the root; `file` is its path or its URL."""
+        root = self.root
+        if isinstance(root, ObjectPath):
+            return root / file.removeprefix(f"{root}/")
+        return Path(file)
 
 
 @dataclass
 class _TopicQueue:
     """The files of one topic that wait, and when the next one may be tried."""
 
-    paths: dict[Path, None] = field(default_factory=dict)
+    paths: dict[StoredPath, None] = field(default_factory=dict)
     retry_at: float = 0.0
     backoff: float = 0.0
     failing_since: float | None = None
@@ -83,9 +100,9 @@ class Publisher:
         self._say = say
         self._log_refused = log_refused
         self._queues: dict[str, _TopicQueue] = {}
-        self._progress: dict[Path, FileProgress] = {}
-        self._notes: dict[Path, SentNote] = {}
-        self._broken: set[Path] = set()
+        self._progress: dict[StoredPath, FileProgress] = {}
+        self._notes: dict[StoredPath, SentNote] = {}
+        self._broken: set[StoredPath] = set()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -93,7 +110,7 @@ class Publisher:
         self._moved_at = time.monotonic()
         self._reason = ""
 
-    def put(self, paths: Iterable[Path]) -> None:
+    def put(self, paths: Iterable[StoredPath]) -> None:
         """Have files sent; those that wait already are passed over. Returns at once."""
         with self._changed:
             for path in paths:
@@ -123,7 +140,7 @@ class Publisher:
         return self._moved_at
 
     @property
-    def broken(self) -> frozenset[Path]:
+    def broken(self) -> frozenset[StoredPath]:
         """The files that can't be read as dead letters."""
         return frozenset(self._broken)
 
@@ -162,7 +179,7 @@ class Publisher:
         name = min(waiting, key=waiting.__getitem__)
         return (name, 0.0) if waiting[name] <= now else (None, waiting[name] - now)
 
-    def _attempt(self, name: str, queue: _TopicQueue, path: Path) -> None:
+    def _attempt(self, name: str, queue: _TopicQueue, path: StoredPath) -> None:
         """Send the first file of a topic; it leaves the queue, or goes to its end."""
         try:
             self._send(path)
@@ -185,8 +202,8 @@ class Publisher:
             self._leave(queue, path)
             self._recover(name, queue)
 
-    def _send(self, path: Path) -> None:
-        directory = self._settings.dead_letter_dir
+    def _send(self, path: StoredPath) -> None:
+        directory = self._settings.root
         note = read_note(directory, path.name)
         if note is not None and note.is_of(path):
             return
@@ -212,21 +229,21 @@ class Publisher:
     def _on_acknowledged(self, letters: int) -> None:
         self._moved_at = time.monotonic()
 
-    def _leave(self, queue: _TopicQueue, path: Path) -> None:
+    def _leave(self, queue: _TopicQueue, path: StoredPath) -> None:
         self._progress.pop(path, None)
         self._notes.pop(path, None)
         with self._changed:
             queue.paths.pop(path)
         self._moved_at = time.monotonic()
 
-    def _put_off(self, queue: _TopicQueue, path: Path, seconds: float) -> None:
+    def _put_off(self, queue: _TopicQueue, path: StoredPath, seconds: float) -> None:
         """Put the file at the end of its queue, and wait before the next one."""
         with self._changed:
             queue.paths.pop(path)
             queue.paths[path] = None
             queue.retry_at = time.monotonic() + seconds
 
-    def _fail(self, name: str, queue: _TopicQueue, path: Path, reason: str) -> None:
+    def _fail(self, name: str, queue: _TopicQueue, path: StoredPath, reason: str) -> None:
         self._reason = reason
         if queue.failing_since is None:
             queue.failing_since = time.monotonic()

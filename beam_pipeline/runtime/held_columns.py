@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.files.footer import read_metadata
 from beam_pipeline.files.tree import newest_files
 from beam_pipeline.schemas import Contract
 from beam_pipeline.schemas.dataset import (
@@ -33,7 +33,9 @@ from beam_pipeline.schemas.dataset import (
 )
 from beam_pipeline.schemas.references import schemas_in
 from beam_pipeline.settings.config import PipelineSettings
-from beam_pipeline.storage.durable import write_atomically
+from beam_pipeline.storage.documents import write_document
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 
 COLUMNS_NOTE = Path("_ledger", "columns.json")
 _VERSION = 1
@@ -56,7 +58,7 @@ class HeldColumns:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def held_columns(output_dir: Path) -> HeldColumns | None:
+def held_columns(output_dir: StoredPath) -> HeldColumns | None:
     """Return what the files of a directory hold; None if there are no files.
 
     Raises:
@@ -72,10 +74,15 @@ def held_columns(output_dir: Path) -> HeldColumns | None:
     for path in reversed(files):
         try:
             columns.update(
-                {column.name: read_type(column.type, None) for column in pq.read_schema(path)}
+                {
+                    column.name: read_type(column.type, None)
+                    for column in read_metadata(path).schema.to_arrow_schema()
+                }
             )
         except FileNotFoundError:  # superseded or deleted since it was listed
             continue
+        except StorageAwayError:
+            raise
         except (OSError, pa.ArrowException) as error:
             raise EnvironmentFailure(
                 f"{path} can't be read ({' '.join(str(error).split())}); move it away, its records "
@@ -85,7 +92,7 @@ def held_columns(output_dir: Path) -> HeldColumns | None:
 
 
 def note_columns(
-    output_dir: Path, columns: Mapping[str, ReadType], settings: PipelineSettings
+    output_dir: StoredPath, columns: Mapping[str, ReadType], settings: PipelineSettings
 ) -> None:
     """Note the columns that a run lands beside those that the directory has.
 
@@ -103,9 +110,8 @@ def note_columns(
         "settings": _settings_of(settings),
     }
     content = json.dumps(document, indent=1).encode()
-    if not path.exists() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content, durable=True, private=False)
+    if _content_of(path) != content:
+        write_document(path, content)
 
 
 def _settings_of(settings: PipelineSettings) -> dict[str, Any]:
@@ -121,14 +127,24 @@ def _settings_of(settings: PipelineSettings) -> dict[str, Any]:
     }
 
 
-def _read_note(path: Path) -> HeldColumns | None:
+def _content_of(path: StoredPath) -> bytes | None:
     try:
-        document = json.loads(path.read_bytes())
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _read_note(path: StoredPath) -> HeldColumns | None:
+    try:
+        content = _content_of(path)
+        if content is None:
+            return None
+        document = json.loads(content)
         if document["version"] != _VERSION:
             raise ValueError(f"version {document['version']}")
         return HeldColumns(dict(document["columns"]), settings=dict(document["settings"]))
-    except FileNotFoundError:
-        return None
+    except StorageAwayError:
+        raise
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise EnvironmentFailure(
             f"note of columns {path} can't be read ({error}); remove it, and the columns are taken "
@@ -174,7 +190,7 @@ def check_columns(settings: PipelineSettings) -> list[str]:
       UsageError: a reader of the directory would find a column in two forms.
       EnvironmentFailure: what the directory holds can't be read.
     """
-    output_dir = Path(settings.output_dir)
+    output_dir = settings.output_path
     held = held_columns(output_dir)
     if held is None:
         return []

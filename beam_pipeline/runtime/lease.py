@@ -25,6 +25,7 @@ from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.mounts import file_system_of, is_local
+from beam_pipeline.storage.paths import StoredPath
 
 LEASE_FILE = Path("_ledger", "lease.json")
 HEARTBEAT_SECONDS = 5.0
@@ -202,7 +203,7 @@ def hold_lease(directory: Path, flag: str) -> Iterator[Lease]:
         yield lease
 
 
-def holder_of(directory: Path) -> LeaseRecord | None:
+def holder_of(directory: StoredPath) -> LeaseRecord | None:
     """Return who holds a directory now; None if nobody does. Takes no lock.
 
     The owner of a lease that expired, or a process of this machine that has ended, holds nothing.

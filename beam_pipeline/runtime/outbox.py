@@ -17,13 +17,16 @@ from beam_pipeline.files.sent_notes import (
     SentNote,
     accept_as_sent,
     letter_paths,
+    noted_files,
     read_note,
     remove_stale_notes,
 )
 from beam_pipeline.outbox.publisher import OutboxSettings, Publisher
 from beam_pipeline.storage.durable import open_private
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
 
 LOOK_SECONDS = 10.0
+OBJECTS_LOOK_SECONDS = 30.0  # each look costs requests
 MAX_LISTING_SHARE = 0.05
 # A file this old that is not sent is no longer a worker's.
 LEFT_OVER_SECONDS = 30.0
@@ -81,7 +84,7 @@ class Outbox:
         Raises:
             EnvironmentFailure: the directory can't be read or written.
         """
-        directory = self._settings.dead_letter_dir
+        directory = self._settings.root
         try:
             accepted = accept_as_sent(directory, private=self._settings.private)
         except OSError as error:
@@ -99,7 +102,9 @@ class Outbox:
             self._say(f"sending {len(left):,} files of dead letters that earlier runs left")
 
     def look(self) -> None:
-        """Send what is left over, at most every `LOOK_SECONDS`; a listing of many files is slow.
+        """Send what is left over; a listing of many files is slow, and costs on an object store.
+
+        Does nothing within `LOOK_SECONDS` or `OBJECTS_LOOK_SECONDS` of the last look.
 
         Raises:
             EnvironmentFailure: the directory can't be read.
@@ -108,7 +113,9 @@ class Outbox:
         if started >= self._next_look:
             self._look(LEFT_OVER_SECONDS)
             ended = time.monotonic()
-            self._next_look = ended + max(LOOK_SECONDS, (ended - started) / MAX_LISTING_SHARE)
+            is_directory = isinstance(self._settings.root, Path)
+            seconds = LOOK_SECONDS if is_directory else OBJECTS_LOOK_SECONDS
+            self._next_look = ended + max(seconds, (ended - started) / MAX_LISTING_SHARE)
 
     def send_rest(self) -> None:
         """Send every file in place that is not sent; returns at once.
@@ -131,24 +138,29 @@ class Outbox:
         """End the thread that sends."""
         self._publisher.stop()
 
-    def _look(self, min_age_seconds: float, *, is_first: bool = False) -> list[Path]:
+    def _look(self, min_age_seconds: float, *, is_first: bool = False) -> list[StoredPath]:
         paths = self._unsent_paths(min_age_seconds, is_first=is_first)
         if paths:
             self._publisher.put(paths)
         return paths
 
-    def _unsent_paths(self, min_age_seconds: float, *, is_first: bool = False) -> list[Path]:
+    def _unsent_paths(self, min_age_seconds: float, *, is_first: bool = False) -> list[StoredPath]:
         """Return the files of at least this age that are not sent."""
-        directory = self._settings.dead_letter_dir
+        directory = self._settings.root
         newest_ns = time.time_ns() - int(min_age_seconds * 1e9)
-        unsent = []
-        for path in letter_paths(directory):
+        paths = letter_paths(directory)
+        noted = noted_files(directory)  # after the letters: what was sent meanwhile has a note
+        unsent: list[StoredPath] = []
+        for path in paths:
             try:
                 status = path.stat()
                 identity = status.st_size, status.st_mtime_ns
                 if self._sent.get(path.name) == identity:
                     continue
-                note = read_note(directory, path.name)
+                if is_first and path.name in noted and isinstance(path, ObjectPath):
+                    self._sent[path.name] = identity  # nobody writes an object again
+                    continue
+                note = read_note(directory, path.name) if path.name in noted else None
                 if note is not None and note.is_of(path):
                     self._sent[path.name] = identity
                     if not is_first:
@@ -163,7 +175,7 @@ class Outbox:
         with contextlib.suppress(OSError), open_private(self._log_file, "a") as log:
             log.write(f"{line}\n")
 
-    def _count_refused(self, path: Path, note: SentNote) -> None:
+    def _count_refused(self, path: StoredPath, note: SentNote) -> None:
         if not note.refused:
             return
         self.refused += len(note.refused)
@@ -177,7 +189,7 @@ class Outbox:
             )
 
 
-def _line_count(path: Path) -> int:
+def _line_count(path: StoredPath) -> int:
     try:
         with path.open("rb") as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

@@ -142,8 +142,9 @@ class RunPlan:
         return OutboxSettings(
             self.connection,
             self.settings.dead_letter_topic_suffix,
-            self.dead_letter_dir,
+            self.settings.dead_letter_dir,
             private=self.settings.private_dead_letters,
+            storage=self.settings.storage,
         )
 
     @property

@@ -31,6 +31,7 @@ from beam_pipeline.settings.flags import (
     FLINK,
     PRIVATE,
 )
+from beam_pipeline.settings.places import check_place
 from beam_pipeline.storage.config import StorageConfig, read_storage_config
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import absolute, is_url, stored_path
@@ -266,6 +267,10 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
                 f"--transform={specification}: must be package.module:Name, such as "
                 "examples.transforms:AmountBand"
             )
+    for name in ("output_dir", "dead_letter_dir"):
+        check_place(f"--{name}", values[name])
+    if values["parts_dir"] is not None and is_url(values["parts_dir"]):
+        raise UsageError(f"--parts_dir={values['parts_dir']}: must be a directory, not a URL")
     return PipelineSettings(
         kafka_bootstrap_servers=values.get("kafka_bootstrap_servers"),
         kafka_config=values.get("kafka_config"),

@@ -107,11 +107,14 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
     },
 }
 _NUMBERS = frozenset({"max_columns"})
-_PATHS = frozenset({"kafka_config", "output_dir", "dead_letter_dir", "log_dir", "storage_config"})
+_PATHS = frozenset({"kafka_config", "log_dir", "storage_config"})
 
 
 def add_shared(parser: Flags, *names: str) -> None:
-    """Add flags that several commands take. Directories and files become `Path`s."""
+    """Add flags that several commands take. Files become `Path`s.
+
+    `--output_dir` and `--dead_letter_dir` stay text: see `settings.places`.
+    """
     for name in names:
         how: dict[str, Any] = {"type": Path} if name in _PATHS else {}
         if name in _NUMBERS:

@@ -81,7 +81,7 @@ def stored_path(url: str, config: StorageConfig) -> StoredPath:
     Raises:
         UsageError: no storage has such URLs, or its package is not installed.
     """
-    return ObjectPath(open_storage(url, config)) if is_url(url) else Path(url)
+    return ObjectPath(open_storage(absolute(url), config)) if is_url(url) else Path(url)
 
 
 def storage_of(path: StoredPath, *, private: bool = False) -> tuple[Storage, str]:

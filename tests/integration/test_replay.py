@@ -22,7 +22,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import LogReader
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.tools.dlq.replay import replay
-from beam_pipeline.tools.dlq.replay_journal import read_journal
+from beam_pipeline.tools.dlq.replay_journals import read_journal
 from beam_pipeline.tools.dlq.replay_plan import ReplayChoice
 
 FreshTopic = Callable[..., str]

@@ -15,7 +15,9 @@ from typing import Any
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
-from beam_pipeline.storage.durable import write_atomically
+from beam_pipeline.storage.documents import documents_in, remove_documents, write_document
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 
 RECORDS = Path("_ledger", "flink")
 # CheckpointStorage of Flink 1.19: savepoint-<start of the job's id>-<random>, <job's id>/chk-<n>
@@ -30,7 +32,7 @@ class FlinkJobRecord:
     Attributes:
       epoch: the epoch.
       master: host:port of the cluster's REST interface.
-      dead_letter_dir, part_retention_seconds: the run's flags.
+      dead_letter_dir, part_retention_seconds, parts_dir: the run's flags.
       covered: the offsets that the jobs skip (`CoveredOffsets.to_json`).
       detached: whether no command watches the jobs.
       local: whether the cluster ends with the command that started it.
@@ -49,6 +51,7 @@ class FlinkJobRecord:
     job_ids: tuple[str, ...] = ()
     savepoints: tuple[str, ...] = ()
     submitted_at: float = field(default_factory=time.time)
+    parts_dir: str | None = None
 
     @property
     def job_name(self) -> str:
@@ -77,16 +80,14 @@ class FlinkJobRecord:
         jobs = [job for job in FlinkRest(self.master).jobs() if job.name == self.job_name]
         return next((job for job in jobs if not job.is_over), None)
 
-    def save(self, output_dir: Path) -> None:
+    def save(self, output_dir: StoredPath) -> None:
         """Write the record atomically.
 
         Raises:
           OSError: it can't be written.
         """
-        directory = output_dir / RECORDS
-        directory.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(asdict(self)).encode()
-        write_atomically(directory / f"{self.epoch}.json", content, durable=False, private=False)
+        path = output_dir / RECORDS / f"{self.epoch}.json"
+        write_document(path, json.dumps(asdict(self)).encode(), durable=False)
 
 
 def job_name(epoch: str) -> str:
@@ -94,20 +95,22 @@ def job_name(epoch: str) -> str:
     return f"beam-pipeline-{epoch}"
 
 
-def job_records(output_dir: Path) -> list[FlinkJobRecord]:
+def job_records(output_dir: StoredPath) -> list[FlinkJobRecord]:
     """Return every record of the directory, the newest first.
 
     Raises:
       EnvironmentFailure: a record can't be read.
     """
     records = []
-    for path in (output_dir / RECORDS).glob("*.json"):
+    for path in documents_in(output_dir / RECORDS, ".json"):
         try:
             fields = json.loads(path.read_bytes())
             lists = {name: tuple(fields[name]) for name in ("job_ids", "savepoints")}
             records.append(FlinkJobRecord(**{**fields, **lists}))
         except FileNotFoundError:
             continue
+        except StorageAwayError:
+            raise
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise EnvironmentFailure(
                 f"{path} can't be read ({error}); make sure that no Flink job writes {output_dir}, "
@@ -116,14 +119,16 @@ def job_records(output_dir: Path) -> list[FlinkJobRecord]:
     return sorted(records, key=lambda record: -record.submitted_at)
 
 
-def remove_records(output_dir: Path, *, but_epoch: str = "") -> None:
+def remove_records(output_dir: StoredPath, *, but_epoch: str = "") -> None:
     """Remove the records of all epochs but one; their savepoints can't be resumed any more."""
-    for record in job_records(output_dir):
-        if record.epoch != but_epoch:
-            (output_dir / RECORDS / f"{record.epoch}.json").unlink(missing_ok=True)
+    remove_documents(
+        output_dir / RECORDS / f"{record.epoch}.json"
+        for record in job_records(output_dir)
+        if record.epoch != but_epoch
+    )
 
 
-def record_of_savepoint(output_dir: Path, savepoint: str) -> FlinkJobRecord:
+def record_of_savepoint(output_dir: StoredPath, savepoint: str) -> FlinkJobRecord:
     """Return the record of the epoch that took a savepoint or a retained checkpoint.
 
     Raises:

@@ -9,12 +9,13 @@ import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.names import JSON_LINES_SUFFIX
 from beam_pipeline.files.tree import BrokenLine, json_lines, visible_files
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.times import parse_rfc3339
 
 Header = tuple[str, "bytes | None"]
@@ -82,7 +83,7 @@ class Letter:
         )
 
 
-def letter_files(dead_letter_dir: Path) -> list[Path]:
+def letter_files(dead_letter_dir: StoredPath) -> list[StoredPath]:
     """Return the dead-letter files, in the order of their windows.
 
     Raises:
@@ -91,16 +92,19 @@ def letter_files(dead_letter_dir: Path) -> list[Path]:
     return visible_files(dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
 
 
-def read_letters(paths: Iterable[Path]) -> Iterator[Letter]:
+def read_letters(paths: Iterable[StoredPath]) -> Iterator[Letter]:
     """Yield the letters of some files, one at a time.
 
     Raises:
         EnvironmentFailure: a file can't be read, or a line does not follow the schema.
+        StorageAwayError: the object store does not answer.
     """
     for path in paths:
         try:
             for document in json_lines(path):
                 yield Letter.from_document(document)
+        except StorageAwayError:
+            raise
         except (BrokenLine, OSError, KeyError, TypeError, ValueError) as error:
             raise EnvironmentFailure(
                 f"dead letters {path}: {type(error).__name__}: {error}; "

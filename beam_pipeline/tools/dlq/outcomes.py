@@ -9,11 +9,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from beam_pipeline.records import REDRIVE_HEADER
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.tools.dlq.letters import Letter
-from beam_pipeline.tools.dlq.replay_journal import replayed_ids
+from beam_pipeline.tools.dlq.replay_journals import replayed_ids
 
 
 class Outcome(enum.Enum):
@@ -38,7 +38,7 @@ class Outcomes:
         return Outcome.REPLAYED if letter.dlq_id in self.replayed else Outcome.OPEN
 
 
-def read_outcomes(dead_letter_dir: Path, letters: Iterable[Letter]) -> Outcomes:
+def read_outcomes(dead_letter_dir: StoredPath, letters: Iterable[Letter]) -> Outcomes:
     """Return the outcomes of the letters below a directory.
 
     Args:

@@ -12,10 +12,9 @@ time the next run searches it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from beam_pipeline.kafka.admin import watermarks
@@ -25,9 +24,11 @@ from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.producer.pacing import Schedule
 from beam_pipeline.producer.stop import StopRequest
 from beam_pipeline.records import REDRIVE_HEADER
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.terminal import progress_bar
 from beam_pipeline.tools.dlq.letters import letter_files, read_letters
-from beam_pipeline.tools.dlq.replay_journal import ReplayJournal, read_journal
+from beam_pipeline.tools.dlq.replay_journal import ReplayJournal
+from beam_pipeline.tools.dlq.replay_journals import journal_of, read_journal
 from beam_pipeline.tools.dlq.replay_plan import (
     Fate,
     ReplayChoice,
@@ -58,7 +59,7 @@ class ReplayOutcome:
 
 def replay(
     connection: KafkaConnection,
-    dead_letter_dir: Path,
+    dead_letter_dir: StoredPath,
     choice: ReplayChoice,
     events_per_second: float = 0.0,
     stop: StopRequest | None = None,
@@ -86,7 +87,7 @@ def replay(
         journals: dict[str, ReplayJournal] = {}
         partitions: dict[str, int] = {}
         for topic in sorted(target_topics(read_letters(paths), choice)):
-            journals[topic] = stack.enter_context(ReplayJournal(dead_letter_dir, topic))
+            journals[topic] = stack.enter_context(journal_of(dead_letter_dir, topic))
             bounds = watermarks(connection, topic)
             _begin(connection, topic, journals[topic], bounds)
             partitions[topic] = len(bounds)
@@ -110,7 +111,7 @@ def replay(
         return ReplayOutcome(plan, sender.acknowledged, sender.refused, stop.requested)
 
 
-def _resend_alone(sender: ReplaySender, paths: list[Path], choice: ReplayChoice) -> None:
+def _resend_alone(sender: ReplaySender, paths: Sequence[StoredPath], choice: ReplayChoice) -> None:
     """Send refused letters again, one at a time.
 
     A broker refuses a whole batch of records because of one that is too large.
@@ -126,7 +127,7 @@ def _resend_alone(sender: ReplaySender, paths: list[Path], choice: ReplayChoice)
             sender.drain()
 
 
-def plan_only(dead_letter_dir: Path, choice: ReplayChoice) -> ReplayPlan:
+def plan_only(dead_letter_dir: StoredPath, choice: ReplayChoice) -> ReplayPlan:
     """Return what `replay` would do, by the letters and journals; send and write nothing.
 
     If the last replay was killed, letters that it sent but did not note count as to send.

@@ -1,10 +1,14 @@
 """The journal of a replay: which dead letters were sent to a topic.
 
-It is `<dead_letter_dir>/_replayed/<topic>.jsonl`, append-only, with one JSON object per line:
+In a directory it is `<dead_letter_dir>/_replayed/<topic>.jsonl`, append-only, with one JSON object
+per line:
 
     {"run":"begin","at":"2026-11-24T13:33:50Z","ends":{"0":812,"1":790}}
     {"sent":"<dlq_id>"}
     {"run":"end","at":"2026-11-24T13:34:10Z"}
+
+In an object store nothing can be appended: the same lines are in objects below
+`<dead_letter_dir>/_replayed/<topic>/`, in the order of their names (`replay_objects`).
 
 A run notes the ends of the topic's partitions before it sends anything. It notes a letter once the
 broker has acknowledged it. A run that is killed in between leaves records in the topic without a
@@ -16,7 +20,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +33,8 @@ import orjson
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.storage.durable import make_directory, open_private, sync
 
-_DIRECTORY = "_replayed"
+JOURNALS = "_replayed"
+JOURNAL_SUFFIX = ".jsonl"
 _BLOCK_BYTES = 4096
 
 
@@ -45,85 +51,69 @@ class JournalState:
     sent: set[str] = field(default_factory=set)
     unfinished: dict[int, int] | None = None
 
+    def add(self, lines: Iterable[bytes]) -> None:
+        """Add lines of a journal, in their order.
 
-def read_journal(dead_letter_dir: Path, topic: str) -> JournalState:
-    """Return the content of a topic's journal, which is empty if there is no file.
-
-    Raises:
-        EnvironmentFailure: the journal can't be read.
-    """
-    path = _path(dead_letter_dir, topic)
-    state = JournalState()
-    try:
-        for entry in _whole_lines(path):
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: a line is not one of a journal.
+        """
+        for line in lines:
+            # A line without an end was being written when the machine went down.
+            if not line.endswith(b"\n"):
+                continue
+            entry: dict[str, Any] = orjson.loads(line)
             if "sent" in entry:
-                state.sent.add(entry["sent"])
+                self.sent.add(entry["sent"])
             elif entry["run"] == "end":
-                state.unfinished = None
-            elif state.unfinished is None:
-                state.unfinished = {int(number): end for number, end in entry["ends"].items()}
-    except FileNotFoundError:
-        return state
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EnvironmentFailure(
-            f"replay journal {path} can't be read: {error!r}; without it letters may be sent twice"
-        ) from error
-    return state
+                self.unfinished = None
+            elif self.unfinished is None:
+                self.unfinished = {int(number): end for number, end in entry["ends"].items()}
 
 
-def replayed_ids(dead_letter_dir: Path) -> set[str]:
-    """Return the ids of all letters that were sent back, to whichever topic.
-
-    Raises:
-        EnvironmentFailure: a journal can't be read.
-    """
-    journals = (dead_letter_dir / _DIRECTORY).glob("*.jsonl")
-    return {dlq_id for path in journals for dlq_id in read_journal(dead_letter_dir, path.stem).sent}
-
-
-class ReplayJournal:
-    """A journal, open for one run and locked against other runs. A context manager.
+class ReplayJournal(ABC):
+    """The journal of a topic, open for one run and locked against other runs. A context manager.
 
     Attributes:
         state: the content when the journal was opened.
     """
 
-    def __init__(self, dead_letter_dir: Path, topic: str) -> None:
-        """Name the journal of a topic; entering the context opens it."""
-        self._root, self._topic = dead_letter_dir, topic
-        self._path = _path(dead_letter_dir, topic)
+    def __init__(self, name: str) -> None:
+        """Name the journal, for messages; entering the context opens it."""
+        self.name = name
         self.state = JournalState()
 
+    @abstractmethod
     def __enter__(self) -> ReplayJournal:
         """Open, lock and read the journal.
 
         Raises:
             EnvironmentFailure: another replay holds the lock, or the journal can't be written.
         """
-        try:
-            make_directory(self._path.parent, private=True)
-            self._file = open_private(self._path, "ab")
-            sync(self._path.parent)
-        except OSError as error:
-            raise EnvironmentFailure(f"replay journal {self._path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise EnvironmentFailure(
-                f"replay journal {self._path}: another replay to topic {self._topic} is running"
-            ) from None
-        _cut_torn_line(self._path)
-        self.state = read_journal(self._root, self._topic)
-        return self
 
+    @abstractmethod
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        """Release the lock."""
+
+    @abstractmethod
+    def confirm(self) -> None:
+        """Check that this run still holds the lock; cheap, called several times a second.
+
+        Raises:
+            EnvironmentFailure: another replay has taken it.
+        """
+
+    @abstractmethod
+    def write(self, lines: bytes) -> None:
+        """Add whole lines, durably.
+
+        Raises:
+            OSError: they can't be written.
+        """
 
     def begin(self, ends: Mapping[int, int], at: datetime) -> None:
         """Note the ends of the topic's partitions before anything is sent, durably."""
@@ -144,23 +134,87 @@ class ReplayJournal:
         if not lines:
             return
         try:
-            self._file.write(lines)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self.write(lines)
         except OSError as error:
-            raise EnvironmentFailure(f"replay journal {self._path}: {error.strerror}") from error
+            raise EnvironmentFailure(
+                f"replay journal {self.name}: {error.strerror or error}"
+            ) from error
 
 
-def _path(dead_letter_dir: Path, topic: str) -> Path:
-    return dead_letter_dir / _DIRECTORY / f"{topic}.jsonl"
+class FileJournal(ReplayJournal):
+    """A journal in a directory: one file, locked by flock."""
+
+    def __init__(self, dead_letter_dir: Path, topic: str) -> None:
+        """Name the journal of a topic; entering the context opens it."""
+        self._path = journal_path(dead_letter_dir, topic)
+        self._topic = topic
+        super().__init__(str(self._path))
+
+    def __enter__(self) -> FileJournal:
+        try:
+            make_directory(self._path.parent, private=True)
+            self._file = open_private(self._path, "ab")
+            sync(self._path.parent)
+        except OSError as error:
+            raise EnvironmentFailure(f"replay journal {self.name}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise another_replay(self.name, self._topic) from None
+        _cut_torn_line(self._path)
+        self.state = read_file_journal(self._path)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def confirm(self) -> None:
+        """Do nothing: the kernel keeps the lock."""
+
+    def write(self, lines: bytes) -> None:
+        self._file.write(lines)
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for line in file:
-            # A line without an end was being written when the machine went down.
-            if line.endswith(b"\n"):
-                yield orjson.loads(line)
+def journal_path(dead_letter_dir: Path, topic: str) -> Path:
+    """Return the file of a topic's journal."""
+    return dead_letter_dir / JOURNALS / f"{topic}{JOURNAL_SUFFIX}"
+
+
+def read_file_journal(path: Path) -> JournalState:
+    """Return the content of a journal, which is empty if there is no file.
+
+    Raises:
+        EnvironmentFailure: the journal can't be read.
+    """
+    state = JournalState()
+    try:
+        with path.open("rb") as file:
+            state.add(file)
+    except FileNotFoundError:
+        return state
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unreadable_journal(str(path), error) from error
+    return state
+
+
+def unreadable_journal(name: str, error: Exception) -> EnvironmentFailure:
+    """Return the failure of a journal that can't be read."""
+    return EnvironmentFailure(
+        f"replay journal {name} can't be read: {error!r}; without it letters may be sent twice"
+    )
+
+
+def another_replay(name: str, topic: str) -> EnvironmentFailure:
+    """Return the failure of a journal whose lock another run has."""
+    return EnvironmentFailure(f"replay journal {name}: another replay to topic {topic} is running")
 
 
 def _cut_torn_line(path: Path) -> None:

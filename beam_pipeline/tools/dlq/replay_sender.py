@@ -119,6 +119,8 @@ class ReplaySender:
             self._delivery.fail(error.str())
 
     def _note_when_due(self) -> None:
+        for journal in self._journals.values():
+            journal.confirm()
         pending = sum(len(ids) for ids in self._unnoted.values())
         if pending >= _JOURNAL_LETTERS or time.monotonic() >= self._next_note:
             self._note_acknowledged()
@@ -138,8 +140,10 @@ class ReplaySender:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._delivery.finish(hurry=error is not None)
-        self._note_acknowledged()
+        try:
+            self._delivery.finish(hurry=error is not None)
+        finally:
+            self._note_acknowledged()
         if error is None and self._delivery.failure is not None:
             raise EnvironmentFailure(
                 f"Kafka: {self.acknowledged:,} letters were sent, then: {self._delivery.failure}; "

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.files.contents import UnreadableFile, file_offsets
-from beam_pipeline.files.footer import FileFooter, FooterError, footer_of
+from beam_pipeline.files.footer import FileFooter, FooterError, footer_of, read_metadata
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.reading import read_each
 from beam_pipeline.files.tree import json_lines, visible_files
 from beam_pipeline.offset_sets import TopicPartition, offset_set
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.tools.inspect.statistics import (
     ColumnStatistics,
     chunks_of,
@@ -34,7 +35,7 @@ class FileInspection:
         offsets: the offsets from the footer, or from the lines of dead letters.
     """
 
-    path: Path
+    path: StoredPath
     name: OutputFile | None
     size_bytes: int
     rows: int
@@ -51,7 +52,7 @@ class FileInspection:
 class TreeInspection:
     """The sums over all files below a directory; `damaged` are the unreadable ones, with why."""
 
-    root: Path
+    root: StoredPath
     files: int = 0
     rows: int = 0
     size_bytes: int = 0
@@ -62,7 +63,7 @@ class TreeInspection:
     offsets: dict[TopicPartition, BitMap64] = field(default_factory=dict)
     columns: dict[str, ColumnStatistics] = field(default_factory=dict)
     dead_by_code: Counter[str] = field(default_factory=Counter)
-    damaged: list[tuple[Path, str]] = field(default_factory=list)
+    damaged: list[tuple[StoredPath, str]] = field(default_factory=list)
 
     def add(self, file: FileInspection) -> None:
         """Add one file."""
@@ -88,23 +89,26 @@ class TreeInspection:
         self.dead_by_code.update(file.dead_by_code)
 
 
-def inspect_file(path: Path) -> FileInspection:
+def inspect_file(path: StoredPath) -> FileInspection:
     """Return what a Parquet file's footer or a dead-letter file's lines contain.
 
     Raises:
         UnreadableFile: the file is neither, or is damaged.
+        StorageAwayError: the object store does not answer.
     """
     try:
         if path.suffix == PARQUET_SUFFIX:
             return _parquet(path)
         if path.suffix == JSON_LINES_SUFFIX:
             return _letters(path)
+    except StorageAwayError:
+        raise
     except (OSError, pa.ArrowException, ValueError) as error:
         raise UnreadableFile(" ".join(str(error).split())) from None
     raise UnreadableFile(f"is neither {PARQUET_SUFFIX} nor {JSON_LINES_SUFFIX}")
 
 
-def inspect_tree(root: Path) -> TreeInspection:
+def inspect_tree(root: StoredPath) -> TreeInspection:
     """Inspect all files below `root`, and return the sums.
 
     Raises:
@@ -118,16 +122,16 @@ def inspect_tree(root: Path) -> TreeInspection:
     ]
     if not paths:
         raise UsageError(f"PATH={root} holds no {PARQUET_SUFFIX} and no {JSON_LINES_SUFFIX} file")
-    for path in paths:
+    for path, inspect in read_each(paths, inspect_file):
         try:
-            tree.add(inspect_file(path))
+            tree.add(inspect())
         except UnreadableFile as error:
             tree.damaged.append((path, str(error)))
     return tree
 
 
-def _parquet(path: Path) -> FileInspection:
-    metadata = pq.read_metadata(path)
+def _parquet(path: StoredPath) -> FileInspection:
+    metadata = read_metadata(path)
     try:
         footer = footer_of(metadata.metadata or {})
     except FooterError:
@@ -146,7 +150,7 @@ def _parquet(path: Path) -> FileInspection:
     )
 
 
-def _letters(path: Path) -> FileInspection:
+def _letters(path: StoredPath) -> FileInspection:
     inspection = FileInspection(path, OutputFile.parse(path), path.stat().st_size, 0)
     for partition, offsets in file_offsets(path):
         inspection.offsets.setdefault(partition, BitMap64()).update(offset_set(offsets))

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 from pyroaring import BitMap64
 
 from beam_pipeline.files.contents import UnreadableFile, claimed_by, file_offsets
 from beam_pipeline.files.footer import FileFooter
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.reading import read_each
 from beam_pipeline.offset_sets import (
     OffsetArray,
     OffsetSets,
@@ -22,6 +23,7 @@ from beam_pipeline.offset_sets import (
     offset_set,
     repeated,
 )
+from beam_pipeline.storage.paths import StoredPath
 
 Progress = Callable[[int], object]
 """Called with how many more files were read."""
@@ -41,7 +43,7 @@ class Coverage:
     offsets: dict[TopicPartition, BitMap64] = field(default_factory=dict)
     doubled: dict[TopicPartition, BitMap64] = field(default_factory=dict)
     records: Counter[TopicPartition] = field(default_factory=Counter)
-    last_offsets: dict[TopicPartition, list[tuple[int, Path]]] = field(
+    last_offsets: dict[TopicPartition, list[tuple[int, StoredPath]]] = field(
         default_factory=dict, compare=False
     )
 
@@ -72,7 +74,7 @@ class Coverage:
 class FileProblem:
     """A file that can't be read, or that contradicts its own footer or name."""
 
-    path: Path
+    path: StoredPath
     reason: str
 
 
@@ -80,13 +82,13 @@ class FileProblem:
 class FileOverlap:
     """The offsets of one partition, out of those asked for, that one file holds."""
 
-    path: Path
+    path: StoredPath
     partition: TopicPartition
     offsets: BitMap64
 
 
 def read_coverage(
-    paths: Iterable[Path], topics: Collection[str], progress: Progress = lambda files: None
+    paths: Iterable[StoredPath], topics: Collection[str], progress: Progress = lambda files: None
 ) -> tuple[Coverage, list[FileProblem]]:
     """Reads which offsets of some topics the files hold; holds Parquet footers to the rows.
 
@@ -96,14 +98,8 @@ def read_coverage(
         progress: is told of each file.
     """
     total, problems = Coverage(), []
-    for path in paths:
-        own = Coverage()
-        try:
-            for partition, offsets in file_offsets(path):
-                own.add(partition, offsets)
-            reason = _footer_mistake(path, own) if path.suffix == PARQUET_SUFFIX else None
-        except UnreadableFile as error:
-            reason = str(error)
+    for path, read in read_each(paths, _read_file):
+        own, reason = read()
         if reason is not None:
             problems.append(FileProblem(path, reason))
         others = [partition for partition in own.offsets if partition.topic not in topics]
@@ -116,23 +112,30 @@ def read_coverage(
     return total, problems
 
 
+def _read_file(path: StoredPath) -> tuple[Coverage, str | None]:
+    """Return what a file holds, and its problem: why it can't be read, or how its footer differs.
+
+    Of a file that can't be read to its end, what was read counts.
+    """
+    own = Coverage()
+    try:
+        for partition, offsets in file_offsets(path):
+            own.add(partition, offsets)
+        return own, _footer_mistake(path, own) if path.suffix == PARQUET_SUFFIX else None
+    except UnreadableFile as error:
+        return own, str(error)
+
+
 def find_overlaps(
-    paths: Iterable[Path], wanted: OffsetSets, progress: Progress = lambda files: None
+    paths: Iterable[StoredPath], wanted: OffsetSets, progress: Progress = lambda files: None
 ) -> list[FileOverlap]:
     """Read all files again, and return those that hold any of the wanted offsets.
 
     Files that can't be read are left out; `read_coverage` reports them.
     """
     overlaps: list[FileOverlap] = []
-    for path in paths:
-        held: dict[TopicPartition, BitMap64] = {}
-        try:
-            for partition, offsets in file_offsets(path):
-                if partition in wanted:
-                    common = offset_set(offsets) & wanted[partition]
-                    held.setdefault(partition, BitMap64()).update(common)
-        except UnreadableFile:
-            held.clear()
+    for path, read in read_each(paths, partial(_held_in, wanted)):
+        held = read()
         overlaps.extend(
             FileOverlap(path, partition, offsets)
             for partition, offsets in sorted(held.items())
@@ -142,7 +145,19 @@ def find_overlaps(
     return overlaps
 
 
-def _footer_mistake(path: Path, rows: Coverage) -> str | None:
+def _held_in(wanted: OffsetSets, path: StoredPath) -> dict[TopicPartition, BitMap64]:
+    held: dict[TopicPartition, BitMap64] = {}
+    try:
+        for partition, offsets in file_offsets(path):
+            if partition in wanted:
+                common = offset_set(offsets) & wanted[partition]
+                held.setdefault(partition, BitMap64()).update(common)
+    except UnreadableFile:
+        return {}
+    return held
+
+
+def _footer_mistake(path: StoredPath, rows: Coverage) -> str | None:
     """Return how a Parquet file's footer or name differs from its rows; None if they agree."""
     footer = claimed_by(path)
     if footer.rows != rows.records.total():

@@ -17,6 +17,8 @@ from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 
 _SNAPSHOT = Path("_ledger", "snapshot.json")
 _EXPIRED = Path("_ledger", "expired.json")
@@ -55,7 +57,7 @@ class LandedSettings:
         return self.max_event_skew_seconds or _UNLIMITED_SKEW_SECONDS
 
 
-def read_landed_settings(output_dir: Path) -> LandedSettings:
+def read_landed_settings(output_dir: StoredPath) -> LandedSettings:
     """Return the settings of the last run that landed rows; defaults where they are not noted.
 
     Raises:
@@ -93,7 +95,7 @@ class LedgerNotes:
     accepted: OffsetSets = field(default_factory=dict)
 
 
-def read_ledger_notes(output_dir: Path) -> LedgerNotes:
+def read_ledger_notes(output_dir: StoredPath) -> LedgerNotes:
     """Return the notes of an output directory; empty sets where there are none.
 
     Raises:
@@ -113,11 +115,13 @@ def read_ledger_notes(output_dir: Path) -> LedgerNotes:
         ) from None
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: StoredPath) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except StorageAwayError:
+        raise
     except (OSError, ValueError) as error:
         raise EnvironmentFailure(
             f"{path} can't be read ({error}); move it away to compare without it"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from beam_pipeline.files.tree import BrokenLine, json_lines
@@ -13,6 +12,8 @@ from beam_pipeline.kafka.admin import topic_config, watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import LogReader
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 
 Progress = Callable[[int], object]
 
@@ -27,7 +28,7 @@ class LetterInFile:
     dlq_id: str
     partition: TopicPartition
     offset: int
-    path: Path
+    path: StoredPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ def compare_letter_topics(
     connection: KafkaConnection,
     topics: Sequence[str],
     topic_suffix: str,
-    dead_letter_dir: Path,
-    paths: Iterable[Path],
+    dead_letter_dir: StoredPath,
+    paths: Iterable[StoredPath],
     progress: Progress = lambda files: None,
 ) -> list[LetterTopic]:
     """Read the dead-letter topics from the beginning, and look for each letter of the files.
@@ -107,12 +108,12 @@ def compare_letter_topics(
 
 
 def _compare(
-    topic: str, letters: Mapping[bytes, LetterInFile], log: _Log, notes: Path
+    topic: str, letters: Mapping[bytes, LetterInFile], log: _Log, notes: StoredPath
 ) -> LetterTopic:
     absent = [letter for dlq_id, letter in letters.items() if dlq_id not in log.ids]
     refused, expired = 0, 0
     missing = []
-    refusals: dict[Path, frozenset[str] | None] = {}
+    refusals: dict[StoredPath, frozenset[str] | None] = {}
     for letter in absent:
         if letter.path not in refusals:
             refusals[letter.path] = _refused_in(notes / letter.path.name)
@@ -127,20 +128,24 @@ def _compare(
     return LetterTopic(topic, len(letters), len(letters) - len(absent), refused, expired, missing)
 
 
-def _letters(path: Path) -> Iterable[LetterInFile]:
+def _letters(path: StoredPath) -> Iterable[LetterInFile]:
     try:
         for line in json_lines(path):
             source = line["source"]
             partition = TopicPartition(source["topic"], source["partition"])
             yield LetterInFile(line["dlq_id"], partition, source["offset"], path)
+    except StorageAwayError:
+        raise
     except (BrokenLine, OSError, KeyError, TypeError):
         return
 
 
-def _refused_in(note: Path) -> frozenset[str] | None:
+def _refused_in(note: StoredPath) -> frozenset[str] | None:
     """Return the ids that a note lists as refused; None if the file has no note."""
     try:
         return frozenset(letter["dlq_id"] for letter in json.loads(note.read_bytes())["refused"])
+    except StorageAwayError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from pyroaring import BitMap64
 
@@ -16,6 +15,7 @@ from beam_pipeline.files.contents import UnreadableFile, timestamps_in
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import timestamps_at
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.tools.reconcile.compare import LogBounds
 from beam_pipeline.tools.reconcile.coverage import Coverage
 
@@ -24,7 +24,7 @@ SAMPLES = 8
 
 _TIMEOUT_SECONDS = 15.0
 
-Sample = Mapping[TopicPartition, tuple[int, Path]]
+Sample = Mapping[TopicPartition, tuple[int, StoredPath]]
 """One landed record of each partition: its offset, and the file that holds it."""
 
 
@@ -55,10 +55,13 @@ def samples(log: LogBounds, coverages: Sequence[Coverage]) -> Iterator[Sample]:
     chosen = {}
     for key, (low, high) in log.items():
         last_offsets = sorted(
-            (offset, path)
-            for coverage in coverages
-            for offset, path in coverage.last_offsets.get(key, ())
-            if low <= offset < high
+            (
+                (offset, path)
+                for coverage in coverages
+                for offset, path in coverage.last_offsets.get(key, ())
+                if low <= offset < high
+            ),
+            key=lambda last: (last[0], str(last[1])),
         )
         step = max(1, -(-len(last_offsets) // SAMPLES))
         chosen[key] = last_offsets[::-step]
@@ -69,7 +72,7 @@ def samples(log: LogBounds, coverages: Sequence[Coverage]) -> Iterator[Sample]:
 
 
 def _landed_timestamps(sample: Sample) -> dict[TopicPartition, int]:
-    by_path: dict[Path, dict[TopicPartition, int]] = defaultdict(dict)
+    by_path: dict[StoredPath, dict[TopicPartition, int]] = defaultdict(dict)
     for key, (offset, path) in sample.items():
         by_path[path][key] = offset
     timestamps = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from pyroaring import BitMap64
 
@@ -15,6 +14,7 @@ from beam_pipeline.kafka.admin import watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.terminal import progress_bar
 from beam_pipeline.tools.reconcile.compare import LogBounds, ReconcileReport, compare, uncovered
 from beam_pipeline.tools.reconcile.coverage import (
@@ -40,8 +40,8 @@ LATE_FILE_SECONDS = 5.0
 def reconcile(
     connection: KafkaConnection,
     topics: Sequence[str],
-    output_dir: Path,
-    dead_letter_dir: Path,
+    output_dir: StoredPath,
+    dead_letter_dir: StoredPath,
     isolation_level: str | None = None,
     dead_letter_topic_suffix: str | None = None,
     *,
@@ -98,7 +98,7 @@ def reconcile(
     )
     reconciliation = compare_files()
     if up_to is not Until.END and reconciliation.missing:
-        read = {*parquet_paths, *dead_paths}
+        read: set[StoredPath] = {*parquet_paths, *dead_paths}
         since = _await_late_panes(output_dir, dead_letter_dir, read, topics, settings)
         compare_files = partial(compare_files, landed_since=since)
         reconciliation = compare_files()
@@ -127,9 +127,9 @@ def reconcile(
 
 
 def _await_late_panes(
-    output_dir: Path,
-    dead_letter_dir: Path,
-    read: set[Path],
+    output_dir: StoredPath,
+    dead_letter_dir: StoredPath,
+    read: set[StoredPath],
     topics: Sequence[str],
     settings: LandedSettings,
 ) -> Coverage:
@@ -147,8 +147,8 @@ def _letter_topics(
     connection: KafkaConnection,
     topics: Sequence[str],
     suffix: str | None,
-    dead_letter_dir: Path,
-    paths: Sequence[Path],
+    dead_letter_dir: StoredPath,
+    paths: Sequence[StoredPath],
 ) -> list[LetterTopic]:
     if suffix is None:
         return []
@@ -176,7 +176,7 @@ def _without_expired(before: LogBounds, after: LogBounds) -> LogBounds:
 
 
 def _read(
-    description: str, paths: Sequence[Path], topics: Sequence[str]
+    description: str, paths: Sequence[StoredPath], topics: Sequence[str]
 ) -> tuple[Coverage, list[FileProblem]]:
     with progress_bar(description, len(paths)) as progress:
         return read_coverage(paths, topics, progress)
@@ -191,7 +191,7 @@ def _offset_gaps(
     return {partition: offsets - records[partition] for partition, offsets in not_in_files.items()}
 
 
-def _overlaps(paths: Sequence[Path], suspects: OffsetSets) -> list[FileOverlap]:
+def _overlaps(paths: Sequence[StoredPath], suspects: OffsetSets) -> list[FileOverlap]:
     if not suspects:
         return []
     with progress_bar("Finding the files at fault", len(paths)) as progress:

@@ -23,7 +23,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from pathlib import Path
 from typing import TypeAlias
 
 from pyroaring import BitMap64
@@ -33,6 +32,7 @@ from beam_pipeline.kafka.admin import offsets_at
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import timestamps_at
 from beam_pipeline.offset_sets import TopicPartition, interval
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.times import ms_of, rfc3339, rfc3339_of_ms
 from beam_pipeline.tools.reconcile.compare import LogBounds
 from beam_pipeline.tools.reconcile.coverage import Coverage
@@ -77,7 +77,7 @@ def comparable(
     connection: KafkaConnection,
     log: LogBounds,
     up_to: UpTo,
-    paths: Iterable[Path],
+    paths: Iterable[StoredPath],
     coverages: Sequence[Coverage],
     settings: LandedSettings,
 ) -> Comparable:
@@ -122,7 +122,7 @@ def comparable(
     return Comparable(bounds, _behind(log, bounds), text)
 
 
-def _closed_by_files(paths: Iterable[Path], settings: LandedSettings) -> int:
+def _closed_by_files(paths: Iterable[StoredPath], settings: LandedSettings) -> int:
     """Return the time before which stamped records are in closed windows, by the windows written.
 
     An early file says nothing of the watermark.

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from pyroaring import BitMap64
@@ -18,7 +17,10 @@ from pyroaring import BitMap64
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.contents import UnreadableFile
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.reading import read_each
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.times import parse_rfc3339
 from beam_pipeline.tools.compact.run import COMPACTION_EPOCH
 from beam_pipeline.tools.dlq.letters import Letter, read_letters
@@ -111,7 +113,7 @@ class Landed:
         """How many offsets are in more than one place, by footers and dead letters."""
         return sum(map(len, self.coverage.doubled.values()))
 
-    def add_problem(self, path: Path, reason: str) -> None:
+    def add_problem(self, path: StoredPath, reason: str) -> None:
         """Add a file that can't be read."""
         self.unreadable += 1
         if len(self.problems) < PROBLEMS_KEPT:
@@ -119,7 +121,7 @@ class Landed:
 
 
 def gather(
-    paths: Iterable[Path],
+    paths: Iterable[StoredPath],
     topics: Collection[str] | None = None,
     progress: Callable[[int], object] = lambda files: None,
     replayed: Set[str] = frozenset(),
@@ -133,20 +135,28 @@ def gather(
         replayed: the ids of the dead letters that were sent back.
     """
     landed = Landed()
-    for path in paths:
+    for path, inspect in read_each(paths, _inspection_of):
         name = OutputFile.parse(path)
         if name is None:
             landed.add_problem(path, "has no name that the pipeline gives")
         elif topics is None or name.topic in topics:
             try:
-                if path.suffix == PARQUET_SUFFIX:
-                    _add_parquet(landed, name, inspect_file(path), path.stat().st_mtime)
+                file = inspect()
+                if file is not None:
+                    _add_parquet(landed, name, file, path.stat().st_mtime)
                 else:
                     _add_letters(landed, name, path, replayed)
+            except StorageAwayError:
+                raise
             except (UnreadableFile, EnvironmentFailure, OSError) as error:
                 landed.add_problem(path, str(error))
         progress(1)
     return landed
+
+
+def _inspection_of(path: StoredPath) -> FileInspection | None:
+    """Return what a Parquet file's footer says, and None for dead letters."""
+    return inspect_file(path) if path.suffix == PARQUET_SUFFIX else None
 
 
 def _add_parquet(landed: Landed, name: OutputFile, file: FileInspection, written: float) -> None:
@@ -182,7 +192,7 @@ def _add_parquet(landed: Landed, name: OutputFile, file: FileInspection, written
         landed.kafka_delays.append(written - oldest.timestamp())
 
 
-def _add_letters(landed: Landed, name: OutputFile, path: Path, replayed: Set[str]) -> None:
+def _add_letters(landed: Landed, name: OutputFile, path: StoredPath, replayed: Set[str]) -> None:
     landed.letter_files += 1
     landed.letter_bytes += path.stat().st_size
     landed.epochs.add(name.epoch)

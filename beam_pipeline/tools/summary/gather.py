@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.footer import read_metadata
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.reading import read_each
 from beam_pipeline.files.tree import visible_files
+from beam_pipeline.storage.paths import StoredPath, open_for_arrow
 from beam_pipeline.tools.dlq.letters import Letter, letter_files, read_letters
 
 SAMPLE_ROWS = 5
@@ -22,7 +24,7 @@ SAMPLE_ROWS = 5
 class FileSummary:
     """One Parquet file. Its window, shard and pane are in `name`."""
 
-    path: Path
+    path: StoredPath
     name: OutputFile
     rows: int
     size_bytes: int
@@ -55,7 +57,7 @@ class Summary:
         return self.dead_by_code.total()
 
 
-def summarise(output_dir: Path, dead_letter_dir: Path, topic: str) -> Summary:
+def summarise(output_dir: StoredPath, dead_letter_dir: StoredPath, topic: str) -> Summary:
     """Read the footers of a topic's Parquet files, a few rows, and its dead letters.
 
     Raises:
@@ -63,10 +65,14 @@ def summarise(output_dir: Path, dead_letter_dir: Path, topic: str) -> Summary:
         EnvironmentFailure: a file can't be read.
     """
     summary = Summary()
-    for path in visible_files(output_dir, PARQUET_SUFFIX, "--output_dir"):
-        name = OutputFile.parse(path)
-        if name is not None and name.topic == topic:
-            summary.files.append(FileSummary(path, name, _row_count(path), path.stat().st_size))
+    names = {
+        path: name
+        for path in visible_files(output_dir, PARQUET_SUFFIX, "--output_dir")
+        if (name := OutputFile.parse(path)) is not None and name.topic == topic
+    }
+    for path, row_count in read_each(names, _row_count):
+        size_bytes = path.stat().st_size
+        summary.files.append(FileSummary(path, names[path], row_count(), size_bytes))
     summary.files.sort(key=lambda file: file.name)
     with_rows = [file for file in summary.files if file.rows]
     if with_rows:
@@ -78,21 +84,21 @@ def summarise(output_dir: Path, dead_letter_dir: Path, topic: str) -> Summary:
     return summary
 
 
-def _letter_files_of(dead_letter_dir: Path, topic: str) -> list[Path]:
+def _letter_files_of(dead_letter_dir: StoredPath, topic: str) -> list[StoredPath]:
     named = [(path, OutputFile.parse(path)) for path in letter_files(dead_letter_dir)]
     return [path for path, name in named if name is not None and name.topic == topic]
 
 
-def _row_count(path: Path) -> int:
+def _row_count(path: StoredPath) -> int:
     try:
-        rows: int = pq.read_metadata(path).num_rows
+        rows: int = read_metadata(path).num_rows
     except (OSError, pa.ArrowException) as error:
         raise EnvironmentFailure(f"Parquet file {path} can't be read: {error}") from error
     return rows
 
 
-def _first_rows(path: Path) -> list[dict[str, Any]]:
-    with pq.ParquetFile(path) as file:
+def _first_rows(path: StoredPath) -> list[dict[str, Any]]:
+    with pq.ParquetFile(open_for_arrow(path)) as file:
         for batch in file.iter_batches(SAMPLE_ROWS):
             rows: list[dict[str, Any]] = batch.slice(0, SAMPLE_ROWS).to_pylist()
             return rows

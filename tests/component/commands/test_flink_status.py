@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def status(answers: Answers, tmp_path: Path) -> list[str]:
     with answering(answers) as rest:
         record = FlinkJobRecord("e1", rest.master, "dead", 0)
         job = FlinkJob("j1", record.job_name, "RUNNING")
-        assert flink._status(record, job, tmp_path, Console(file=out)) == 0
+        args = argparse.Namespace(output_dir=str(tmp_path), storage_config=None)
+        assert flink._status(record, job, args, Console(file=out)) == 0
     return out.getvalue().splitlines()[2:]
 
 

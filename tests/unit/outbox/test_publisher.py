@@ -62,7 +62,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 def settings_of(tree: OutputTree) -> OutboxSettings:
-    return OutboxSettings(NOBODY, ".dlq", tree.dead_letter_dir)
+    return OutboxSettings(NOBODY, ".dlq", str(tree.dead_letter_dir))
 
 
 def await_idle(publisher: Publisher | Outbox) -> None:
@@ -149,7 +149,8 @@ def test_a_line_that_is_no_letter_is_told_and_left(tree: OutputTree) -> None:
 
 def test_nothing_waits_for_a_broker_that_is_away(tree: OutputTree) -> None:
     connection = KafkaConnection("127.0.0.1:9")
-    publisher = Publisher(OutboxSettings(connection, ".dlq", tree.dead_letter_dir), print, print)
+    settings = OutboxSettings(connection, ".dlq", str(tree.dead_letter_dir))
+    publisher = Publisher(settings, print, print)
     publisher.put([tree.letters([("orders", 0, 1)])])
     assert publisher.is_busy
     publisher.stop()

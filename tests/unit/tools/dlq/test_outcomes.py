@@ -13,7 +13,7 @@ from beam_pipeline.cli import main
 from beam_pipeline.records import REDRIVE_HEADER
 from beam_pipeline.tools.dlq.letters import Letter, letter_files, read_letters
 from beam_pipeline.tools.dlq.outcomes import Outcome, Outcomes, read_outcomes
-from beam_pipeline.tools.dlq.replay_journal import ReplayJournal
+from beam_pipeline.tools.dlq.replay_journals import journal_of
 
 NOW = datetime(2026, 11, 24, 13, 33, 50, tzinfo=timezone.utc)
 
@@ -31,7 +31,7 @@ def letters(tmp_path: Path) -> list[dict[str, object]]:
 
 
 def replay(directory: Path, topic: str, *letters: dict[str, object]) -> None:
-    with ReplayJournal(directory, topic) as journal:
+    with journal_of(directory, topic) as journal:
         journal.begin({0: 0}, NOW)
         journal.note_sent([str(letter["dlq_id"]) for letter in letters])
         journal.end(NOW)

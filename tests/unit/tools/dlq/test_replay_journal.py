@@ -10,7 +10,8 @@ import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.tools.dlq import replay_journal
-from beam_pipeline.tools.dlq.replay_journal import JournalState, ReplayJournal, read_journal
+from beam_pipeline.tools.dlq.replay_journal import JournalState
+from beam_pipeline.tools.dlq.replay_journals import journal_of, read_journal
 
 NOW = datetime(2026, 11, 24, 13, 33, 50, tzinfo=timezone.utc)
 
@@ -20,7 +21,7 @@ def test_nothing_was_sent_without_a_journal(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ended(tmp_path: Path) -> None:
-    with ReplayJournal(tmp_path, "orders") as journal:
+    with journal_of(tmp_path, "orders") as journal:
         journal.begin({0: 812, 1: 790}, NOW)
         journal.note_sent(["a", "b"])
         journal.note_sent(["c"])
@@ -34,19 +35,19 @@ def test_a_run_that_ended(tmp_path: Path) -> None:
 
 
 def test_runs_that_were_cut_off_are_looked_for_from_the_first_on(tmp_path: Path) -> None:
-    with ReplayJournal(tmp_path, "orders") as journal:
+    with journal_of(tmp_path, "orders") as journal:
         journal.begin({0: 1}, NOW)
         journal.end(NOW)
         journal.begin({0: 5}, NOW)
         journal.note_sent(["a"])
-    with ReplayJournal(tmp_path, "orders") as journal:
+    with journal_of(tmp_path, "orders") as journal:
         assert journal.state == JournalState({"a"}, {0: 5})
         journal.begin({0: 9}, NOW)
     assert read_journal(tmp_path, "orders") == JournalState({"a"}, {0: 5})
 
 
 def test_a_torn_line_at_any_byte_is_as_if_it_was_not_written(tmp_path: Path) -> None:
-    with ReplayJournal(tmp_path, "orders") as journal:
+    with journal_of(tmp_path, "orders") as journal:
         journal.begin({0: 5}, NOW)
         journal.note_sent(["a"])
     path = tmp_path / "_replayed" / "orders.jsonl"
@@ -55,7 +56,7 @@ def test_a_torn_line_at_any_byte_is_as_if_it_was_not_written(tmp_path: Path) -> 
     for length in range(last_line, len(whole)):
         path.write_bytes(whole[:length])
         assert read_journal(tmp_path, "orders") == JournalState(set(), {0: 5})
-        with ReplayJournal(tmp_path, "orders") as journal:
+        with journal_of(tmp_path, "orders") as journal:
             journal.note_sent(["b"])
         assert read_journal(tmp_path, "orders") == JournalState({"b"}, {0: 5})
 
@@ -89,7 +90,7 @@ def test_a_journal_of_a_torn_line_alone_is_emptied(tmp_path: Path, content: byte
 
 
 def test_topics_have_journals_of_their_own(tmp_path: Path) -> None:
-    with ReplayJournal(tmp_path, "orders") as one, ReplayJournal(tmp_path, "clicks") as other:
+    with journal_of(tmp_path, "orders") as one, journal_of(tmp_path, "clicks") as other:
         one.begin({0: 5}, NOW)
         one.note_sent(["a"])
         other.begin({0: 7}, NOW)
@@ -99,12 +100,12 @@ def test_topics_have_journals_of_their_own(tmp_path: Path) -> None:
 
 def test_a_second_replay_to_the_same_topic_is_refused(tmp_path: Path) -> None:
     with (
-        ReplayJournal(tmp_path, "orders"),
+        journal_of(tmp_path, "orders"),
         pytest.raises(EnvironmentFailure, match="another replay to topic orders is running"),
-        ReplayJournal(tmp_path, "orders"),
+        journal_of(tmp_path, "orders"),
     ):
         pass
-    with ReplayJournal(tmp_path, "orders"):
+    with journal_of(tmp_path, "orders"):
         pass
 
 
