@@ -97,6 +97,25 @@ class CoveredOffsets:
             return end - first
         return end - first - bitmap.range_cardinality(first, end)
 
+    def includes(self, other: CoveredOffsets) -> bool:
+        """Return whether all offsets of `other` are covered.
+
+        >>> covered, part = CoveredOffsets(), CoveredOffsets()
+        >>> covered.add_range("orders", 0, 0, 9)
+        >>> part.add_range("orders", 0, 5, 7)
+        >>> covered.includes(part), part.includes(covered)
+        (True, False)
+        """
+        return all(
+            bitmap <= self._bitmaps.get(key, BitMap64()) for key, bitmap in other._bitmaps.items()
+        )
+
+    def copy(self) -> CoveredOffsets:
+        """Return a copy that later changes of this one don't reach."""
+        copied = CoveredOffsets()
+        copied.update(self)
+        return copied
+
     def beyond(self, starts: Mapping[TopicPartition, int]) -> CoveredOffsets:
         """Return the covered offsets from each partition's start on, which a reader gets again."""
         covered = CoveredOffsets()

@@ -25,10 +25,14 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 
 @dataclass
 class OutputTree:
-    """Writes files below `root/output` and `root/dead`, each in a window of its own."""
+    """Writes files below `root/output` and `root/dead`, each in a window of its own.
+
+    Files are of the epoch `epoch`.
+    """
 
     root: Path
     files: int = 0
+    epoch: str = "20261124T133350Zx3f9a"
     output_dir: Path = field(init=False)
     dead_letter_dir: Path = field(init=False)
 
@@ -73,7 +77,7 @@ class OutputTree:
             window_start=start,
             window_end=start + timedelta(seconds=10),
             shard=0,
-            epoch="20261124T133350Zx3f9a",
+            epoch=self.epoch,
             pane=0,
             suffix=suffix,
         )

@@ -121,10 +121,7 @@ class OutputFile:
         self, partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
     ) -> PurePosixPath:
         """Return the file's path below its root, with Hive partitions: the keys of day and hour."""
-        day, hour = partition_keys
-        start = self.window_start
-        date = f"{start.year:04d}-{start:%m-%d}"
-        return PurePosixPath(f"{day}={date}", f"{hour}={start:%H}", self.name)
+        return hour_directory(self.window_start, partition_keys) / self.name
 
     @staticmethod
     def parse(path: str | PurePath | ObjectPath) -> OutputFile | None:
@@ -146,6 +143,19 @@ class OutputFile:
         except ValueError:
             return None
         return parsed if parsed.name == name else None
+
+
+def hour_directory(
+    instant: datetime, partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
+) -> PurePosixPath:
+    """Return the directory, below a root, of the files of an hour.
+
+    >>> print(hour_directory(datetime(2026, 11, 23, 20, 28, tzinfo=timezone.utc)))
+    dt=2026-11-23/hour=20
+    """
+    day, hour = partition_keys
+    date = f"{instant.year:04d}-{instant:%m-%d}"
+    return PurePosixPath(f"{day}={date}", f"{hour}={instant:%H}")
 
 
 def _compact(instant: datetime) -> str:

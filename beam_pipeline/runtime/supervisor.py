@@ -47,6 +47,7 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
 from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import absolute
 
 POLL_SECONDS = 0.2
@@ -100,7 +101,7 @@ class RunStatus:
     notices: list[str] = field(default_factory=list)
     starts: dict[TopicPartition, int] = field(default_factory=dict)
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
-    new_files: deque[Path] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
+    new_files: deque[StoredPath] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
     refused_letters: int = 0
     unsent: Unsent = field(default_factory=Unsent)
     unsent_reason: str = ""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.storage.durable import (
+    PRIVATE_FILE_MODE,
     make_directory,
     place_if_absent,
     sync,
@@ -76,7 +77,7 @@ class DirectoryStorage:
 
     def put_if_match(self, key: str, content: bytes, version: str | None) -> str | None:
         path = self._path_to_write(key)
-        with _locked(path.parent):
+        with _locked(path.parent, self.private):
             if self._version_of(path) != version:
                 return None
             write_atomically(path, content, durable=True, private=self.private)
@@ -131,7 +132,7 @@ class DirectoryStorage:
         path = self.root / key
         if not path.parent.is_dir():
             return False
-        with _locked(path.parent):
+        with _locked(path.parent, self.private):
             if self._version_of(path) != version:
                 return False
             path.unlink()
@@ -183,8 +184,9 @@ def _version(content: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+def _locked(directory: Path, private: bool) -> Iterator[None]:
+    mode = PRIVATE_FILE_MODE if private else 0o666
+    descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, mode)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

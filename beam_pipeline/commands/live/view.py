@@ -184,7 +184,7 @@ class RunView:
         """Read the footers of new files: sizes, and the newest window of each partition."""
         while status.new_files:
             path = status.new_files.popleft()
-            name = OutputFile.parse(path)
+            name = OutputFile.parse(path.name)
             if name is None:
                 continue
             is_parquet = name.suffix == PARQUET_SUFFIX

@@ -173,6 +173,7 @@ ENTRY = {"topic": "orders", "partition": 0, "offsets": "AAAA"}
         "[]",
         "null",
         "\xff",
+        json.dumps({**good_snapshot(), "version": 3}),
         json.dumps({**good_snapshot(), "version": 2}),
         json.dumps({**good_snapshot(), "covered": 5}),
         json.dumps({**good_snapshot(), "covered": {"orders": {}}}),
