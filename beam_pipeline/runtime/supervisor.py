@@ -47,7 +47,7 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
 from beam_pipeline.settings.config import PipelineSettings
-from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.urls import absolute
 
 POLL_SECONDS = 0.2
@@ -128,14 +128,14 @@ class RunPlan:
     accept_expired: bool = False
 
     @property
-    def output_dir(self) -> Path:
+    def output_dir(self) -> StoredPath:
         """Return the root of the Parquet files."""
-        return Path(self.settings.output_dir)
+        return self.settings.output_path
 
     @property
-    def dead_letter_dir(self) -> Path:
+    def dead_letter_dir(self) -> StoredPath:
         """Return the root of the dead-letter files."""
-        return Path(self.settings.dead_letter_dir)
+        return self.settings.dead_letter_path
 
     @property
     def outbox_settings(self) -> OutboxSettings:
@@ -326,12 +326,16 @@ class Supervisor:
 
     def _full_directories(self) -> Iterator[str]:
         """Yield a line for each directory of the run whose file system is full."""
-        directories = {
+        directories: dict[str, StoredPath] = {
             "--output_dir": self._plan.output_dir,
             "--dead_letter_dir": self._plan.dead_letter_dir,
             "the temporary directory, TMPDIR": Path(tempfile.gettempdir()),
         }
+        if self._plan.settings.parts_dir:
+            directories["--parts_dir"] = Path(self._plan.settings.parts_dir)
         for name, directory in directories.items():
+            if isinstance(directory, ObjectPath):
+                continue
             with contextlib.suppress(OSError):
                 if shutil.disk_usage(directory).free < FULL_BYTES:
                     yield f"{name}={directory} is full; make room there"
