@@ -4,7 +4,10 @@ No runner: the steps that a runner takes are the rules of a state machine, over 
 code and a real directory. A runner's bundle is all or nothing, so a step that crashes keeps its
 files and loses its state; a restore takes the state back to an earlier checkpoint, and the files
 stay; a new epoch has nothing but the files. After a restore, a worker of the timeline that is no
-more may go on for a while (a zombie): it reads and fires as before.
+more may go on for a while (a zombie): it reads and fires as before. So may a worker of an epoch
+that is over; its files are strays, which the ledger of the present epoch finds and removes.
+
+The files are in a directory, and in an object store.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import collections
 import copy
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,17 +30,22 @@ import pytest
 from apache_beam.transforms.window import IntervalWindow
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from sample_records import NOON_MS, contract_of, kafka_record, rfc3339
+from stores import BUCKET, Store
 
 from beam_pipeline.config import PaneTiming, ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
-from beam_pipeline.files.ledger import load_ledger
+from beam_pipeline.files import parts
+from beam_pipeline.files.ledger import Ledger, load_ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
-from beam_pipeline.files.parts import (
-    LocalParts,
-    PartMissingError,
-)
+from beam_pipeline.files.parts import LocalParts, PartMissingError, PartRef
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.io import windowed_files
 from beam_pipeline.io.dead_letters import JsonLinesFormat
@@ -51,6 +60,8 @@ from beam_pipeline.io.windowed_files import (
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.records import KafkaRecord
 from beam_pipeline.schemas.contract import file_schema
+from beam_pipeline.storage.config import StorageConfig
+from beam_pipeline.storage.urls import stored_path
 from beam_pipeline.transforms.validate import RecordValidator
 from beam_pipeline.transforms.windowing import cut_by_window
 
@@ -150,10 +161,9 @@ class JobState:
 
 
 class Sink:
-    """The DoFns of one output directory in one epoch."""
+    """The DoFns of one root in one epoch."""
 
-    def __init__(self, root: Path, epoch: str, file_format: Any) -> None:
-        layout = FileLayout(str(root), epoch)
+    def __init__(self, layout: FileLayout, file_format: Any) -> None:
         self.write_parts = _WriteParts(layout, file_format)
         self.assemble = _AssembleFiles(layout, file_format, "test", PaneTiming())
         self.write_parts.setup()
@@ -169,6 +179,15 @@ class Sink:
         return [windowed.value for windowed in self.write_parts.finish_bundle()]
 
 
+@dataclass
+class DeadEpoch:
+    """What a worker of an epoch that is over still has in memory."""
+
+    state: JobState
+    sinks: dict[str, Sink]
+    covered: CoveredOffsets
+
+
 class Epochs(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -181,6 +200,20 @@ class Epochs(RuleBasedStateMachine):
         self.deleted: set[Offset] = set()
         self.ever_landed: set[Offset] = set()
         self.epoch_number = 0
+        self.dead: list[DeadEpoch] = []
+        self.sinks: dict[str, Sink] = {}
+        self.covered = CoveredOffsets()
+
+    def layout_of(self, kind: str, epoch: str) -> FileLayout:
+        """Where the files of an epoch go; the tests look at them below `self.roots`."""
+        return FileLayout(str(self.roots[kind]), epoch)
+
+    def ledger_of(self) -> Ledger:
+        return load_ledger(self.roots["rows"], self.roots["letters"])
+
+    def is_retired(self, kind: str, part: PartRef) -> bool:
+        """Whether a part is in a file by what its directory says."""
+        return not Path(part.path).exists()
 
     def teardown(self) -> None:
         try:
@@ -198,10 +231,13 @@ class Epochs(RuleBasedStateMachine):
         self.assert_files_say_what_they_hold()
         self.epoch_number += 1
         epoch = f"epoch{self.epoch_number}"
-        for root in self.roots.values():
-            LocalParts(root, epoch).sweep_other_epochs()
-        ledger = load_ledger(self.roots["rows"], self.roots["letters"])
-        ledger.save()
+        if self.sinks:
+            self.dead.append(DeadEpoch(copy.deepcopy(self.state), self.sinks, self.covered))
+        for kind in KINDS:
+            self.layout_of(kind, epoch).parts().sweep_other_epochs()
+        self.ledger = ledger = self.ledger_of()
+        ledger.remove_strays()
+        ledger.begin_epoch(epoch)
         self.snapshot_files = set(ledger.files)
         starts = {
             TopicPartition(TOPIC, p): ledger.covered.prefix_end(TOPIC, p, 0) for p in PARTITIONS
@@ -215,8 +251,10 @@ class Epochs(RuleBasedStateMachine):
             )
         )
         self.sinks = {
-            "rows": Sink(self.roots["rows"], epoch, ParquetFormat(ROWS, NUM_SHARDS, CONTRACT.ref)),
-            "letters": Sink(self.roots["letters"], epoch, JsonLinesFormat(epoch, NUM_SHARDS)),
+            "rows": Sink(
+                self.layout_of("rows", epoch), ParquetFormat(ROWS, NUM_SHARDS, CONTRACT.ref)
+            ),
+            "letters": Sink(self.layout_of("letters", epoch), JsonLinesFormat(epoch, NUM_SHARDS)),
         }
         self.epoch = epoch
 
@@ -243,7 +281,7 @@ class Epochs(RuleBasedStateMachine):
         then=st.sampled_from(
             [
                 *("go on", "restart", "restore", "retention passes", "old files go", "catch up"),
-                "a zombie wakes up",
+                *("a zombie wakes up", "a worker of a dead epoch wakes up"),
             ]
         ),
         data=st.data(),
@@ -284,6 +322,9 @@ class Epochs(RuleBasedStateMachine):
             for key in self.waiting(zombie):
                 if data.draw(st.booleans()):
                     self.fire_zombie(zombie, key)
+        elif then == "a worker of a dead epoch wakes up" and self.dead:
+            dead = data.draw(st.sampled_from(self.dead))
+            self.wake(dead, data.draw(st.tuples(*[st.integers(0, 3) for _ in PARTITIONS])))
 
     def read_bundle(self, counts: tuple[int, ...], crashes: bool = False) -> None:
         """A bundle is read and goes to parts; where it crashes, the parts are orphans."""
@@ -291,6 +332,16 @@ class Epochs(RuleBasedStateMachine):
         self.read_into(state, counts)
         if not crashes:
             self.commit(state)
+
+    def wake(self, dead: DeadEpoch, counts: tuple[int, ...]) -> None:
+        """A worker of an epoch that is over reads and fires; the present one looks at its files."""
+        with mock.patch.multiple(self, sinks=dead.sinks, covered=dead.covered):
+            self.read_into(dead.state, counts)
+            for key in self.waiting(dead.state):
+                with suppress(PartMissingError):  # it was swept
+                    self.fire_in(dead.state, key)
+        self.ledger.refresh()
+        self.ledger.remove_strays()
 
     def read_into(self, state: JobState, counts: tuple[int, ...]) -> None:
         records: list[KafkaRecord] = []
@@ -347,9 +398,13 @@ class Epochs(RuleBasedStateMachine):
             waiting_since=of_key.waiting_since,
             end=Timer(),
         )
-        for file in written:
-            assert Path(file.path).exists()
-            assert file.rows == len(offsets_in(Path(file.path)))
+        for file in list(written):
+            assert file.rows == len(offsets_in(self.local(file.path)))
+        self.sinks[key[0]].assemble.finish_bundle()
+
+    def local(self, path: str) -> Path:
+        """Where the tests see a file that was written."""
+        return Path(path)
 
     def fire_zombie(self, zombie: JobState, key: tuple[str, str]) -> None:
         """A worker of a timeline that is no more fires; a part that was swept ends it."""
@@ -368,14 +423,15 @@ class Epochs(RuleBasedStateMachine):
     def retention_passes(self) -> None:
         """So long that no checkpoint is from before; what was cut short was done again by then."""
         for key in self.waiting():
-            if not all(Path(part.path).exists() for part in self.state.keys[key].parts.items):
+            if any(self.is_retired(key[0], part) for part in self.state.keys[key].parts.items):
                 self.fire(key)
         del self.checkpoints[:-1]
-        for root in self.roots.values():
-            LocalParts(root, self.epoch).sweep(retention_seconds=-1)
+        for kind in KINDS:
+            self.layout_of(kind, self.epoch).parts().sweep(retention_seconds=-1)
 
     def delete(self, paths: list[Path]) -> None:
-        """The user deletes files of epochs that are over."""
+        """The user deletes files of epochs that are over, long after their workers have ended."""
+        self.dead.clear()  # or one could take the name of a file that was deleted
         for path in paths:
             self.deleted.update(offsets_in(path))
             path.unlink()
@@ -401,7 +457,7 @@ class Epochs(RuleBasedStateMachine):
         self.ever_landed |= landed
 
     def assert_files_say_what_they_hold(self) -> None:
-        ledger = load_ledger(self.roots["rows"], self.roots["letters"])
+        ledger = self.ledger_of()
         landed = {*self.landed(), *self.deleted}
         for partition in PARTITIONS:
             held = {offset for p, offset in landed if p == partition}
@@ -457,6 +513,46 @@ def crashing(where: str | None) -> Iterator[None]:
 
 Epochs.TestCase.settings = settings(max_examples=30, stateful_step_count=20)
 TestEpochs = Epochs.TestCase
+
+
+class StoredEpochs(Epochs):
+    """The same in an object store. Its server keeps objects as files, at which the tests look."""
+
+    store: Store
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prefix = f"epochs-{uuid.uuid4().hex[:12]}"
+        self.roots = {kind: self.store.directory / BUCKET / self.prefix / kind for kind in KINDS}
+
+    def url_of(self, kind: str) -> str:
+        return self.store.url(f"{self.prefix}/{kind}")
+
+    def layout_of(self, kind: str, epoch: str) -> FileLayout:
+        return FileLayout(self.url_of(kind), epoch)
+
+    def ledger_of(self) -> Ledger:
+        rows, letters = (stored_path(self.url_of(kind), StorageConfig()) for kind in KINDS)
+        return load_ledger(rows, letters)
+
+    def is_retired(self, kind: str, part: PartRef) -> bool:
+        if part.inline is not None:
+            return False
+        done = (self.roots[kind] / "_tmp" / self.epoch / "done").glob("*.json")
+        return any(part.path in orjson.loads(note.read_bytes()) for note in done)
+
+    def local(self, path: str) -> Path:
+        return self.store.directory / BUCKET / path.removeprefix(self.store.url(""))
+
+
+def test_epochs_in_an_object_store(
+    s3_server: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some parts travel in their references, and others are objects."""
+    monkeypatch.setattr(parts, "MAX_INLINE_BYTES", 1_500)
+    monkeypatch.setattr(StoredEpochs, "store", s3_server, raising=False)
+    limits = settings(max_examples=10, stateful_step_count=12)
+    run_state_machine_as_test(StoredEpochs, settings=limits)
 
 
 @pytest.fixture
