@@ -45,6 +45,14 @@ def open_storage(url: str, config: StorageConfig, *, private: bool = False) -> S
             from beam_pipeline.storage.s3 import S3Storage
 
             return S3Storage(url, config)
+        if match["scheme"] == "gs":
+            from beam_pipeline.storage.gcs import GcsStorage
+
+            return GcsStorage(url, config)
+        if match["scheme"] == "az":
+            from beam_pipeline.storage.azure import AzureStorage
+
+            return AzureStorage(url, config)
     except ImportError as error:
         raise _not_installed(match["scheme"], error) from None
     raise UsageError(
