@@ -36,9 +36,9 @@ from beam_pipeline.storage.remote import CONNECT_SECONDS, READ_SECONDS, RemoteSt
 _BLOCK_BYTES = 16 * 1024**2
 _DELETE_BATCH = 256  # of the service
 _READ_ATTEMPTS = 4
+_RETRIES = 3  # after pauses of about 1, 3 and 5 s
 
 _AWAY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-_GONE = 404
 
 
 class AzureStorage(RemoteStorage[ContainerClient]):
@@ -122,8 +122,9 @@ class AzureStorage(RemoteStorage[ContainerClient]):
                     *(self._name(key) for key in batch), raise_on_any_failure=False
                 )
                 for answer in answers:
-                    if answer.status_code >= 400 and answer.status_code != _GONE:
-                        raise HttpResponseError(response=answer)
+                    code = answer.headers.get("x-ms-error-code")
+                    if answer.status_code >= 400 and code != "BlobNotFound":
+                        raise _refused(answer.status_code, code)
 
     def delete_if_match(self, key: str, version: str) -> bool:
         with self._errors(key, missing=False):
@@ -153,9 +154,8 @@ class AzureStorage(RemoteStorage[ContainerClient]):
             "read_timeout": READ_SECONDS,
             "max_single_put_size": _BLOCK_BYTES,
             "raw_request_hook": self._count_request,
-            # Pauses of about 1, 3 and 5 s.
             "retry_policy": Retry(
-                initial_backoff=1, increment_base=2, retry_total=3, random_jitter_range=1
+                initial_backoff=1, increment_base=2, retry_total=_RETRIES, random_jitter_range=1
             ),
         }
         container = self._root.bucket
@@ -190,7 +190,7 @@ class AzureStorage(RemoteStorage[ContainerClient]):
             try:
                 if size > _BLOCK_BYTES:
                     if not overwrite:
-                        condition = {"etag": "*", "match_condition": MatchConditions.IfMissing}
+                        condition = {"match_condition": MatchConditions.IfMissing}
                     return self._write_blocks(key, content, condition)
                 data = content.read_bytes() if isinstance(content, Path) else content
                 blob = self._client.get_blob_client(self._name(key))
@@ -251,7 +251,8 @@ class AzureStorage(RemoteStorage[ContainerClient]):
             return StorageAwayError(f"{where}: no answer{self._at()} ({type(error).__name__})")
         if not isinstance(error, HttpResponseError):
             return UsageError(f"{url}: {' '.join(str(error).split())[:300]}")
-        code = str(getattr(error, "error_code", None) or error.status_code or type(error).__name__)
+        code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
+        code = str(getattr(code, "value", code))
         if error.status_code in _AWAY_STATUS or code == "ContainerBeingDeleted":
             return StorageAwayError(f"{where}: the store can't serve now ({code}){self._at()}")
         if isinstance(error, ResourceNotFoundError):
@@ -285,6 +286,15 @@ class AzureStorage(RemoteStorage[ContainerClient]):
             return ""
         parts = urlsplit(client.url)  # a signature may be in its query
         return f" at {parts.scheme}://{parts.netloc}"
+
+
+def _refused(status: int, code: str | None) -> HttpResponseError:
+    """Return the error of one request of a batch, of which the SDK makes none."""
+    kind = ResourceNotFoundError if status == 404 else HttpResponseError
+    error = kind(code)
+    error.status_code = status
+    error.error_code = code  # type: ignore[attr-defined]
+    return error
 
 
 def _pieces(content: bytes | Path) -> Iterator[bytes]:

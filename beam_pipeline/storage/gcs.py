@@ -141,11 +141,11 @@ class GcsStorage(RemoteStorage[Any]):
                     blob.upload_from_string(content, **how)
             except exceptions.PreconditionFailed:
                 return None
-            except exceptions.NotFound as error:
-                # A generation is asked for, and there is no object.
-                if condition.get("if_generation_match") and not _is_of_bucket(error):
-                    return None
-                raise
+            except exceptions.NotFound:
+                if not condition.get("if_generation_match"):
+                    raise
+                self._require_bucket()
+                return None
             return str(blob.generation)
 
     def _delete(self, key: str, **condition: int) -> bool:
@@ -154,9 +154,8 @@ class GcsStorage(RemoteStorage[Any]):
                 self._blob(key).delete(**condition, **_PATIENCE)
             except exceptions.PreconditionFailed:
                 return False
-            except exceptions.NotFound as error:
-                if _is_of_bucket(error):
-                    raise
+            except exceptions.NotFound:
+                self._require_bucket()
                 return False
             return True
 
@@ -175,6 +174,15 @@ class GcsStorage(RemoteStorage[Any]):
                 objects = [self._stored(blob) for blob in page if not blob.name.endswith("/")]
             yield _Page(objects, sorted(set(blobs.prefixes) - before))
 
+    def _require_bucket(self) -> None:
+        """Raise EnvironmentFailure without the bucket: missing objects and buckets are both 404."""
+        here = self._here
+        if not here.bucket_was_seen:
+            with self._errors("", missing=False):
+                blobs = self._client.list_blobs(self._root.bucket, max_results=1, **_PATIENCE)
+                next(iter(blobs), None)
+            here.bucket_was_seen = True
+
     def _stored(self, blob: Any) -> StoredObject:
         return StoredObject(self._key(blob.name), blob.size, blob.updated.timestamp())
 
@@ -191,7 +199,8 @@ class GcsStorage(RemoteStorage[Any]):
         except exceptions.RequestRangeNotSatisfiable:
             raise _BeyondTheEnd from None
         except exceptions.NotFound as error:
-            if missing and not _is_of_bucket(error):
+            if missing:
+                self._require_bucket()
                 reason = os.strerror(errno.ENOENT)
                 raise FileNotFoundError(errno.ENOENT, reason, self._where(key)) from None
             raise self._translated(error, key) from None
@@ -244,11 +253,6 @@ class _Page(NamedTuple):
 
 class _BeyondTheEnd(Exception):
     """The range begins at or after the end."""
-
-
-def _is_of_bucket(error: exceptions.NotFound) -> bool:
-    """Return whether the bucket is missing, not an object."""
-    return "bucket does not exist" in str(error).lower()
 
 
 def _kind(error: Exception) -> str:
