@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +30,7 @@ S3_ACCESS_KEY, S3_SECRET_KEY = "tests-access-key", "tests-secret-key"
 
 _FAKE_GCS = GoProgram("fake-gcs-server", "github.com/fsouza/fake-gcs-server", "v1.56.1", "./")
 _AZURITE_RELEASE = "3.35.0"  # the last one that runs on Node 20
-# Of every Azurite, see its README: not a secret.
-_AZURITE_ACCOUNT = "devstoreaccount1"
-_AZURITE_KEY = (
-    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoMGMw=="
-)
+_AZURE_ACCOUNT = "tests"
 
 
 class Store(NamedTuple):
@@ -114,17 +112,19 @@ def start_azure(directory: Path) -> Store:
     """
     directory.mkdir(parents=True)
     port = free_port()
+    key = base64.b64encode(secrets.token_bytes(64)).decode()
     command: list[str | Path] = [
         *("node", _azurite() / "dist" / "src" / "blob" / "main.js"),
         *("--blobHost", LOOPBACK, "--blobPort", str(port), "--location", directory),
         *("--silent", "--skipApiVersionCheck", "--disableTelemetry"),
     ]
-    process = ManagedProcess("Azurite", command, directory.with_suffix(".log"))
+    account = {"AZURITE_ACCOUNTS": f"{_AZURE_ACCOUNT}:{key}"}
+    process = ManagedProcess("Azurite", command, directory.with_suffix(".log"), env=account)
     service = Service(process, f"{LOOPBACK}:{port}")
     service.wait_ready()
     connection = (
-        f"DefaultEndpointsProtocol=http;AccountName={_AZURITE_ACCOUNT};AccountKey={_AZURITE_KEY};"
-        f"BlobEndpoint=http://{service.endpoint}/{_AZURITE_ACCOUNT};"
+        f"DefaultEndpointsProtocol=http;AccountName={_AZURE_ACCOUNT};AccountKey={key};"
+        f"BlobEndpoint=http://{service.endpoint}/{_AZURE_ACCOUNT};"
     )
     _make_container(connection)
     return Store(service, "az", directory, {"AZURE_STORAGE_CONNECTION_STRING": connection})

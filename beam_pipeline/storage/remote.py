@@ -138,4 +138,5 @@ class _InProcess:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.client: Any = None
+        self.bucket_was_seen = False
         self.requests: Counter[str] = Counter()

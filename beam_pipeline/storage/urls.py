@@ -58,6 +58,14 @@ def _open(url: str, config: StorageConfig) -> Storage:
             from beam_pipeline.storage.s3 import S3Storage
 
             return S3Storage(url, config)
+        if match["scheme"] == "gs":
+            from beam_pipeline.storage.gcs import GcsStorage
+
+            return GcsStorage(url, config)
+        if match["scheme"] == "az":
+            from beam_pipeline.storage.azure import AzureStorage
+
+            return AzureStorage(url, config)
     except ImportError as error:
         raise _not_installed(scheme, error) from None
     raise UsageError(
