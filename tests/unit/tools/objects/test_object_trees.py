@@ -25,6 +25,7 @@ from beam_pipeline.files.sent_notes import (
     remove_stale_notes,
     write_note,
 )
+from beam_pipeline.files.tree import visible_files
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.records import REDRIVE_HEADER
@@ -40,7 +41,7 @@ from beam_pipeline.runtime.outbox import Outbox, Unsent
 from beam_pipeline.storage import urls
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
-from beam_pipeline.storage.protocol import StorageAwayError, StoredObject
+from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject
 from beam_pipeline.tools.dlq.letters import letter_files, read_letters
 from beam_pipeline.tools.dlq.outcomes import Outcomes, read_outcomes
 from beam_pipeline.tools.dlq.replay import plan_only
@@ -109,9 +110,10 @@ def urls_of_bucket(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 def test_coverage(bucket: Bucket) -> None:
     topics = ["orders", "clicks"]
     in_files, of_files = read_coverage(sorted(bucket.tree.root.rglob("dt=*/**/*.*")), topics)
-    objects: list[StoredPath] = sorted(bucket.output.listing(), key=str)
-    visible = [path for path in objects if "/_" not in f"/{path.relative_to(bucket.output)}"]
-    visible += letter_files(bucket.dead)
+    visible: list[StoredPath] = [
+        *visible_files(bucket.output, ".parquet", "--output_dir"),
+        *letter_files(bucket.dead),
+    ]
     in_objects, of_objects = read_coverage(visible, topics)
     assert in_objects == in_files
     assert sum(map(len, in_objects.doubled.values())) == 10
@@ -230,7 +232,7 @@ def test_notes_on_letters_that_were_sent(bucket: Bucket) -> None:
     assert not note.is_of(second)
     assert noted_files(bucket.dead) == {first.name}
     assert list(read_notes(bucket.dead)) == list(read_notes(bucket.tree.dead_letter_dir))
-    assert _refused_in(bucket.dead / "_published" / first.name) == {"5e"}
+    assert _refused_in(bucket.dead / "_published" / first.name) == frozenset({"5e"})
     (bucket.tree.dead_letter_dir / first.key).unlink()
     remove_stale_notes(bucket.dead)
     assert noted_files(bucket.dead) == set()
@@ -249,7 +251,7 @@ def test_an_outbox_asks_for_no_note_of_what_earlier_runs_sent(
     reads: list[str] = []
     read = DirectoryStorage.read
 
-    def counted(storage: DirectoryStorage, key: str) -> object:
+    def counted(storage: DirectoryStorage, key: str) -> Content:
         reads.append(key)
         return read(storage, key)
 
@@ -277,7 +279,7 @@ def test_the_path_of_a_file_that_a_worker_wrote(urls_of_bucket: Bucket) -> None:
 class AwayStorage(DirectoryStorage):
     """A storage that lists and does not read."""
 
-    def read(self, key: str) -> object:  # type: ignore[override]
+    def read(self, key: str) -> Content:
         raise StorageAwayError(f"{self.url}: no answer")
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
