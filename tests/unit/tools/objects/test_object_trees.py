@@ -25,7 +25,7 @@ from beam_pipeline.files.sent_notes import (
     remove_stale_notes,
     write_note,
 )
-from beam_pipeline.files.tree import visible_files
+from beam_pipeline.files.tree import partition_keys_in, visible_files
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.records import REDRIVE_HEADER
@@ -277,7 +277,12 @@ def test_the_path_of_a_file_that_a_worker_wrote(urls_of_bucket: Bucket) -> None:
 
 
 class AwayStorage(DirectoryStorage):
-    """A storage that lists and does not read."""
+    """A storage that lists its root and the objects, and then answers no more."""
+
+    def children(self, key: str = "") -> list[StoredObject | str]:
+        if not key:
+            return super().children(key)
+        raise StorageAwayError(f"{self.url}: no answer")
 
     def read(self, key: str) -> Content:
         raise StorageAwayError(f"{self.url}: no answer")
@@ -303,6 +308,8 @@ def test_a_store_that_is_away_is_no_damaged_file(bucket: Bucket) -> None:
         load_expired_note(output)
     with pytest.raises(StorageAwayError):
         held_columns(output)
+    with pytest.raises(StorageAwayError):
+        partition_keys_in(output)
     assert holder_of(output) is None
 
 
