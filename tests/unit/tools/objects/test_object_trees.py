@@ -264,6 +264,19 @@ def test_an_outbox_asks_for_no_note_of_what_earlier_runs_sent(
     assert outbox.unsent() == Unsent(1, 2)
 
 
+def test_an_outbox_looks_again_when_the_store_is_back(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = AwayStorage(bucket.tree.dead_letter_dir)
+    monkeypatch.setattr(urls, "open_storage", lambda url, config: storage)
+    connection = KafkaConnection.of_java({"bootstrap.servers": "nobody:9092"})
+    outbox = Outbox(OutboxSettings(connection, ".dlq", "s3://lake"), print, tmp_path / "log")
+    outbox.look()
+    assert not outbox.is_busy
+    with pytest.raises(StorageAwayError):
+        outbox.unsent()  # not "nothing is unsent"
+
+
 def test_the_path_of_a_file_that_a_worker_wrote(urls_of_bucket: Bucket) -> None:
     settings = OutboxSettings(
         KafkaConnection.of_java({"bootstrap.servers": "nobody:9092"}), ".dlq", "s3://lake/dead"
