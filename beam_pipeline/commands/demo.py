@@ -25,10 +25,12 @@ from beam_pipeline.commands.launch import (
     RunLogs,
     logs_in,
     stop_on_signals,
+    storage_flags,
     temporary_directory,
     unsent_text,
     with_parts_dir,
 )
+from beam_pipeline.commands.queries import query_commands
 from beam_pipeline.commands.store import (
     DEFAULT_STORE_DIRECTORY,
     DEFAULT_STORE_PORT,
@@ -337,7 +339,7 @@ def _prove(
 ) -> bool:
     """Show what was written, and whether every produced record is in exactly one place."""
     (topic,) = settings.topics()
-    output_dir, dead_letter_dir = Path(settings.output_dir), Path(settings.dead_letter_dir)
+    output_dir, dead_letter_dir = settings.output_path, settings.dead_letter_path
     report = reconcile(connection, [topic], output_dir, dead_letter_dir)
     summary = summarise(output_dir, dead_letter_dir, topic)
     console.print(summary_text(summary, report.reconciliation))
@@ -363,16 +365,13 @@ def _stopped_text(status: RunStatus, settings: PipelineSettings) -> str:
 
 
 def _next_steps(settings: PipelineSettings) -> str:
-    """Return where the files are, and three commands to look at them."""
+    """Return where the files are, and commands to look at them."""
     program = resources.program("run_direct.sh")
-    day, hour = settings.partition_keys
-    files = f"{settings.output_dir}/{day}=*/{hour}=*/*.parquet"
-    query = f"SELECT event_type, count(*) FROM read_parquet('{files}') GROUP BY 1"
-    dead = f"--dead_letter_dir={settings.dead_letter_dir}"
+    dead = [f"--dead_letter_dir={settings.dead_letter_dir}", *storage_flags(settings)]
     commands = [
-        ["duckdb", "-c", query],
-        [program, "dlq", "stats", dead],
-        [program, "report", f"--output_dir={settings.output_dir}", dead],
+        *query_commands(settings, "event_type"),
+        [program, "dlq", "stats", *dead],
+        [program, "report", f"--output_dir={settings.output_dir}", *dead],
     ]
     return (
         f"rows are in {settings.output_dir}, dead letters in {settings.dead_letter_dir}; "
@@ -433,6 +432,7 @@ def broker_hint(settings: PipelineSettings, broker_pid: int, directory: Path) ->
     places = [
         f"--output_dir={settings.output_dir}",
         f"--dead_letter_dir={settings.dead_letter_dir}",
+        *storage_flags(settings),
     ]
     reconcile_words = [program, "reconcile", at_broker, f"--input_topics={topic}", *places]
     produce_words = [program, "produce", at_broker, f"--topic={topic}", "--events=100"]

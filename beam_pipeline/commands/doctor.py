@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 from beam_pipeline import resources
 from beam_pipeline.commands.launch import directories_of
@@ -22,6 +23,7 @@ from beam_pipeline.settings.config import (
     pipeline_settings,
 )
 from beam_pipeline.settings.flags import add_engine_flags, add_pipeline_flags, add_shared
+from beam_pipeline.storage.protocol import StorageAwayError
 
 GREEN, NOTE, RED = "ok", "note", "wrong"
 
@@ -29,7 +31,8 @@ _DESCRIPTION = """\
 Checks what a run needs, with the flags that `run` will get: Python, Java, Prism (or Flink with
 --engine=flink), jars and their checksums, the schema, directories and disk space, the files of
 earlier runs, and, where a broker is named, the broker, the topics, their settings and the clocks.
-It changes and downloads nothing. A run makes the same checks.
+It changes and downloads nothing; in an object store it writes one object and removes it again. A
+run makes the same checks.
 """
 _EPILOG = """\
 exit codes:
@@ -139,7 +142,7 @@ def _finding_of(check: Check) -> Finding:
 def _finding(name: str, examine: Callable[[], tuple[str, str]]) -> Finding:
     try:
         return Finding(name, *examine())
-    except PipelineError as error:
+    except (PipelineError, StorageAwayError) as error:
         return Finding(name, RED, str(error))
 
 
@@ -248,9 +251,10 @@ def _flink_distribution() -> tuple[str, str]:
 def _ledger(settings: PipelineSettings) -> tuple[str, str]:
     from beam_pipeline.files.ledger import load_ledger
 
-    if not Path(settings.output_dir).is_dir():
+    output_dir = settings.output_path
+    if not output_dir.is_dir():
         return GREEN, "no earlier run in these directories"
-    ledger = load_ledger(settings.output_dir, settings.dead_letter_dir)
+    ledger = load_ledger(*cast("tuple[Path, Path]", (output_dir, settings.dead_letter_path)))
     partitions = list(ledger.covered.partitions())
     return GREEN, f"{len(ledger.files):,} files; {len(partitions):,} partitions landed so far"
 
@@ -274,8 +278,9 @@ def _partitions(settings: PipelineSettings) -> tuple[str, str]:
     from beam_pipeline.kafka.admin import partition_counts
 
     landed: dict[str, set[int]] = {}
-    if Path(settings.output_dir).is_dir():
-        ledger = load_ledger(settings.output_dir, settings.dead_letter_dir)
+    output_dir = settings.output_path
+    if output_dir.is_dir():
+        ledger = load_ledger(*cast("tuple[Path, Path]", (output_dir, settings.dead_letter_path)))
         for topic, partition in ledger.covered.partitions():
             landed.setdefault(topic, set()).add(partition)
     gone, new = [], []

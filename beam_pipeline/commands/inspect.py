@@ -7,7 +7,7 @@ import sys
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.settings.flags import add_shared
-from beam_pipeline.settings.places import place_of
+from beam_pipeline.settings.places import path_of
 
 _DESCRIPTION = """\
 Shows what an output file, or all files below a directory, contain: topic, windows, epochs, schema,
@@ -53,11 +53,9 @@ def run(args: argparse.Namespace) -> int:
     from beam_pipeline.tools.inspect import text as inspect_text
     from beam_pipeline.tools.inspect.inspection import inspect_file, inspect_tree
 
-    path = place_of(args, "path")
-    if isinstance(path, ObjectPath) and path.suffix not in (PARQUET_SUFFIX, JSON_LINES_SUFFIX):
-        is_tree = True
-    else:
-        is_tree = path.is_dir()
+    path = path_of(args)
+    has_suffix = path.suffix in (PARQUET_SUFFIX, JSON_LINES_SUFFIX)
+    is_tree = not has_suffix if isinstance(path, ObjectPath) else path.is_dir()
     if is_tree:
         tree = inspect_tree(path)
         if args.json:

@@ -6,11 +6,12 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
+from typing import cast
 
 from rich.console import Console
 
@@ -43,6 +44,7 @@ from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import absolute, is_url
 
 
@@ -101,7 +103,7 @@ class Launch:
             self.say(note)
 
     @property
-    def directories(self) -> dict[str, Path]:
+    def directories(self) -> dict[str, StoredPath]:
         """The directories that every worker and this machine must share, by flag."""
         return directories_of(self.settings)
 
@@ -117,7 +119,7 @@ class Launch:
             job still writes there.
         """
         leases = hold_leases(stack, self.directories)
-        output_dir = Path(self.settings.output_dir)
+        output_dir = self.settings.output_path
         plan = RunPlan(
             connection=connection,
             settings=self.settings,
@@ -175,11 +177,11 @@ def stop_on_signals() -> Event:
     return stop
 
 
-def directories_of(settings: PipelineSettings) -> dict[str, Path]:
+def directories_of(settings: PipelineSettings) -> dict[str, StoredPath]:
     """Return the output and the dead-letter directory, by flag."""
     return {
-        "--output_dir": Path(settings.output_dir),
-        "--dead_letter_dir": Path(settings.dead_letter_dir),
+        "--output_dir": settings.output_path,
+        "--dead_letter_dir": settings.dead_letter_path,
     }
 
 
@@ -195,15 +197,23 @@ def with_parts_dir(settings: PipelineSettings, engine: EngineSettings) -> Pipeli
     return replace(settings, parts_dir=str(cache_directory() / "parts"))
 
 
-def hold_leases(stack: ExitStack, directories: dict[str, Path]) -> list[Lease]:
+def storage_flags(settings: PipelineSettings) -> list[str]:
+    """Return the flags that a command to copy needs besides those of the places."""
+    return [f"--storage_config={settings.storage_config}"] if settings.storage_config else []
+
+
+def hold_leases(stack: ExitStack, directories: Mapping[str, StoredPath]) -> list[Lease]:
     """Hold the directories, by flag, for the time of `stack`; one that is named twice once."""
-    flags: dict[Path, str] = {}
+    flags: dict[StoredPath, str] = {}
     for flag, directory in directories.items():
-        flags.setdefault(directory.resolve(), flag)
-    return [stack.enter_context(hold_lease(directory, flag)) for directory, flag in flags.items()]
+        flags.setdefault(directory.resolve() if isinstance(directory, Path) else directory, flag)
+    return [
+        stack.enter_context(hold_lease(cast("Path", directory), flag))
+        for directory, flag in flags.items()
+    ]
 
 
-def end_earlier_jobs(output_dir: Path) -> None:
+def end_earlier_jobs(output_dir: StoredPath) -> None:
     """Make sure that no Flink job writes the directory any more.
 
     A job whose command was killed is cancelled; one that was detached on purpose is not.
@@ -238,7 +248,7 @@ class _FlinkRun:
     def __init__(self, launch: Launch, plan: RunPlan, stack: ExitStack) -> None:
         settings = launch.engine
         self._launch, self._plan = launch, plan
-        self._output_dir = Path(launch.settings.output_dir)
+        self._output_dir = launch.settings.output_path
         self._resumed: FlinkJobRecord | None = None
         if settings.from_savepoint:
             self._resumed = record_of_savepoint(self._output_dir, settings.from_savepoint)

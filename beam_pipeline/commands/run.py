@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from beam_pipeline.commands.launch import (
     Launch,
     logs_in,
     stop_on_signals,
+    storage_flags,
     unsent_text,
     with_parts_dir,
 )
@@ -160,14 +162,15 @@ _COERCED_SHOWN = 20
 
 
 def _detached_text(settings: PipelineSettings) -> str:
-    (record,) = job_records(Path(settings.output_dir))
+    (record,) = job_records(settings.output_path)
+    place = " ".join([f"--output_dir={settings.output_dir}", *storage_flags(settings)])
     program = resources.program("run_flink.sh", "beam-pipeline flink")
     return (
         f"job {record.job_ids[-1]} runs on http://{record.master}/#/job/running/"
         f"{record.job_ids[-1]}; manage it with\n"
-        f"  {program} status --output_dir={settings.output_dir}\n"
-        f"  {program} savepoint --output_dir={settings.output_dir}\n"
-        f"  {program} cancel --output_dir={settings.output_dir}"
+        f"  {program} status {place}\n"
+        f"  {program} savepoint {place}\n"
+        f"  {program} cancel {place}"
     )
 
 
@@ -177,4 +180,5 @@ def _save_ledger(settings: PipelineSettings) -> None:
     Where that fails, the next start does it.
     """
     with contextlib.suppress(EnvironmentFailure, OSError):
-        load_ledger(settings.output_dir, settings.dead_letter_dir).save()
+        places = settings.output_path, settings.dead_letter_path
+        load_ledger(*cast("tuple[Path, Path]", places)).save()

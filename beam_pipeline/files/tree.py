@@ -13,6 +13,7 @@ import orjson
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.names import HIDDEN_PREFIXES
 from beam_pipeline.storage.paths import AnyPath, ObjectPath, StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 
 _DAY = re.compile(r"[^._=][^=]*=\d{4}-\d\d-\d\d", re.ASCII)
 _HOUR = re.compile(r"[^._=][^=]*=\d\d", re.ASCII)
@@ -98,6 +99,8 @@ def newest_files(root: AnyPath, suffix: str) -> Iterator[AnyPath]:
         is_there = isinstance(root, ObjectPath) or root.is_dir()
         children: list[StoredPath] = list(root.iterdir()) if is_there else []
         entries = sorted(children, key=str, reverse=True)
+    except StorageAwayError:
+        raise
     except OSError as error:
         raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}") from None
     for entry in entries:
@@ -128,6 +131,8 @@ def partition_keys_in(root: StoredPath) -> set[tuple[str, str]]:
             for day, first in days.items()
             for name in _names_in(root / first, _HOUR)
         }
+    except StorageAwayError:
+        raise
     except OSError as error:
         raise EnvironmentFailure(f"{error.filename} can't be listed: {error.strerror}") from None
 

@@ -24,6 +24,7 @@ from beam_pipeline.files.sent_notes import (
 from beam_pipeline.outbox.publisher import OutboxSettings, Publisher
 from beam_pipeline.storage.durable import open_private
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 
 LOOK_SECONDS = 10.0
 OBJECTS_LOOK_SECONDS = 30.0  # each look costs requests
@@ -83,6 +84,7 @@ class Outbox:
 
         Raises:
             EnvironmentFailure: the directory can't be read or written.
+            StorageAwayError: the object store does not answer.
         """
         directory = self._settings.root
         try:
@@ -111,7 +113,8 @@ class Outbox:
         """
         started = time.monotonic()
         if started >= self._next_look:
-            self._look(LEFT_OVER_SECONDS)
+            with contextlib.suppress(StorageAwayError):  # the next look does it
+                self._look(LEFT_OVER_SECONDS)
             ended = time.monotonic()
             is_directory = isinstance(self._settings.root, Path)
             seconds = LOOK_SECONDS if is_directory else OBJECTS_LOOK_SECONDS
@@ -122,6 +125,7 @@ class Outbox:
 
         Raises:
             EnvironmentFailure: the directory can't be read.
+            StorageAwayError: the object store does not answer.
         """
         self._look(0.0)
 
@@ -130,6 +134,7 @@ class Outbox:
 
         Raises:
             EnvironmentFailure: the directory can't be read.
+            StorageAwayError: the object store does not answer.
         """
         paths = self._unsent_paths(0.0)
         return Unsent(len(paths), sum(_line_count(path) for path in paths))
@@ -167,6 +172,8 @@ class Outbox:
                         self._count_refused(path, note)
                 elif min_age_seconds == 0 or status.st_mtime_ns <= newest_ns:
                     unsent.append(path)
+            except StorageAwayError:
+                raise
             except OSError:  # superseded or deleted meanwhile
                 continue
         return unsent

@@ -1,7 +1,8 @@
 """The checks before a graph is built. `run` makes them all, `doctor` shows them one by one.
 
-A check changes nothing. It returns what it found, or raises the one line that names the flag, the
-value and the remedy. `prepare` makes the directories and topics that are missing.
+A check changes nothing, but for an object that it writes to an object store and removes again. It
+returns what it found, or raises the one line that names the flag, the value and the remedy.
+`prepare` makes the directories and topics that are missing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from beam_pipeline.runtime.held_columns import check_columns
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.flags import APPEND_TIME, CREATE_TIME, EVENT_TIME
 from beam_pipeline.storage.durable import make_directory
+from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.probe import probe
+from beam_pipeline.storage.urls import is_url
 from beam_pipeline.topic_names import is_topic_name
 
 DEAD_LETTER_OVERHEAD_BYTES = 1024 * 1024
@@ -71,7 +75,13 @@ def local_checks(settings: PipelineSettings) -> list[Check]:
             "dead letters",
             lambda: _look_at_dead_letter_directory(settings),
         ),
+        *_parts_checks(settings),
     ]
+
+
+def _parts_checks(settings: PipelineSettings) -> Iterator[Check]:
+    if settings.parts_dir is not None:
+        yield Check("parts", partial(_look_at_directory, settings.parts_dir, "--parts_dir"))
 
 
 def broker_check(settings: PipelineSettings) -> Check:
@@ -115,15 +125,21 @@ def check(settings: PipelineSettings) -> Iterator[str]:
 
 
 def prepare(settings: PipelineSettings) -> None:
-    """Make the directories and the dead-letter topics that are missing.
+    """Make the directories and the dead-letter topics that are missing; an object store has none.
 
     Raises:
       EnvironmentFailure: a directory can't be written, or a topic can't be made.
     """
-    check_writable(Path(settings.output_dir), "--output_dir")
-    check_writable(
-        Path(settings.dead_letter_dir), "--dead_letter_dir", private=settings.private_dead_letters
-    )
+    if not is_url(settings.output_dir):
+        check_writable(Path(settings.output_dir), "--output_dir")
+    if not is_url(settings.dead_letter_dir):
+        check_writable(
+            Path(settings.dead_letter_dir),
+            "--dead_letter_dir",
+            private=settings.private_dead_letters,
+        )
+    if settings.parts_dir is not None:
+        check_writable(Path(settings.parts_dir), "--parts_dir")
     make_dead_letter_topics(
         settings.connection(), settings.topics(), settings.dead_letter_topic_suffix
     )
@@ -160,38 +176,47 @@ def _look_at_schema(settings: PipelineSettings) -> Observation:
 
 def _look_at_output(settings: PipelineSettings) -> Observation:
     """Check the output directory, and that its files are below the same partition keys."""
-    observation = _look_at_directory(settings.output_dir, "--output_dir")
-    for keys in sorted(partition_keys_in(Path(settings.output_dir))):
+    output_dir = settings.output_path
+    observation = _look_at_place(output_dir, "--output_dir")
+    for keys in sorted(partition_keys_in(output_dir)):
         if keys != settings.partition_keys:
             raise UsageError(
                 f"--partition_keys={','.join(settings.partition_keys)}: --output_dir="
                 f"{settings.output_dir} has files below {keys[0]}=…/{keys[1]}=…, and readers take "
-                f"one set of keys; give --partition_keys={','.join(keys)}, or a new directory"
+                f"one set of keys; give --partition_keys={','.join(keys)}, or a new --output_dir"
             )
     return observation
 
 
 def _look_at_dead_letter_directory(settings: PipelineSettings) -> Observation:
     """Check the dead-letter directory, and that its files are not among the Parquet files."""
-    observation = _look_at_directory(settings.dead_letter_dir, "--dead_letter_dir")
-    output_dir, dead_letter_dir = (
-        Path(name).resolve() for name in (settings.output_dir, settings.dead_letter_dir)
-    )
-    where = None
-    if output_dir == dead_letter_dir:
-        where = "is"
-    elif output_dir in dead_letter_dir.parents:
-        where = "lies inside"
-    elif dead_letter_dir in output_dir.parents:
-        where = "contains"
+    dead_letter_dir = settings.dead_letter_path
+    observation = _look_at_place(dead_letter_dir, "--dead_letter_dir")
+    where = _where(settings.output_path, dead_letter_dir)
     if where is None:
         return observation
     return Observation(
         f"{observation.text}; --dead_letter_dir={settings.dead_letter_dir} {where} --output_dir="
-        f"{settings.output_dir}, so readers of all files in a directory get dead letters and rows "
-        "mixed; give two directories side by side",
+        f"{settings.output_dir}, so readers of all files there get dead letters and rows mixed; "
+        f"give two {'prefixes' if is_url(settings.output_dir) else 'directories'} side by side",
         is_warning=True,
     )
+
+
+def _where(output_dir: StoredPath, dead_letter_dir: StoredPath) -> str | None:
+    """Return how the second place lies to the first: "is", "lies inside", "contains" or not."""
+    output, dead = _names_of(output_dir), _names_of(dead_letter_dir)
+    if output == dead:
+        return "is"
+    if dead[: len(output)] == output:
+        return "lies inside"
+    if output[: len(dead)] == dead:
+        return "contains"
+    return None
+
+
+def _names_of(place: StoredPath) -> tuple[str, ...]:
+    return place.resolve().parts if isinstance(place, Path) else tuple(str(place).split("/"))
 
 
 def _look_at_columns(settings: PipelineSettings) -> Observation:
@@ -200,6 +225,14 @@ def _look_at_columns(settings: PipelineSettings) -> Observation:
     if notices:
         return Observation(f"{settings.output_dir}: {'; '.join(notices)}", is_warning=True)
     return Observation("fit those of the files in the output directory, if there are any")
+
+
+def _look_at_place(place: StoredPath, flag: str) -> Observation:
+    """Check that a directory can be written and has room, or that a store honours conditions."""
+    if isinstance(place, Path):
+        return _look_at_directory(str(place), flag)
+    probe(place.storage)
+    return Observation(f"{place} can be written, and the store honours the conditions of writes")
 
 
 def _look_at_directory(name: str, flag: str) -> Observation:

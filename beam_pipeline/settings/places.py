@@ -73,13 +73,28 @@ def place_of(args: argparse.Namespace, name: str) -> StoredPath:
 
     Args:
         args: the command's flags, `storage_config` among them.
-        name: the flag without dashes, or `path` for a word PATH.
+        name: the flag without dashes.
 
     Raises:
         UsageError: the value or the file of `--storage_config` does not serve.
     """
     text = str(getattr(args, name))
-    check_place("PATH" if name == "path" else f"--{name}", text)
+    check_place(f"--{name}", text)
     if not is_url(text):
         return Path(text)
     return stored_path(text, read_storage_config(args.storage_config))
+
+
+def path_of(args: argparse.Namespace) -> StoredPath:
+    """Return the file or the tree that the word PATH of a command names; as `place_of`.
+
+    The path of an object is relative to its bucket: the URL may be that of a file.
+    """
+    text = str(args.path)
+    check_place("PATH", text)
+    if not is_url(text):
+        return Path(text)
+    scheme, _, rest = text.rstrip("/").partition("://")
+    bucket, _, key = rest.partition("/")
+    root = stored_path(f"{scheme}://{bucket}", read_storage_config(args.storage_config))
+    return root / key if key else root

@@ -58,11 +58,11 @@ def _open(url: str, config: StorageConfig) -> Storage:
             from beam_pipeline.storage.s3 import S3Storage
 
             return S3Storage(url, config)
-        if match["scheme"] == "gs":
+        if scheme == "gs":
             from beam_pipeline.storage.gcs import GcsStorage
 
             return GcsStorage(url, config)
-        if match["scheme"] == "az":
+        if scheme == "az":
             from beam_pipeline.storage.azure import AzureStorage
 
             return AzureStorage(url, config)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.mounts import file_system_of, is_local
 from beam_pipeline.runtime.flink.rest import ClusterOverview, FlinkRest
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
 
 FLINK_VERSION = "1.19"
 _LOCALHOST = ("localhost", "127.0.0.1", "::1")
@@ -75,8 +75,10 @@ def check_worker_pools(rest: FlinkRest, worker_pool: str) -> list[str]:
     return addresses
 
 
-def unshared(hosts: Sequence[str], directories: Mapping[str, Path]) -> Iterator[str]:
+def unshared(hosts: Sequence[str], directories: Mapping[str, StoredPath]) -> Iterator[str]:
     """Yield a warning for each directory that workers on other machines probably don't share.
+
+    An object store is shared by all.
 
     A warning is no proof: a local directory may be exported to the workers or mounted into their
     containers, and no worker runs before the job.
@@ -89,6 +91,8 @@ def unshared(hosts: Sequence[str], directories: Mapping[str, Path]) -> Iterator[
     if not elsewhere:
         return
     for flag, directory in directories.items():
+        if isinstance(directory, ObjectPath):
+            continue
         kind = file_system_of(directory)
         if kind is not None and is_local(kind):
             yield (

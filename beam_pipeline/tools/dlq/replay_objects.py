@@ -25,6 +25,7 @@ from types import TracebackType
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.reading import read_each
 from beam_pipeline.storage.paths import ObjectPath
+from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.terminal import progress_bar
 from beam_pipeline.tools.dlq.replay_journal import (
     JOURNAL_SUFFIX,
@@ -243,12 +244,10 @@ def read_object_journal(dead_letter_dir: ObjectPath, topic: str) -> JournalState
 
     Raises:
         EnvironmentFailure: the journal can't be read.
+        StorageAwayError: the object store does not answer.
     """
     name = str(dead_letter_dir / JOURNALS / topic)
-    try:
-        return _state_of(journal_objects(dead_letter_dir, topic), name)
-    except OSError as error:
-        raise unreadable_journal(name, error) from error
+    return _state_of(journal_objects(dead_letter_dir, topic), name)
 
 
 def _state_of(paths: list[ObjectPath], name: str) -> JournalState:
@@ -256,6 +255,8 @@ def _state_of(paths: list[ObjectPath], name: str) -> JournalState:
     try:
         for _, read in read_each(paths, ObjectPath.read_bytes):
             state.add(read().splitlines(keepends=True))
+    except StorageAwayError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable_journal(name, error) from error
     return state

@@ -1,0 +1,80 @@
+"""Commands to copy that query what was written: with DuckDB, and with pyarrow."""
+
+from __future__ import annotations
+
+import sys
+from urllib.parse import urlsplit
+
+from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.storage.config import StorageConfig
+from beam_pipeline.storage.urls import absolute, is_url
+
+
+def query_commands(settings: PipelineSettings, column: str) -> list[list[str]]:
+    """Return commands that count the rows by a column, each as its words.
+
+    Of a directory DuckDB reads the files by their names. Of an object store DuckDB has an extension
+    for S3 alone that takes the credentials of the environment; pyarrow reads all three.
+    """
+    day, hour = settings.partition_keys
+    output_dir = settings.output_dir
+    if is_url(output_dir):
+        output_dir = absolute(output_dir)
+    query = (
+        f"SELECT {column}, count(*) FROM read_parquet('{output_dir}/{day}=*/{hour}=*/*.parquet') "
+        "GROUP BY 1"
+    )
+    if not is_url(output_dir):
+        return [["duckdb", "-c", query]]
+    scheme, _, place = output_dir.partition("://")
+    with_arrow = [
+        sys.executable,
+        "-c",
+        _arrow_query(place, file_system(scheme, settings.storage), column),
+    ]
+    if scheme != "s3":
+        return [with_arrow]
+    return [["duckdb", "-c", f"{_duckdb_secret(settings.storage)}; {query}"], with_arrow]
+
+
+def file_system(scheme: str, config: StorageConfig) -> str:
+    """Return the expression that makes pyarrow's file system; credentials are found by itself.
+
+    >>> file_system("s3", StorageConfig(endpoint="http://127.0.0.1:7070", region="us-east-1"))
+    "fs.S3FileSystem(endpoint_override='127.0.0.1:7070', scheme='http', region='us-east-1')"
+    """
+    endpoint = urlsplit(config.endpoint or "")
+    options = {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+    if scheme == "s3":
+        options["region"] = config.region or ""
+        name = "S3FileSystem"
+    elif scheme == "gs":
+        name = "GcsFileSystem"
+    else:
+        options = {"account_name": config.account or ""}
+        name = "AzureFileSystem"
+    given = ", ".join(f"{option}={value!r}" for option, value in options.items() if value)
+    return f"fs.{name}({given})"
+
+
+def _arrow_query(place: str, file_system_text: str, column: str) -> str:
+    return (
+        "import pyarrow.dataset as ds, pyarrow.fs as fs; "
+        f"rows = ds.dataset({place!r}, filesystem={file_system_text}, partitioning='hive'); "
+        f"counts = rows.to_table([{column!r}]).group_by({column!r}); "
+        "[print(count) for count in counts.aggregate([([], 'count_all')]).to_pylist()]"
+    )
+
+
+def _duckdb_secret(config: StorageConfig) -> str:
+    """Return the statement that tells DuckDB's httpfs how to reach S3."""
+    endpoint = urlsplit(config.endpoint or "")
+    options = {
+        "REGION": config.region,
+        "ENDPOINT": endpoint.netloc or None,
+        "URL_STYLE": "path" if config.path_style or config.endpoint else None,
+        "PROFILE": config.profile,
+    }
+    given = "".join(f", {option} '{value}'" for option, value in options.items() if value)
+    given += ", USE_SSL false" if endpoint.scheme == "http" else ""
+    return f"CREATE SECRET (TYPE s3, PROVIDER credential_chain{given})"
