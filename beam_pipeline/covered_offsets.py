@@ -110,6 +110,14 @@ class CoveredOffsets:
             bitmap <= self._bitmaps.get(key, BitMap64()) for key, bitmap in other._bitmaps.items()
         )
 
+    def overlaps(self, other: CoveredOffsets) -> bool:
+        """Return whether any offset of `other` is covered."""
+        return any(
+            bitmap.intersect(self._bitmaps[key])
+            for key, bitmap in other._bitmaps.items()
+            if key in self._bitmaps
+        )
+
     def copy(self) -> CoveredOffsets:
         """Return a copy that later changes of this one don't reach."""
         copied = CoveredOffsets()

@@ -164,18 +164,18 @@ class Ledger:
         """Whether the records of a file that is not counted are landed elsewhere too.
 
         A file that was counted once, and is back from where its user had moved it, is none: all of
-        its offsets are covered, and no other file has them.
+        its offsets are covered, and no other file has any of them.
         """
         if self._counted is None or epoch not in self._counted.dead:
             return False
         if not self._covered_before.includes(content.covered):
             return True
-        others = CoveredOffsets()
         for other in visible_paths(path.parent):
             if other.name in self.files:
                 with contextlib.suppress(FileNotFoundError):
-                    others.update(content_of(other).covered)
-        return not content.covered.is_empty and others.includes(content.covered)
+                    if content_of(other).covered.overlaps(content.covered):
+                        return True
+        return False
 
     def _count(self, name: str, content: FileContent) -> None:
         self.covered.update(content.covered)

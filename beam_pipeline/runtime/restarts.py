@@ -29,15 +29,15 @@ class Restarts:
         self._limits = limits
         self._in_a_row = 0
 
-    def backoff_after(self, ran_seconds: float, *, broker_is_away: bool) -> float | None:
+    def backoff_after(self, ran_seconds: float, *, is_outage: bool) -> float | None:
         """Count the failure of an epoch, and return the backoff before the next epoch.
 
-        A failure while the broker is away is not counted: the broker is waited for, without a
-        backoff.
+        A failure while the broker or an object store is away is not counted: that is waited for,
+        without a backoff.
 
         Args:
           ran_seconds: how long the epoch ran.
-          broker_is_away: whether no broker answers now.
+          is_outage: whether one of them does not answer now.
 
         Returns:
           seconds; None when the restarts in a row are used up.
@@ -45,7 +45,7 @@ class Restarts:
         limits = self._limits
         if ran_seconds > limits.stable_seconds:
             self._in_a_row = 0
-        if broker_is_away:
+        if is_outage:
             return 0.0
         self._in_a_row += 1
         if self._in_a_row > limits.max_restarts:

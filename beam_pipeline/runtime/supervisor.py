@@ -23,8 +23,9 @@ from typing import Any
 from beam_pipeline.config import BreakerLimits, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.files.epochs import abort_uploads
 from beam_pipeline.files.expired import load_expired_note
-from beam_pipeline.files.ledger import Ledger, load_ledger
+from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.parts import Parts, parts_below
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
@@ -46,13 +47,17 @@ from beam_pipeline.runtime.outbox import Outbox, Unsent
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
+from beam_pipeline.runtime.storage_watch import StorageWatch
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
+from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.storage.urls import absolute
+from beam_pipeline.terminal import plural
 
 POLL_SECONDS = 0.2
 SWEEP_SECONDS = 30.0
 MAX_LISTING_SHARE = 0.05
+STORE_LISTING_SECONDS = 5.0
 FULL_BYTES = 1024**2
 STANDSTILL_SECONDS = 10.0
 READ_SECONDS = 2.0
@@ -71,8 +76,8 @@ class RunStatus:
     """What a run has done so far; counts are over all its epochs.
 
     Attributes:
-      state: "starting", "running", "restarting", "waiting for the broker", "sending dead letters"
-        or "ended".
+      state: "starting", "running", "restarting", "waiting for the broker", "waiting for the object
+        store", "sending dead letters" or "ended".
       epoch: the present epoch.
       counters: the job's counters by name.
       files: how many files the run has written.
@@ -87,6 +92,7 @@ class RunStatus:
       unsent: at the end, the dead letters that are in files and not in their topic.
       unsent_reason: why; empty if that is not known.
       broker_away_since: since when no broker has answered; None while one answers.
+      storage_away_since: since when an object store has not answered; None while all answer.
       expired: how many records expired unread, at most, and are not accepted.
       waiting: the partitions that were added to topics, and wait for the next start.
     """
@@ -106,6 +112,7 @@ class RunStatus:
     unsent: Unsent = field(default_factory=Unsent)
     unsent_reason: str = ""
     broker_away_since: datetime | None = None
+    storage_away_since: datetime | None = None
     expired: dict[TopicPartition, int] = field(default_factory=dict)
     waiting: list[TopicPartition] = field(default_factory=list)
 
@@ -217,7 +224,9 @@ class Supervisor:
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
         self._counters_before: Counter[str] = Counter()
-        self._ledger = Ledger(plan.output_dir, plan.dead_letter_dir)
+        self._roots = (plan.output_dir, plan.dead_letter_dir)
+        self._storage_watch = StorageWatch(self._roots)
+        self._ledger = self._new_ledger()
         self._starts: dict[TopicPartition, int] = {}
         self._goal: Ends | None = None
         self._next_listing = 0.0
@@ -311,8 +320,12 @@ class Supervisor:
             broker_is_away = not self._broker_answers()
             if broker_is_away:
                 failure = f"the broker does not answer ({failure})"
+            storage_is_away = not self._storage_answers()
+            if storage_is_away:
+                failure = f"the object store does not answer ({failure})"
             failure += "".join(f"; {full}" for full in self._full_directories())
-            backoff = self._restarts.backoff_after(ran_seconds, broker_is_away=broker_is_away)
+            is_outage = broker_is_away or storage_is_away
+            backoff = self._restarts.backoff_after(ran_seconds, is_outage=is_outage)
             if backoff is None:
                 raise EnvironmentFailure(
                     f"{failure}; gave up after {self._plan.max_restarts} restarts "
@@ -320,7 +333,8 @@ class Supervisor:
                 )
             self._prepare_restart(failure)
             self._back_off(backoff, stop, on_tick)
-            self._await_broker(stop, on_tick)
+            self._await(self._broker_answers, "waiting for the broker", stop, on_tick)
+            self._await(self._storage_answers, "waiting for the object store", stop, on_tick)
             if stop.is_set():
                 return False
 
@@ -355,12 +369,13 @@ class Supervisor:
             self._beat()
             on_tick(self.status)
 
-    def _await_broker(self, stop: Event, on_tick: OnTick) -> None:
-        """Wait while the broker is away; a new epoch would fail at once."""
-        while not stop.is_set() and not self._broker_answers():
-            self.status.state = "waiting for the broker"
+    def _await(self, answers: Callable[[], bool], state: str, stop: Event, on_tick: OnTick) -> None:
+        """Wait while something is away without which a new epoch would fail at once."""
+        while not stop.is_set() and not answers():
+            self.status.state = state
             self._beat()
             on_tick(self.status)
+            stop.wait(POLL_SECONDS)
 
     def _broker_answers(self) -> bool:
         is_reachable = self._source.is_reachable()
@@ -372,13 +387,27 @@ class Supervisor:
         """Show in the status whether the broker answers; tell the user when that changes."""
         before, now = self.status.broker_away_since, self._broker_watch.away_since
         self.status.broker_away_since = now
+        self._tell_of_outage("the broker", before, now)
+
+    def _storage_answers(self) -> bool:
+        answers = self._storage_watch.ask()
+        self._tell_of_storage()
+        return answers
+
+    def _tell_of_storage(self) -> None:
+        """Show in the status whether the object stores answer; tell when that changes."""
+        before, now = self.status.storage_away_since, self._storage_watch.away_since
+        self.status.storage_away_since = now
+        self._tell_of_outage("the object store", before, now)
+
+    def _tell_of_outage(self, what: str, before: datetime | None, now: datetime | None) -> None:
         if before is None and now is not None:
             self.status.notices.append(
-                f"the broker has not answered since {now:%H:%M:%S} UTC; the run waits for it"
+                f"{what} has not answered since {now:%H:%M:%S} UTC; the run waits for it"
             )
         elif before is not None and now is None:
             seconds = (datetime.now(timezone.utc) - before).total_seconds()
-            self.status.notices.append(f"the broker answers again, after {seconds:.0f} s")
+            self.status.notices.append(f"{what} answers again, after {seconds:.0f} s")
 
     def _run_epoch(self, stop: Event, on_tick: OnTick, resumed: ResumedEpoch | None) -> str | None:
         """Run one epoch; return None at the goal or a stop, else one line with what failed."""
@@ -394,7 +423,11 @@ class Supervisor:
             if (outage := self._resume(resumed)) is not None:
                 return outage
             self._confirm_leases()
+            # First: a savepoint of an earlier epoch must not be resumed once a list names it dead.
             self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
+            if not resumed:
+                self._ledger.begin_epoch(self.status.epoch)
+            self._confirm_leases()
             writes_to = scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
             job = self._submit(scratch)
             writes_to = self._plan.output_dir
@@ -456,8 +489,13 @@ class Supervisor:
         return None
 
     def _find_starts(self, resumed: ResumedEpoch | None) -> None:
-        plan = self._plan
-        self._ledger = load_ledger(plan.output_dir, plan.dead_letter_dir)
+        self._ledger = self._new_ledger()
+        self._ledger.load_snapshot()
+        if resumed:
+            self._ledger.continue_epoch(resumed.name)
+        self._abort_uploads(self.status.epoch)
+        self._ledger.refresh()
+        self._remove_strays()
         point = self._source.find_resume_point(self._ledger)
         self._starts = self.status.starts = point.starts
         self.status.covered = self._ledger.covered
@@ -471,9 +509,30 @@ class Supervisor:
         if resumed:
             self._covered = resumed.covered
             return
-        self._ledger.save()
         self._source.set_group_offsets(self._starts)
         self._covered = self._ledger.covered.beyond(self._starts).to_json()
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(*self._roots, partition_keys=self._plan.settings.partition_keys)
+
+    def _remove_strays(self) -> None:
+        """Remove what workers of dead epochs have finished late; say how many of which epoch."""
+        for epoch, files in sorted(self._ledger.remove_strays().items()):
+            self.status.notices.append(
+                f"removed {plural(files, 'file')} that a worker of the earlier epoch {epoch} "
+                "finished late; this run lands these records"
+            )
+
+    def _abort_uploads(self, but_epoch: str) -> None:
+        """End what workers of dead epochs have begun to upload."""
+        over = self._ledger.over_epochs(but=but_epoch) if self._in_store else set[str]()
+        for root in self._roots:
+            if isinstance(root, ObjectPath):
+                abort_uploads(root, over)
+
+    @property
+    def _in_store(self) -> bool:
+        return any(isinstance(root, ObjectPath) for root in self._roots)
 
     def _watch(
         self, job: ManagedProcess, status_file: Path, stop: Event, on_tick: OnTick
@@ -491,12 +550,12 @@ class Supervisor:
             self._tell_of_broker()
             if self._breaker:
                 self._breaker.check(self.status.counters)
-            self._look_for_files()
+            self._with_storage(self._look_for_files)
             self._note_columns(status_file)
             self._look_at_logs()
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
-            self._outbox.look()
+            self._with_storage(self._outbox.look)
             self.status.refused_letters = self._outbox.refused
             if self._goal is not None and self._is_reached(self._goal):
                 # While the workers live: what they have begun to send is sent once.
@@ -514,22 +573,36 @@ class Supervisor:
                 return _failure_of(job)
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + SWEEP_SECONDS
-                self._sweep()
+                self._with_storage(self._sweep)
             on_tick(self.status)
         return None
+
+    def _with_storage(self, step: Callable[[], object]) -> None:
+        """Take a step at the storage. One that is away is told, and the run goes on."""
+        try:
+            step()
+        except StorageAwayError:
+            self._storage_watch.note(answers=False)
+        self._tell_of_storage()
 
     def _look_for_files(self) -> None:
         """Add new files to the ledger, for at most `MAX_LISTING_SHARE` of the time.
 
-        A listing of 100,000 files takes long.
+        A listing of 100,000 files takes long. In an object store a listing has its price too: of a
+        large tree, recent hours are listed, and the whole when all seems to be read.
         """
         started = time.monotonic()
-        if started >= self._next_listing:
-            landed = self._ledger.refresh()
-            self._has_landed_rows |= any(path.suffix == PARQUET_SUFFIX for path in landed)
-            self.status.new_files.extend(landed)
-            ended = time.monotonic()
-            self._next_listing = ended + (ended - started) / MAX_LISTING_SHARE
+        if started < self._next_listing:
+            return
+        pause = STORE_LISTING_SECONDS if self._in_store else 0.0
+        self._next_listing = started + pause
+        landed = self._ledger.refresh(whole=bool(self.status.waits_for))
+        self._remove_strays()
+        self._storage_watch.note(answers=True)
+        self._has_landed_rows |= any(path.suffix == PARQUET_SUFFIX for path in landed)
+        self.status.new_files.extend(landed)
+        ended = time.monotonic()
+        self._next_listing = ended + max(pause, (ended - started) / MAX_LISTING_SHARE)
 
     def _take_status(self, engine_status: EngineStatus, status_file: Path) -> None:
         self.status.restarts += len(engine_status.repairs)
@@ -569,8 +642,9 @@ class Supervisor:
 
     def _look_at_logs_last(self) -> None:
         """Look once more when the job is over; where the broker is away the next start does it."""
-        with contextlib.suppress(EnvironmentFailure):
+        with contextlib.suppress(EnvironmentFailure, StorageAwayError):
             self._ledger.refresh()
+            self._remove_strays()
             log_starts = self._source.log_starts()
             self._take_notices(self._log_watch.finish(log_starts, self._ledger))
 
@@ -647,12 +721,12 @@ class Supervisor:
             yield parts_below(absolute(root), epoch, settings.storage, settings.parts_dir)
 
     def _sweep_at_end(self) -> None:
-        """Remove the parts of dead epochs; another pipeline's are alive once it has the lease."""
-        try:
+        """Remove what dead epochs left; another pipeline's is alive once it has the lease."""
+        with contextlib.suppress(EnvironmentFailure, StorageAwayError):
             self._confirm_leases()
-        except EnvironmentFailure:
-            return
-        self._sweep_dead_epochs(self._kept_epoch())
+            kept_epoch = self._kept_epoch()
+            self._sweep_dead_epochs(kept_epoch)
+            self._abort_uploads(kept_epoch)
 
     def _beat(self) -> None:
         for lease in self._leases:

@@ -5,7 +5,9 @@ code and a real directory. A runner's bundle is all or nothing, so a step that c
 files and loses its state; a restore takes the state back to an earlier checkpoint, and the files
 stay; a new epoch has nothing but the files. After a restore, a worker of the timeline that is no
 more may go on for a while (a zombie): it reads and fires as before. So may a worker of an epoch
-that is over; its files are strays, which the ledger of the present epoch finds and removes.
+that is over; its files are strays, which the ledger of the present epoch finds and removes. A
+worker may also freeze with a file that is finished but for its name, and give it the name later,
+when its epoch is over or not.
 
 The files are in a directory, and in an object store.
 """
@@ -17,7 +19,7 @@ import copy
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +46,7 @@ from beam_pipeline.config import PaneTiming, ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.files import parts
 from beam_pipeline.files.ledger import Ledger, load_ledger
-from beam_pipeline.files.names import PARQUET_SUFFIX
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import LocalParts, PartMissingError, PartRef
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.io import windowed_files
@@ -61,6 +63,7 @@ from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.records import KafkaRecord
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.storage.config import StorageConfig
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import stored_path
 from beam_pipeline.transforms.validate import RecordValidator
 from beam_pipeline.transforms.windowing import cut_by_window
@@ -93,6 +96,7 @@ Offset = tuple[int, int]
 
 KINDS = ("rows", "letters")
 CRASHES = ("before publish", "in publish", "behind publish", "in retire")
+FREEZES = "freezes before publish"
 
 
 class Crash(BaseException):
@@ -199,6 +203,7 @@ class Epochs(RuleBasedStateMachine):
         self.log: dict[int, list[KafkaRecord]] = {partition: [] for partition in PARTITIONS}
         self.deleted: set[Offset] = set()
         self.ever_landed: set[Offset] = set()
+        self.frozen: list[tuple[FileLayout, OutputFile, Path]] = []
         self.epoch_number = 0
         self.dead: list[DeadEpoch] = []
         self.sinks: dict[str, Sink] = {}
@@ -282,6 +287,7 @@ class Epochs(RuleBasedStateMachine):
             [
                 *("go on", "restart", "restore", "retention passes", "old files go", "catch up"),
                 *("a zombie wakes up", "a worker of a dead epoch wakes up"),
+                "a frozen worker publishes",
             ]
         ),
         data=st.data(),
@@ -303,7 +309,7 @@ class Epochs(RuleBasedStateMachine):
             if fires == "all":
                 self.fire(key)
             elif fires == "some" and data.draw(st.booleans()):
-                self.fire(key, data.draw(st.sampled_from([None, None, None, *CRASHES])))
+                self.fire(key, data.draw(st.sampled_from([None, None, None, *CRASHES, FREEZES])))
         if then == "restart":
             self.new_epoch()
         elif then == "restore":
@@ -326,6 +332,15 @@ class Epochs(RuleBasedStateMachine):
             dead = data.draw(st.sampled_from(self.dead))
             self.wake(dead, data.draw(st.tuples(*[st.integers(0, 3) for _ in PARTITIONS])))
 
+        elif then == "a frozen worker publishes" and self.frozen:
+            path = self.publish_late(data.draw(st.integers(0, len(self.frozen) - 1)))
+            if data.draw(st.booleans()):
+                self.new_epoch()
+            else:
+                self.look()
+            if path.exists():  # all of its records may be in files that the user has deleted
+                self.deleted.difference_update(offsets_in(self.local(str(path))))
+
     def read_bundle(self, counts: tuple[int, ...], crashes: bool = False) -> None:
         """A bundle is read and goes to parts; where it crashes, the parts are orphans."""
         state = copy.deepcopy(self.state)
@@ -340,8 +355,7 @@ class Epochs(RuleBasedStateMachine):
             for key in self.waiting(dead.state):
                 with suppress(PartMissingError):  # it was swept
                     self.fire_in(dead.state, key)
-        self.ledger.refresh()
-        self.ledger.remove_strays()
+        self.look()
 
     def read_into(self, state: JobState, counts: tuple[int, ...]) -> None:
         records: list[KafkaRecord] = []
@@ -383,7 +397,7 @@ class Epochs(RuleBasedStateMachine):
     def fire(self, key: tuple[str, str], crash: str | None = None) -> None:
         state = copy.deepcopy(self.state)
         try:
-            with crashing(crash):
+            with freezing(self.freeze) if crash == FREEZES else crashing(crash):
                 self.fire_in(state, key)
         except Crash:
             return
@@ -412,6 +426,24 @@ class Epochs(RuleBasedStateMachine):
             self.fire_in(zombie, key)
         except PartMissingError:
             self.zombies.remove(zombie)
+
+    def freeze(self, layout: FileLayout, target: OutputFile, temporary: Path) -> None:
+        """A worker freezes with a finished file that has no name yet."""
+        kept = Path(self.directory.name, "frozen", uuid.uuid4().hex, temporary.name)
+        kept.parent.mkdir(parents=True)
+        temporary.rename(kept)
+        self.frozen.append((layout, target, kept))
+
+    def publish_late(self, number: int) -> StoredPath:
+        """It wakes up, and gives the file its name; return its path."""
+        layout, target, temporary = self.frozen.pop(number)
+        publish(layout, target, temporary)
+        return layout.path_of(target)
+
+    def look(self) -> None:
+        """The supervisor looks for files; what is from a dead epoch is removed."""
+        self.ledger.refresh()
+        self.ledger.remove_strays()
 
     def restore(self, number: int) -> None:
         """The runner is set back; later checkpoints are of a timeline that is no more."""
@@ -458,6 +490,7 @@ class Epochs(RuleBasedStateMachine):
 
     def assert_files_say_what_they_hold(self) -> None:
         ledger = self.ledger_of()
+        ledger.remove_strays()
         landed = {*self.landed(), *self.deleted}
         for partition in PARTITIONS:
             held = {offset for p, offset in landed if p == partition}
@@ -483,6 +516,18 @@ def offsets_in(path: Path) -> list[Offset]:
         return list(zip(*(rows[name] for name in columns), strict=True))
     sources = [orjson.loads(line)["source"] for line in path.read_bytes().splitlines()]
     return [(source["partition"], source["offset"]) for source in sources]
+
+
+@contextmanager
+def freezing(freeze: Callable[[FileLayout, OutputFile, Path], None]) -> Iterator[None]:
+    """Lets the worker freeze before it gives a file its name; its bundle is done by another one."""
+
+    def freeze_and_leave(layout: FileLayout, target: OutputFile, temporary: Path) -> bool:
+        freeze(layout, target, temporary)
+        raise Crash
+
+    with mock.patch.object(windowed_files, "publish", freeze_and_leave):
+        yield
 
 
 @contextmanager
@@ -640,3 +685,41 @@ def test_a_pane_that_crashed_fires_again(epochs: Epochs, crash: str) -> None:
     epochs.fire(key, crash)
     assert epochs.waiting() == [key]
     epochs.no_record_is_ever_doubled()
+
+
+@pytest.mark.parametrize("then", ["a look", "a start"])
+@pytest.mark.parametrize("lands", ["first", "last"])
+def test_a_worker_of_a_dead_epoch_that_publishes_late(
+    epochs: Epochs, lands: str, then: str
+) -> None:
+    """Whether the present epoch has landed these records or not, its file is a stray."""
+    epochs.append(0, [(0, True), (1, True)])
+    epochs.read_bundle((2, 0))
+    (key,) = epochs.waiting()
+    epochs.fire(key, FREEZES)
+    epochs.new_epoch()
+    if lands == "first":
+        epochs.read_bundle((2, 0))
+        epochs.fire(key)
+        epochs.look()
+    epochs.publish_late(0)
+    if then == "a look":
+        epochs.look()
+    else:
+        epochs.new_epoch()
+    assert len(epochs.visible()) == (1 if lands == "first" else 0)
+    epochs.no_record_is_ever_doubled()
+    epochs.catch_up()
+
+
+def test_a_worker_of_the_present_epoch_that_publishes_late(epochs: Epochs) -> None:
+    """It has the name before its successor, which adopts the file."""
+    epochs.append(0, [(0, True), (1, True)])
+    epochs.read_bundle((1, 0))
+    (key,) = epochs.waiting()
+    epochs.fire(key, FREEZES)
+    epochs.read_bundle((1, 0))
+    epochs.publish_late(0)
+    epochs.look()
+    epochs.fire(key)
+    assert [len(offsets_in(path)) for path in epochs.visible()] == [1, 1]

@@ -151,6 +151,7 @@ class ReconcileReport:
         letter_topics: the dead-letter topics, if they were to be compared.
         up_to: which part of the log was compared, for people; empty for all of it.
         behind: how many offsets behind that part were not compared.
+        strays: the names of those of `overlaps` that a worker of an earlier epoch finished late.
     """
 
     reconciliation: Reconciliation
@@ -162,6 +163,20 @@ class ReconcileReport:
     letter_topics: list[LetterTopic] = field(default_factory=list)
     up_to: str = ""
     behind: int = 0
+    strays: frozenset[str] = frozenset()
+
+    @property
+    def doubled_in_strays(self) -> int:
+        """How many of the doubled offsets are in strays."""
+        doubled = {
+            partition.partition: partition.doubled for partition in self.reconciliation.partitions
+        }
+        in_strays: dict[TopicPartition, BitMap64] = {}
+        for overlap in self.overlaps:
+            if overlap.path.name in self.strays:
+                common = overlap.offsets & doubled.get(overlap.partition, BitMap64())
+                in_strays.setdefault(overlap.partition, BitMap64()).update(common)
+        return sum(map(len, in_strays.values()))
 
     @property
     def is_clean(self) -> bool:

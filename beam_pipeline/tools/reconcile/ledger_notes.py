@@ -3,6 +3,9 @@
 Below the start of the log nothing can be checked any more. So for these offsets alone the word of
 the runs counts: which offsets they covered (their files may be deleted since, or they had no
 record), and which expired unread. For what the log still has the ledger is never asked.
+
+The ledger also says which files are strays: files of epochs that are over, which the present epoch
+does not count. That explains rows that are doubled; they are doubled all the same.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ from typing import Any
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.names import OutputFile
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 
 _SNAPSHOT = Path("_ledger", "snapshot.json")
 _EXPIRED = Path("_ledger", "expired.json")
+_EPOCHS = Path("_ledger", "epochs")
 _COLUMNS = Path("_ledger", "columns.json")
 
 # Defaults of the pipeline's flags, for directories of older versions.
@@ -88,11 +93,22 @@ class LedgerNotes:
         explained: offsets that files had, or that never had a record.
         unread: offsets that a run found expired before they were read.
         accepted: those that the user has accepted.
+        counted_files: the names of the files that the present epoch counts.
+        dead_epochs: the epochs that were over before it began.
     """
 
     explained: OffsetSets = field(default_factory=dict)
     unread: OffsetSets = field(default_factory=dict)
     accepted: OffsetSets = field(default_factory=dict)
+    counted_files: frozenset[str] = frozenset()
+    dead_epochs: frozenset[str] = frozenset()
+
+    def is_stray(self, name: str) -> bool:
+        """Return whether a file that holds doubled rows is one of a dead epoch, and not counted."""
+        file = OutputFile.parse(name)
+        return (
+            file is not None and file.epoch in self.dead_epochs and name not in self.counted_files
+        )
 
 
 def read_ledger_notes(output_dir: StoredPath) -> LedgerNotes:
@@ -102,12 +118,18 @@ def read_ledger_notes(output_dir: StoredPath) -> LedgerNotes:
         EnvironmentFailure: a note can't be read.
     """
     snapshot, expired = _document(output_dir / _SNAPSHOT), _document(output_dir / _EXPIRED)
+    epoch = snapshot.get("epoch")
+    counted = _document(output_dir / _EPOCHS / f"{epoch}.json") if epoch else {}
     try:
         explained = _sets(snapshot.get("covered", []))
         for partition, offsets in _sets(expired.get("without_record", [])).items():
             explained[partition] = explained.get(partition, BitMap64()) | offsets
         return LedgerNotes(
-            explained, _sets(expired.get("unread", [])), _sets(expired.get("accepted", []))
+            explained,
+            _sets(expired.get("unread", [])),
+            _sets(expired.get("accepted", [])),
+            frozenset(counted.get("files", [])),
+            frozenset(counted.get("dead", [])),
         )
     except (ValueError, LookupError, TypeError) as error:
         raise EnvironmentFailure(

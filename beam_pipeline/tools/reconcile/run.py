@@ -111,9 +111,13 @@ def reconcile(
         for partition in reconciliation.partitions
         if partition.doubled or partition.beyond_end
     }
+    overlaps = _overlaps([*parquet_paths, *dead_paths], suspects)
     return ReconcileReport(
         reconciliation=reconciliation,
-        overlaps=_overlaps([*parquet_paths, *dead_paths], suspects),
+        overlaps=overlaps,
+        strays=frozenset(
+            overlap.path.name for overlap in overlaps if notes.is_stray(overlap.path.name)
+        ),
         problems=parquet_problems + dead_problems,
         parquet_files=len(parquet_paths),
         dead_letter_files=len(dead_paths),

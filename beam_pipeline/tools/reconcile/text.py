@@ -48,6 +48,8 @@ def report_text(report: ReconcileReport) -> RenderableType:
     if len(faults) > _LINES_IN_TEXT:
         parts.append(Text(f"and {len(faults) - _LINES_IN_TEXT:,} more lines; --json lists them"))
     parts.extend(Text(line, "yellow") for line in _note_lines(report.reconciliation))
+    if in_strays := report.doubled_in_strays:
+        parts.append(Text(_strays_text(report, in_strays), "yellow"))
     if report.up_to:
         parts.append(
             Text(f"Compared {report.up_to}; {report.behind:,} offsets behind it are not compared")
@@ -101,7 +103,8 @@ def _fault_lines(report: ReconcileReport) -> Iterator[str]:
             if offsets:
                 yield f"{printable(str(partition.partition))}: {meaning}: {_ranges_text(offsets)}"
         for overlap in held[partition.partition]:
-            yield f"  {printable(str(overlap.path))} holds {_ranges_text(overlap.offsets)}"
+            stray = " (a stray)" if overlap.path.name in report.strays else ""
+            yield f"  {printable(str(overlap.path))}{stray} holds {_ranges_text(overlap.offsets)}"
     for topic in report.letter_topics:
         for letter in topic.missing:
             record = f"{printable(str(letter.partition))} offset {letter.offset}"
@@ -137,6 +140,15 @@ def _note_lines(reconciliation: Reconciliation) -> Iterator[str]:
                 f"{name}: the log can no longer show how many of the expired offsets were records; "
                 "--accept_expired accepts the loss, in run for later checks too"
             )
+
+
+def _strays_text(report: ReconcileReport, in_strays: int) -> str:
+    files = plural(len(report.strays), "stray")
+    return (
+        f"{in_strays:,} of the {report.reconciliation.doubled:,} doubled offsets are in {files}, "
+        "which a worker of an earlier epoch finished late: the running pipeline, or else the next "
+        "start, removes strays"
+    )
 
 
 def _letter_topic_line(topic: LetterTopic) -> str:
@@ -197,6 +209,7 @@ def report_json(report: ReconcileReport) -> str:
         "covered": reconciliation.covered,
         "missing": reconciliation.missing,
         "doubled": reconciliation.doubled,
+        "doubled_in_strays": report.doubled_in_strays,
         "in_both": reconciliation.in_both,
         "beyond_end": reconciliation.beyond_end,
         "rewritten": reconciliation.rewritten,
@@ -206,6 +219,7 @@ def report_json(report: ReconcileReport) -> str:
         "files_at_fault": [
             {
                 "path": str(overlap.path),
+                "stray": overlap.path.name in report.strays,
                 "topic": overlap.partition.topic,
                 "partition": overlap.partition.partition,
                 "offsets": _offsets_json(overlap.offsets),

@@ -29,6 +29,9 @@ from beam_pipeline.runtime.engine import EngineStatus
 from beam_pipeline.runtime.lease import LEASE_FILE, LeaseLostError, hold_lease
 from beam_pipeline.runtime.restarts import RestartLimits
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
+from beam_pipeline.storage.directory import DirectoryStorage
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
+from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject
 
 # Notes what its job file says in the directory that it is given, then does the rest.
 JOB = """
@@ -64,12 +67,13 @@ class Run:
     detach: bool = False
     on_submit: Callable[[ResumedEpoch], None] = lambda epoch: None
     states: list[str] = field(default_factory=list)
+    plan_class: type[RunPlan] = RunPlan
 
     def __post_init__(self) -> None:
         self.tree = OutputTree(self.directory)
 
     def supervisor(self, job: str, leases: Any = ()) -> Supervisor:
-        plan = RunPlan(
+        plan = self.plan_class(
             connection=KafkaConnection("127.0.0.1:9"),
             settings=settings_of(
                 "--input_topics=orders",
@@ -368,6 +372,142 @@ def test_a_run_that_loses_its_lease_kills_its_job_and_leaves_the_others_parts(
     assert run.engine.calls == ["start", "stop"]
     assert part.exists()
     assert json.loads((run.tree.output_dir / LEASE_FILE).read_text()) == other
+
+
+def late_file(run: Run, epoch: str) -> Path:
+    """A file that a worker of another epoch finishes now."""
+    run.tree.epoch = epoch
+    return run.tree.parquet(sources("orders", 0, range(20, 25)))
+
+
+def test_what_a_worker_of_a_dead_epoch_finishes_late_is_removed_and_told(run: Run) -> None:
+    late: list[Path] = []
+
+    def is_removed(status: RunStatus) -> bool:
+        if len(run.jobs()) == 2 and is_running(status) and not late:
+            late.append(late_file(run, run.jobs()[0]["epoch"]))
+        return bool(late) and not late[0].exists()
+
+    status = run.until(DIE_THEN_RUN, is_removed)
+    assert status.covered.is_empty
+    dead = run.jobs()[0]["epoch"]
+    assert status.notices[1:] == [
+        f"removed 1 file that a worker of the earlier epoch {dead} finished late; "
+        "this run lands these records"
+    ]
+
+
+def test_what_came_late_while_no_run_was_there_is_not_counted(run: Run) -> None:
+    run.until(DIE_THEN_RUN, lambda status: len(run.jobs()) == 2 and is_running(status))
+    dead, last = (job["epoch"] for job in run.jobs())
+    late = late_file(run, dead)
+    landed = late_file(run, last)
+    run.stop = Event()
+    status = run.until(RUN, lambda status: len(run.jobs()) == 3 and is_running(status))
+    assert not late.exists()
+    assert landed.exists()
+    assert covered_of(run.jobs()[2]) == list(range(20, 25))
+    assert len(status.notices) == 1
+
+
+def test_savepoints_of_earlier_epochs_are_unusable_before_a_list_names_them_dead(
+    run: Run,
+) -> None:
+    def on_submit(epoch: ResumedEpoch) -> None:
+        assert not list((run.tree.output_dir / "_ledger" / "epochs").glob("*.json"))
+
+    run.on_submit = on_submit
+    run.until(RUN, is_running)
+    (job,) = run.jobs()
+    (counted,) = (run.tree.output_dir / "_ledger" / "epochs").glob("*.json")
+    assert counted.stem == job["epoch"]
+
+
+@dataclass(frozen=True)
+class AwayStorage(DirectoryStorage):
+    """A storage that does not answer while a file is there."""
+
+    def _ask(self) -> None:
+        if (self.root / "away").exists():
+            raise StorageAwayError(f"{self.url} does not answer")
+
+    def read(self, key: str) -> Content:
+        self._ask()
+        return super().read(key)
+
+    def stat(self, key: str) -> StoredObject:
+        self._ask()
+        return super().stat(key)
+
+    def children(self, key: str = "") -> list[StoredObject | str]:
+        self._ask()
+        return super().children(key)
+
+
+class StorePlan(RunPlan):
+    """The run reaches its directories as object stores."""
+
+    @property
+    def output_dir(self) -> StoredPath:
+        return ObjectPath(AwayStorage(Path(self.settings.output_dir)))
+
+
+@pytest.fixture
+def store_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(supervisor_module, "STORE_LISTING_SECONDS", 0.01)
+    run.plan_class = StorePlan
+    return run
+
+
+def test_a_store_that_goes_while_the_job_runs_is_told_and_the_run_goes_on(store_run: Run) -> None:
+    run, since = store_run, list[Any]()
+    away = run.tree.output_dir / "away"
+
+    def is_back(status: RunStatus) -> bool:
+        since.append(status.storage_away_since)
+        if is_running(status) and not status.notices:
+            away.touch()
+        if len(status.notices) == 1:
+            away.unlink()
+        return len(status.notices) == 2
+
+    status = run.until(RUN, is_back)
+    gone, back = status.notices
+    assert gone.startswith("the object store has not answered since ")
+    assert back == "the object store answers again, after 0 s"
+    assert any(since)
+    assert (status.restarts, status.storage_away_since) == (0, None)
+
+
+def test_a_job_that_fails_in_an_outage_of_the_store_does_not_count(store_run: Run) -> None:
+    run = store_run
+    run.limits = replace(run.limits, max_restarts=0)
+    away = run.tree.output_dir / "away"
+
+    def runs_again(status: RunStatus) -> bool:
+        if status.state == "waiting for the object store":
+            away.unlink(missing_ok=True)
+        return is_running(status)
+
+    status = run.until(f"number or Path({str(away)!r}).touch()\n{DIE_THEN_RUN}", runs_again)
+    assert len(run.jobs()) == 2
+    assert "waiting for the object store" in run.states
+    assert any("the object store does not answer (pipeline ended" in n for n in status.notices)
+
+
+def test_a_store_that_is_away_at_the_start_is_waited_for(store_run: Run) -> None:
+    run = store_run
+    run.limits = replace(run.limits, max_restarts=0)
+    away = run.tree.output_dir / "away"
+    away.touch()
+
+    def runs(status: RunStatus) -> bool:
+        if status.state == "waiting for the object store":
+            away.unlink(missing_ok=True)
+        return is_running(status)
+
+    run.until(RUN, runs)
+    assert len(run.jobs()) == 1
 
 
 def test_what_the_caller_raises_at_a_tick_ends_the_run(run: Run) -> None:

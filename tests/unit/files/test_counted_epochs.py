@@ -117,6 +117,20 @@ def test_a_stray_of_two_epochs_ago_whose_rows_have_landed_is_removed(place: Plac
     assert kept.exists()
 
 
+def test_a_stray_that_shares_one_record_with_a_file_is_removed(place: Place) -> None:
+    """Files that were counted share none, so this one never was."""
+    place.begin("epoch1")
+    place.begin("epoch2")
+    gone, kept = place.write(range(2)), place.write(range(2, 3))
+    place.begin("epoch3")
+    gone.unlink()
+    late = place.write(range(3), epoch="epoch1")
+    late = late.rename(kept.with_name(late.name))
+    place.begin("epoch4")
+    assert not late.exists()
+    assert kept.exists()
+
+
 def test_a_file_that_its_user_moved_away_and_back_is_no_stray(place: Place, tmp_path: Path) -> None:
     place.begin("epoch1")
     old = place.write(range(3))

@@ -8,7 +8,7 @@ from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 
 
 def backoffs(restarts: Restarts, failures: int, ran_seconds: float = 1.0) -> list[float | None]:
-    return [restarts.backoff_after(ran_seconds, broker_is_away=False) for _ in range(failures)]
+    return [restarts.backoff_after(ran_seconds, is_outage=False) for _ in range(failures)]
 
 
 def test_the_backoff_doubles_up_to_a_limit_and_then_the_restarts_are_used_up() -> None:
@@ -25,7 +25,7 @@ def test_an_epoch_that_ran_for_ten_minutes_starts_the_count_anew(broker_is_away:
     restarts = Restarts(RestartLimits(max_restarts=2))
     assert backoffs(restarts, 2) == [1.0, 2.0]
     if broker_is_away:
-        assert restarts.backoff_after(601.0, broker_is_away=True) == 0.0
+        assert restarts.backoff_after(601.0, is_outage=True) == 0.0
         assert backoffs(restarts, 3) == [1.0, 2.0, None]
     else:
         assert backoffs(restarts, 1, ran_seconds=601.0) == [1.0]
@@ -35,5 +35,5 @@ def test_an_epoch_that_ran_for_ten_minutes_starts_the_count_anew(broker_is_away:
 def test_an_outage_of_the_broker_is_not_counted() -> None:
     restarts = Restarts(RestartLimits(max_restarts=1))
     for _ in range(3):
-        assert restarts.backoff_after(1.0, broker_is_away=True) == 0.0
+        assert restarts.backoff_after(1.0, is_outage=True) == 0.0
     assert backoffs(restarts, 2) == [1.0, None]
