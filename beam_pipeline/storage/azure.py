@@ -30,7 +30,7 @@ from azure.storage.blob import ExponentialRetry as Retry
 
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject, Upload
-from beam_pipeline.storage.remote import CONNECT_SECONDS, READ_SECONDS, RemoteStorage
+from beam_pipeline.storage.remote import CONNECT_SECONDS, READ_SECONDS, RemoteStorage, silence
 
 # The SDK holds what it sends in one request in memory.
 _BLOCK_BYTES = 16 * 1024**2
@@ -149,6 +149,7 @@ class AzureStorage(RemoteStorage[ContainerClient]):
         pass
 
     def _make_client(self) -> ContainerClient:
+        silence("azure")
         options: dict[str, Any] = {
             "connection_timeout": CONNECT_SECONDS,
             "read_timeout": READ_SECONDS,

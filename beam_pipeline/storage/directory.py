@@ -117,9 +117,10 @@ class DirectoryStorage:
                     if entry.is_dir():
                         children.append(entry.name)
                     elif not _is_own(entry.name):
-                        status = entry.stat()
                         name = f"{key}/{entry.name}" if key else entry.name
-                        children.append(StoredObject(name, status.st_size, status.st_mtime))
+                        with contextlib.suppress(FileNotFoundError):  # as in `objects`
+                            status = entry.stat()
+                            children.append(StoredObject(name, status.st_size, status.st_mtime))
         except OSError as error:
             _refuse(error)
         return children

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -130,6 +131,15 @@ class RemoteStorage(ABC, Generic[_Client]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_processes": {}}
+
+
+def silence(logger: str) -> None:
+    """Keep an SDK from logging each request, as some do at INFO, the level of Beam's workers.
+
+    A level that someone has set stays.
+    """
+    if logging.getLogger(logger).level == logging.NOTSET:
+        logging.getLogger(logger).setLevel(logging.WARNING)
 
 
 class _InProcess:

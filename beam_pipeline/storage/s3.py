@@ -30,6 +30,7 @@ from beam_pipeline.storage.remote import (
     DELETE_BATCH,
     READ_SECONDS,
     RemoteStorage,
+    silence,
 )
 from beam_pipeline.storage.s3_errors import Target, code_of, translated
 
@@ -182,6 +183,7 @@ class S3Storage(RemoteStorage[_Connected]):
                     raise
 
     def _make_client(self) -> _Connected:
+        silence("botocore")
         config = self._config
         session = boto3.session.Session(profile_name=config.profile, region_name=config.region)
         endpoint = config.endpoint or os.environ.get(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -41,6 +42,7 @@ class _Guard:
             raise PermissionError(f"{event}: a unit test starts no process and uses no network")
 
 
+platform.processor()  # it starts a process once, and importing an SDK may call it
 _guard = _Guard()
 sys.addaudithook(_guard)  # for the life of the process; a hook can't be removed
 

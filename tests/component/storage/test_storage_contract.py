@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import random
@@ -378,6 +379,13 @@ def test_requests_are_counted_by_kind(url: str, source: Callable[[bytes], Path])
         used.use(storage)
         expected = {used.kind: 1} if "://" in url else {}
         assert dict(storage.requests - before) == expected
+
+
+def test_requests_are_not_logged(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)  # that of Beam's workers
+    storage.put("a", b"1")
+    assert storage.read("a").data == b"1"
+    assert caplog.records == []
 
 
 def test_roots_keep_apart(url: str) -> None:
