@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -163,7 +164,7 @@ _COERCED_SHOWN = 20
 
 def _detached_text(settings: PipelineSettings) -> str:
     (record,) = job_records(settings.output_path)
-    place = " ".join([f"--output_dir={settings.output_dir}", *storage_flags(settings)])
+    place = shlex.join([f"--output_dir={settings.output_dir}", *storage_flags(settings)])
     program = resources.program("run_flink.sh", "beam-pipeline flink")
     return (
         f"job {record.job_ids[-1]} runs on http://{record.master}/#/job/running/"

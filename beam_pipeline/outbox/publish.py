@@ -136,6 +136,8 @@ class FileSender:
         digest = hashlib.sha256()
         letters = place = size = 0
         chunk: list[_Entry] = []
+        if isinstance(path, ObjectPath) and path.listed is None:
+            path = ObjectPath(path.storage, path.key, path.storage.stat(path.key))
         with path.open("rb") as file:
             if isinstance(path, ObjectPath):
                 status: ObjectStatus | os.stat_result = path.stat()

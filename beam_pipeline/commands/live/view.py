@@ -16,12 +16,14 @@ from rich.console import Console
 from rich.live import Live
 
 from beam_pipeline.commands.live.board import Board, Figure, FileLine, PartitionLine, board_text
-from beam_pipeline.files.footer import FooterError, read_footer
+from beam_pipeline.files.footer import FileFooter, FooterError, read_footer
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.reading import read_each
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_ends import LogEnds
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.terminal import printable
 
 LINE_SECONDS = 5.0
@@ -182,23 +184,21 @@ class RunView:
 
     def _take_files(self, status: RunStatus) -> None:
         """Read the footers of new files: sizes, and the newest window of each partition."""
-        while status.new_files:
-            path = status.new_files.popleft()
-            name = OutputFile.parse(path.name)
+        if not status.new_files:
+            return
+        paths = [status.new_files.popleft() for _ in range(len(status.new_files))]
+        for path, look in read_each(paths, _look_at):
+            name = OutputFile.parse(path)
             if name is None:
                 continue
+            rows = None
             is_parquet = name.suffix == PARQUET_SUFFIX
-            rows = size_bytes = None
-            try:
-                size_bytes = path.stat().st_size
-                if is_parquet:
-                    footer = read_footer(path)
-                    rows = footer.rows
-                    for topic, partitions in footer.offsets.items():
-                        for partition in partitions:
-                            self._note_landed(TopicPartition(topic, partition), name.window_end)
-            except (OSError, FooterError, pa.ArrowException):  # replaced or deleted meanwhile
-                pass
+            size_bytes, footer = look()
+            if footer is not None:
+                rows = footer.rows
+                for topic, partitions in footer.offsets.items():
+                    for partition in partitions:
+                        self._note_landed(TopicPartition(topic, partition), name.window_end)
             kind = "rows" if is_parquet else "dead letters"
             self._files.appendleft(
                 FileLine(name.topic, name.window_start, name.window_end, kind, rows, size_bytes)
@@ -224,6 +224,16 @@ class RunView:
     ) -> None:
         with self._failures_logged_once():
             self._stack.close()
+
+
+def _look_at(path: StoredPath) -> tuple[int | None, FileFooter | None]:
+    """Return the size and the footer of a file, as far as they can be read."""
+    size_bytes = None
+    try:
+        size_bytes = path.stat().st_size
+        return size_bytes, read_footer(path) if path.suffix == PARQUET_SUFFIX else None
+    except (OSError, FooterError, pa.ArrowException):  # replaced or deleted meanwhile
+        return size_bytes, None
 
 
 def _state_text(status: RunStatus) -> str:

@@ -15,14 +15,21 @@ from beam_pipeline.tools.dlq.replay_journal import (
     journal_path,
     read_file_journal,
 )
-from beam_pipeline.tools.dlq.replay_objects import ObjectJournal, read_object_journal
+from beam_pipeline.tools.dlq.replay_objects import (
+    BEAT_SECONDS,
+    EXPIRY_SECONDS,
+    ObjectJournal,
+    read_object_journal,
+)
 
 
 def journal_of(dead_letter_dir: StoredPath, topic: str) -> ReplayJournal:
     """Return the journal of a topic, not open yet."""
     if isinstance(dead_letter_dir, Path):
         return FileJournal(dead_letter_dir, topic)
-    return ObjectJournal(dead_letter_dir, topic)
+    return ObjectJournal(
+        dead_letter_dir, topic, beat_seconds=BEAT_SECONDS, expiry_seconds=EXPIRY_SECONDS
+    )
 
 
 def read_journal(dead_letter_dir: StoredPath, topic: str) -> JournalState:

@@ -49,10 +49,16 @@ class ObjectJournal(ReplayJournal):
         dead_letter_dir: ObjectPath,
         topic: str,
         *,
-        beat_seconds: float = BEAT_SECONDS,
-        expiry_seconds: float = EXPIRY_SECONDS,
+        beat_seconds: float,
+        expiry_seconds: float,
     ) -> None:
-        """Name the journal of a topic; entering the context opens it."""
+        """Name the journal of a topic; entering the context opens it.
+
+        Args:
+            dead_letter_dir: the root of the letters.
+            topic: the topic.
+            beat_seconds, expiry_seconds: see `JournalLock`.
+        """
         self._root, self._topic = dead_letter_dir, topic
         self._directory = dead_letter_dir / JOURNALS / topic
         super().__init__(str(self._directory))

@@ -27,6 +27,7 @@ from beam_pipeline.files.sent_notes import (
 )
 from beam_pipeline.files.tree import partition_keys_in, visible_files
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.outbox.publish import FileProgress, FileSender
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.records import REDRIVE_HEADER
 from beam_pipeline.runtime.flink.job_record import (
@@ -417,6 +418,18 @@ class CountingStorage(DirectoryStorage):
             key = str(path.relative_to(self.root))
             if path.is_file() and key.startswith(prefix):
                 yield StoredObject(key, path.stat().st_size, path.stat().st_mtime)
+
+
+def test_a_file_that_a_worker_sends_is_asked_for_once(tmp_path: Path) -> None:
+    tree = OutputTree(tmp_path)
+    path = tree.letters([])
+    storage = CountingStorage(tree.dead_letter_dir)
+    connection = KafkaConnection.of_java({"bootstrap.servers": "nobody:9092"})
+    sender = FileSender(connection, ".dlq", stop_requested=lambda: False)
+    key = str(path.relative_to(tree.dead_letter_dir))
+    note = sender.send_file(ObjectPath(storage, key), FileProgress())
+    assert (note.size, note.letters) == (0, 0)
+    assert storage.requests == {"HEAD": 1}
 
 
 def test_what_a_listing_told_is_not_asked_again(bucket: Bucket) -> None:
