@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,11 +37,13 @@ from beam_pipeline.runtime.flink.preflight import (
     unshared,
 )
 from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
-from beam_pipeline.runtime.lease import Lease, hold_lease
+from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.runtime.lease_terms import Lease
 from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
+from beam_pipeline.storage.paths import StoredPath
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,14 @@ class Launch:
           EnvironmentFailure: another run holds a directory, the engine can't be had, or a Flink
             job still writes there.
         """
-        leases = hold_leases(stack, self.directories)
+        leases = hold_leases(
+            stack,
+            {
+                "--output_dir": self.settings.output_path,
+                "--dead_letter_dir": self.settings.dead_letter_path,
+            },
+            self.say,
+        )
         output_dir = Path(self.settings.output_dir)
         plan = RunPlan(
             connection=connection,
@@ -181,12 +190,14 @@ def directories_of(settings: PipelineSettings) -> dict[str, Path]:
     }
 
 
-def hold_leases(stack: ExitStack, directories: dict[str, Path]) -> list[Lease]:
-    """Hold the directories, by flag, for the time of `stack`; one that is named twice once."""
-    flags: dict[Path, str] = {}
-    for flag, directory in directories.items():
-        flags.setdefault(directory.resolve(), flag)
-    return [stack.enter_context(hold_lease(directory, flag)) for directory, flag in flags.items()]
+def hold_leases(
+    stack: ExitStack, places: Mapping[str, StoredPath], say: Callable[[str], object]
+) -> list[Lease]:
+    """Hold directories and prefixes, by flag, for the time of `stack`; one named twice once."""
+    flags: dict[StoredPath, str] = {}
+    for flag, place in places.items():
+        flags.setdefault(place.resolve() if isinstance(place, Path) else place, flag)
+    return [stack.enter_context(hold_lease(place, flag, say=say)) for place, flag in flags.items()]
 
 
 def end_earlier_jobs(output_dir: Path) -> None:

@@ -36,7 +36,7 @@ from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.held_columns import note_columns
-from beam_pipeline.runtime.lease import Lease, LeaseLostError
+from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
 from beam_pipeline.runtime.log_watch import (
     AWAY_SECONDS,
     LOOK_SECONDS,

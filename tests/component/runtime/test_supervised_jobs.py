@@ -23,10 +23,10 @@ from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime import broker_watch
-from beam_pipeline.runtime import lease as lease_module
 from beam_pipeline.runtime import supervisor as supervisor_module
 from beam_pipeline.runtime.engine import EngineStatus
-from beam_pipeline.runtime.lease import LEASE_FILE, LeaseLostError, hold_lease
+from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseLostError, LeaseTimes
 from beam_pipeline.runtime.restarts import RestartLimits
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.storage.directory import DirectoryStorage
@@ -345,10 +345,7 @@ def test_a_full_disk_at_each_submission_ends_the_run_with_one_line(run: Run) -> 
     assert run.jobs() == []
 
 
-def test_a_run_that_loses_its_lease_kills_its_job_and_leaves_the_others_parts(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.0)
+def test_a_run_that_loses_its_lease_kills_its_job_and_leaves_the_others_parts(run: Run) -> None:
     graceful = run.directory / "graceful"
     job = f"signal.signal(signal.SIGTERM, lambda *_: Path({str(graceful)!r}).touch()); {RUN}"
     part = run.tree.output_dir / "_tmp" / "epoch-of-the-other" / "part.arrow"
@@ -362,7 +359,7 @@ def test_a_run_that_loses_its_lease_kills_its_job_and_leaves_the_others_parts(
 
     with (
         pytest.raises(LeaseLostError, match="process 7 on elsewhere"),
-        hold_lease(run.tree.output_dir, "--output_dir") as lease,
+        hold_lease(run.tree.output_dir, "--output_dir", LeaseTimes(heartbeat=0.0)) as lease,
     ):
         run.supervisor(job, [lease]).run(run.stop, take_over)
     (noted,) = run.jobs()
