@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from integration.pipeline_runs import wait_for
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.lease import hold_lease
@@ -87,6 +88,12 @@ def next_line(process: Holder) -> str:
     return process.stdout.readline().rstrip()
 
 
+def await_freeze(process: Holder) -> None:
+    """Wait until a process has stopped itself: a signal to go on before that would be lost."""
+    status = Path(f"/proc/{process.pid}/stat")
+    wait_for(lambda: ") T " in status.read_text(), "the holder to freeze")
+
+
 def owner(directory: Path) -> HeldLease:
     lease = parse_store_lease((directory / LEASE_FILE).read_bytes())
     assert isinstance(lease, HeldLease)
@@ -132,6 +139,7 @@ def test_a_holder_that_was_frozen_stops_when_another_one_has_the_lease(
 ) -> None:
     frozen = holder(processes, tmp_path, "machine-a", SHORT, "freezes")
     assert next_line(frozen) == "held"
+    await_freeze(frozen)
     other = holder(processes, tmp_path, "machine-b", SHORT)
     assert next_line(other) == "held"
     frozen.send_signal(signal.SIGCONT)
@@ -150,6 +158,7 @@ def test_a_holder_that_was_frozen_for_a_moment_goes_on(
 ) -> None:
     frozen = holder(processes, tmp_path, "machine-a", LONG, "freezes")
     assert next_line(frozen) == "held"
+    await_freeze(frozen)
     other = holder(processes, tmp_path, "machine-b", LONG)
     frozen.send_signal(signal.SIGCONT)
     assert f"is being written by another pipeline (process {frozen.pid} on" in next_line(other)
