@@ -170,4 +170,4 @@ def _save_ledger(settings: PipelineSettings) -> None:
     Where that fails, the next start does it.
     """
     with contextlib.suppress(EnvironmentFailure, OSError):
-        load_ledger(settings.output_dir, settings.dead_letter_dir).save()
+        load_ledger(settings.output_path, settings.dead_letter_path).save()

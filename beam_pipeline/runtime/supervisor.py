@@ -427,10 +427,9 @@ class Supervisor:
             if (outage := self._resume(resumed)) is not None:
                 return outage
             self._confirm_leases()
-            # First: a savepoint of an earlier epoch must not be resumed once a list names it dead.
-            self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
-            if not resumed:
+            if not resumed:  # fails where another run has begun one, whose records must stay
                 self._ledger.begin_epoch(self.status.epoch)
+            self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
             self._confirm_leases()
             writes_to = scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
             job = self._submit(scratch)

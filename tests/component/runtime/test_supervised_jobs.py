@@ -20,6 +20,7 @@ from pipeline_settings import settings_of
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import load_expired_note
+from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime import broker_watch
@@ -28,6 +29,7 @@ from beam_pipeline.runtime.engine import EngineStatus
 from beam_pipeline.runtime.lease import hold_lease
 from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseLostError, LeaseTimes
 from beam_pipeline.runtime.restarts import RestartLimits
+from beam_pipeline.runtime.resume import Ends
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
@@ -68,6 +70,7 @@ class Run:
     on_submit: Callable[[ResumedEpoch], None] = lambda epoch: None
     states: list[str] = field(default_factory=list)
     plan_class: type[RunPlan] = RunPlan
+    resumed: ResumedEpoch | None = None
 
     def __post_init__(self) -> None:
         self.tree = OutputTree(self.directory)
@@ -89,6 +92,7 @@ class Run:
             self.engine,
             lambda name: self.directory / f"{name}.log",
             leases,
+            resumed=self.resumed,
             on_submit=self.on_submit,
             source=self.source,
             restart_limits=self.limits,
@@ -407,17 +411,40 @@ def test_what_came_late_while_no_run_was_there_is_not_counted(run: Run) -> None:
     assert len(status.notices) == 1
 
 
-def test_savepoints_of_earlier_epochs_are_unusable_before_a_list_names_them_dead(
-    run: Run,
+def test_of_two_runs_that_begin_an_epoch_at_once_the_second_submits_no_job(
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on_submit(epoch: ResumedEpoch) -> None:
-        assert not list((run.tree.output_dir / "_ledger" / "epochs").glob("*.json"))
+    """It also leaves alone the records of the other's jobs, which `on_submit` replaces."""
+    submitted: list[str] = []
+    run.on_submit = lambda epoch: submitted.append(epoch.name)
 
-    run.on_submit = on_submit
-    run.until(RUN, is_running)
-    (job,) = run.jobs()
-    (counted,) = (run.tree.output_dir / "_ledger" / "epochs").glob("*.json")
-    assert counted.stem == job["epoch"]
+    def begin_another(starts: Ends) -> None:
+        load_ledger(run.tree.output_dir, run.tree.dead_letter_dir).begin_epoch("another")
+
+    monkeypatch.setattr(run.source, "set_group_offsets", begin_another)
+    with pytest.raises(EnvironmentFailure, match="another pipeline took the lease over"):
+        run.supervisor(RUN).run(run.stop, no_tick)
+    assert (submitted, run.jobs()) == ([], [])
+
+
+def test_a_savepoint_of_an_epoch_that_is_over_is_refused(run: Run) -> None:
+    for epoch in ("epoch1", "epoch2"):
+        load_ledger(run.tree.output_dir, run.tree.dead_letter_dir).begin_epoch(epoch)
+    run.resumed = ResumedEpoch("epoch1", [])
+    with pytest.raises(EnvironmentFailure, match="epoch1 can't be restored: epoch epoch2 has beg"):
+        run.supervisor(RUN).run(run.stop, no_tick)
+    assert run.jobs() == []
+
+
+def test_a_savepoint_of_the_last_epoch_is_continued(run: Run) -> None:
+    load_ledger(run.tree.output_dir, run.tree.dead_letter_dir).begin_epoch("epoch1")
+    run.resumed = ResumedEpoch("epoch1", [])
+    run.tree.epoch = "epoch1"
+    landed = run.tree.parquet(sources("orders", 0, range(5)))
+    status = run.until(RUN, is_running)
+    assert [job["epoch"] for job in run.jobs()] == ["epoch1"]
+    assert landed.exists()
+    assert not status.covered.is_empty
 
 
 @dataclass(frozen=True)
