@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -33,7 +33,7 @@ from beam_pipeline.runtime.resume import Ends
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
-from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject
+from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject, Upload
 
 # Notes what its job file says in the directory that it is given, then does the rest.
 JOB = """
@@ -449,7 +449,7 @@ def test_a_savepoint_of_the_last_epoch_is_continued(run: Run) -> None:
 
 @dataclass(frozen=True)
 class AwayStorage(DirectoryStorage):
-    """A storage that does not answer while a file is there."""
+    """A storage that does not answer while a file is there; uploads are files in `_uploads`."""
 
     def _ask(self) -> None:
         if (self.root / "away").exists():
@@ -466,6 +466,13 @@ class AwayStorage(DirectoryStorage):
     def children(self, key: str = "") -> list[StoredObject | str]:
         self._ask()
         return super().children(key)
+
+    def uploads(self, prefix: str = "") -> Iterator[Upload]:
+        for path in sorted((self.root / "_uploads").glob("*")):
+            yield Upload(path.name, "1", 0.0)
+
+    def abort_upload(self, upload: Upload) -> None:
+        (self.root / "_uploads" / upload.key).unlink()
 
 
 class StorePlan(RunPlan):
@@ -532,6 +539,28 @@ def test_a_store_that_is_away_at_the_start_is_waited_for(store_run: Run) -> None
 
     run.until(RUN, runs)
     assert len(run.jobs()) == 1
+
+
+def test_uploads_of_dead_epochs_are_aborted_at_the_start_and_at_the_end(store_run: Run) -> None:
+    run = store_run
+    uploads = run.tree.output_dir / "_uploads"
+    uploads.mkdir()
+    name = "orders-20261123T120000Z-20261123T120010Z-s0-e{}-p0.parquet"
+    load_ledger(run.tree.output_dir, run.tree.dead_letter_dir).begin_epoch("dead")
+    dead, foreign = uploads / name.format("dead"), uploads / name.format("foreign")
+    dead.touch()
+    foreign.touch()
+    own: list[Path] = []
+
+    def runs(status: RunStatus) -> bool:
+        if is_running(status):
+            assert not dead.exists()
+            own.append(uploads / name.format(status.epoch))
+            own[0].touch()
+        return bool(own)
+
+    run.until(RUN, runs)
+    assert list(uploads.iterdir()) == [foreign]
 
 
 def test_what_the_caller_raises_at_a_tick_ends_the_run(run: Run) -> None:
