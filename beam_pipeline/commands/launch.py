@@ -6,12 +6,11 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
-from typing import cast
 
 from rich.console import Console
 
@@ -38,7 +37,8 @@ from beam_pipeline.runtime.flink.preflight import (
     unshared,
 )
 from beam_pipeline.runtime.flink.rest import FlinkRest, FlinkUnreachableError
-from beam_pipeline.runtime.lease import Lease, hold_lease
+from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.runtime.lease_terms import Lease
 from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
@@ -118,7 +118,7 @@ class Launch:
           EnvironmentFailure: another run holds a directory, the engine can't be had, or a Flink
             job still writes there.
         """
-        leases = hold_leases(stack, self.directories)
+        leases = hold_leases(stack, self.directories, self.say)
         output_dir = self.settings.output_path
         plan = RunPlan(
             connection=connection,
@@ -202,15 +202,14 @@ def storage_flags(settings: PipelineSettings) -> list[str]:
     return [f"--storage_config={settings.storage_config}"] if settings.storage_config else []
 
 
-def hold_leases(stack: ExitStack, directories: Mapping[str, StoredPath]) -> list[Lease]:
-    """Hold the directories, by flag, for the time of `stack`; one that is named twice once."""
+def hold_leases(
+    stack: ExitStack, places: Mapping[str, StoredPath], say: Callable[[str], object]
+) -> list[Lease]:
+    """Hold directories and prefixes, by flag, for the time of `stack`; one named twice once."""
     flags: dict[StoredPath, str] = {}
-    for flag, directory in directories.items():
-        flags.setdefault(directory.resolve() if isinstance(directory, Path) else directory, flag)
-    return [
-        stack.enter_context(hold_lease(cast("Path", directory), flag))
-        for directory, flag in flags.items()
-    ]
+    for flag, place in places.items():
+        flags.setdefault(place.resolve() if isinstance(place, Path) else place, flag)
+    return [stack.enter_context(hold_lease(place, flag, say=say)) for place, flag in flags.items()]
 
 
 def end_earlier_jobs(output_dir: StoredPath) -> None:

@@ -6,8 +6,6 @@ import argparse
 import contextlib
 import shlex
 from contextlib import ExitStack
-from pathlib import Path
-from typing import cast
 
 from rich.console import Console
 
@@ -181,5 +179,4 @@ def _save_ledger(settings: PipelineSettings) -> None:
     Where that fails, the next start does it.
     """
     with contextlib.suppress(EnvironmentFailure, OSError):
-        places = settings.output_path, settings.dead_letter_path
-        load_ledger(*cast("tuple[Path, Path]", places)).save()
+        load_ledger(settings.output_path, settings.dead_letter_path).save()

@@ -2,12 +2,15 @@
 
 On one machine the lease is an flock, which the kernel releases when its owner dies. Machines that
 share the storage may not share its flocks. Between them the lease is its content: the owner and a
-heartbeat. It expires when the heartbeat stops, and whoever takes it over becomes the owner. So the
-owner reads the file before each heartbeat, and stops when it finds another owner there.
+heartbeat. It expires when the content has not changed for a while by the clock of the machine that
+looks, and whoever takes it over becomes the owner. So the owner reads the file before each
+heartbeat, and stops when it finds another owner there.
 
 `lease.json` is a JSON object with `host`, `pid`, `id` and `heartbeat` (Unix time in seconds), and
 `{}` once it was released. It is written in place, in one call and at one length, because a rename
 would leave the flock behind and a full disk must not tear it.
+
+An object store has a lease of its own kind (`runtime.store_lease`).
 """
 
 from __future__ import annotations
@@ -19,27 +22,25 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.mounts import file_system_of, is_local
+from beam_pipeline.runtime.lease_terms import (
+    DEFAULT_TIMES,
+    LEASE_FILE,
+    Holder,
+    Lease,
+    LeasedPlace,
+    LeaseTimes,
+    Watch,
+)
+from beam_pipeline.runtime.store_lease import StoreLease, store_holder_of
 from beam_pipeline.storage.paths import StoredPath
 
-LEASE_FILE = Path("_ledger", "lease.json")
-HEARTBEAT_SECONDS = 5.0
-EXPIRY_SECONDS = 30.0
-SETTLE_SECONDS = 2.0
-"""Of machines that start at the same time the last one to write has the lease. Each waits this long
-after its write, then looks whether it was the last."""
-TORN_SECONDS = 1.0
-"""How long a lease that is not whole is read again: its owner may be writing it."""
 _LENGTH = 256
-
-
-class LeaseLostError(EnvironmentFailure):
-    """Another pipeline has the directory now; this one must write nothing more."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,9 @@ class LeaseRecord:
     id: str = ""
 
     @property
-    def name(self) -> str:
-        """Return the process and its host, for people."""
-        return f"process {self.pid or '?'} on {self.host}"
-
-    def is_held_elsewhere(self, host: str, now: float) -> bool:
-        """Return whether another machine holds the lease, and its heartbeat has not expired.
-
-        For a process of this machine, `host`, the flock has the answer.
-        """
-        return self.host != host and now - self.heartbeat < EXPIRY_SECONDS
+    def holder(self) -> Holder:
+        """Return the process that holds it."""
+        return Holder(self.host, self.pid)
 
 
 def parse_lease(content: bytes) -> LeaseRecord | None:
@@ -84,16 +78,41 @@ def parse_lease(content: bytes) -> LeaseRecord | None:
     return record
 
 
-class Lease:
-    """A lease that is held by this process; made by `hold_lease`."""
+class DirectoryLease:
+    """A lease on a directory that is held by this process; made by `hold_lease`."""
 
-    def __init__(self, directory: Path, flag: str, descriptor: int) -> None:
-        self._directory = directory
-        self._flag = flag
+    def __init__(self, directory: Path, flag: str, descriptor: int, times: LeaseTimes) -> None:
+        self._path = directory / LEASE_FILE
+        self._place = LeasedPlace(flag, str(directory))
         self._descriptor = descriptor
+        self._times = times
         self._id = secrets.token_hex(8)
         self._is_shared = _is_shared(directory)
         self._next_beat = self._next_beat_unix = 0.0
+
+    def await_expiry(self, say: Callable[[str], object]) -> None:
+        """Wait until another machine's lease is free, or has not changed for the time of expiry.
+
+        For a process of this machine, the flock has the answer.
+
+        Raises:
+          EnvironmentFailure: it is renewed.
+          OSError: it can't be read.
+        """
+        holder, content = _read(self._path, self._times.torn)
+        watch = Watch(content, self._times.expiry)
+        is_told = False
+        while holder is not None and holder.host != socket.gethostname():
+            if watch.has_changed(content):
+                raise self._place.taken(holder.holder.name)
+            if watch.has_expired:
+                return
+            if not is_told:
+                is_told = True
+                say(self._place.waiting(holder.holder.name, self._times.expiry))
+            time.sleep(self._times.look)
+            watch.begin_look()
+            holder, content = _read(self._path, self._times.torn)
 
     def take(self) -> None:
         """Become the owner of a lease that is free.
@@ -104,18 +123,12 @@ class Lease:
         """
         self._write_heartbeat()
         if self._is_shared:
-            time.sleep(SETTLE_SECONDS)
-            holder = _read(self._directory / LEASE_FILE)
+            time.sleep(self._times.settle)
+            holder, _ = _read(self._path, self._times.torn)
             if holder is None or holder.id != self._id:
-                raise _taken(self._directory, self._flag, holder)
+                raise self._place.taken(_name_of(holder))
 
     def beat(self) -> None:
-        """Renew the lease when that is due; call it more often than `HEARTBEAT_SECONDS`.
-
-        Raises:
-          LeaseLostError: another pipeline took the lease over.
-          EnvironmentFailure: the directory is gone.
-        """
         # The monotonic clock may stand still while a virtual machine is paused.
         if time.monotonic() < self._next_beat and time.time() < self._next_beat_unix:
             return
@@ -126,38 +139,23 @@ class Lease:
             self._write_heartbeat()
 
     def confirm(self) -> None:
-        """Check that this process still owns the lease.
-
-        Raises:
-          LeaseLostError: another pipeline took the lease over.
-          EnvironmentFailure: the directory is gone.
-        """
-        where = f"{self._flag}={self._directory}"
         try:
-            holder = _read(self._directory / LEASE_FILE)
+            holder, _ = _read(self._path, self._times.torn)
         except (FileNotFoundError, NotADirectoryError):
-            raise EnvironmentFailure(
-                f"{where} has vanished, or its lease with it; nothing more is written. "
-                "Bring it back and start again: what is in its files is not read twice"
-            ) from None
+            raise self._place.vanished() from None
         except OSError:
             return  # storage that does not answer now takes no files either
         if holder is None or holder.id != self._id:
-            raise LeaseLostError(
-                f"{where}: another pipeline ({_name_of(holder)}) took the lease over, because this "
-                f"one stood still for {EXPIRY_SECONDS:g} s; this one has stopped. Nothing is lost: "
-                "the other one resumes from the files"
-            )
+            raise self._place.lost(_name_of(holder), self._times.expiry)
 
     def release(self) -> None:
-        """Release the lease, unless another pipeline has it."""
         with contextlib.suppress(OSError, EnvironmentFailure):
             self.confirm()
             self._write(b"{}")
 
     def _write_heartbeat(self) -> None:
-        self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
-        self._next_beat_unix = time.time() + HEARTBEAT_SECONDS
+        self._next_beat = time.monotonic() + self._times.heartbeat
+        self._next_beat_unix = time.time() + self._times.heartbeat
         record = LeaseRecord(socket.gethostname(), os.getpid(), time.time(), self._id)
         self._write(json.dumps(asdict(record)).encode())
 
@@ -170,53 +168,84 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold_lease(directory: Path, flag: str) -> Iterator[Lease]:
-    """Hold the lease on `directory` for the time of the block.
+def hold_lease(
+    place: StoredPath,
+    flag: str,
+    times: LeaseTimes = DEFAULT_TIMES,
+    say: Callable[[str], object] = lambda text: None,
+) -> Iterator[Lease]:
+    """Hold the lease on a directory or a prefix of an object store for the time of the block.
+
+    A lease that another machine has not released is waited for until it has expired.
 
     Args:
-      directory: an output or dead-letter directory; made when missing.
+      place: an output or dead-letter directory, made when missing; or a prefix.
       flag: the flag that names it, for messages.
+      times: how long the steps take.
+      say: called with one line when the end of another one's lease is waited for.
 
     Raises:
-      EnvironmentFailure: another pipeline holds it, or the directory can't be written.
+      EnvironmentFailure: another pipeline holds it, or it can't be written.
+      StorageAwayError: the object store does not answer.
     """
-    path = directory / LEASE_FILE
     with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, is_new = _open(path)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            holder = None if is_new else _read(path)
-        except BlockingIOError:
-            raise _taken(directory, flag, _read(path)) from None
-        except OSError as error:
-            raise _unwritable(directory, flag, error) from None
-        if holder is not None and holder.is_held_elsewhere(socket.gethostname(), time.time()):
-            raise _taken(directory, flag, holder)
-        lease = Lease(directory, flag, descriptor)
-        try:
+        lease: DirectoryLease | StoreLease
+        if isinstance(place, Path):
+            lease = _locked(place, flag, times, say, stack)
+        else:
+            lease = StoreLease(place, flag, times, say)
             lease.take()
-        except OSError as error:
-            raise _unwritable(directory, flag, error) from None
         stack.callback(lease.release)
         yield lease
 
 
-def holder_of(directory: StoredPath) -> LeaseRecord | None:
-    """Return who holds a directory now; None if nobody does. Takes no lock.
+def _locked(
+    directory: Path,
+    flag: str,
+    times: LeaseTimes,
+    say: Callable[[str], object],
+    stack: contextlib.ExitStack,
+) -> DirectoryLease:
+    """Return a lease that is taken; `stack` closes its file."""
+    path, place = directory / LEASE_FILE, LeasedPlace(flag, str(directory))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, is_new = _open(path)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lease = DirectoryLease(directory, flag, descriptor, times)
+        if not is_new:
+            lease.await_expiry(say)
+        lease.take()
+    except BlockingIOError:
+        holder, _ = _read(path, times.torn)
+        raise place.taken(_name_of(holder)) from None
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"{place}: {error.strerror}; give a directory that can be written"
+        ) from None
+    return lease
+
+
+def holder_of(place: StoredPath, times: LeaseTimes = DEFAULT_TIMES) -> Holder | None:
+    """Return who holds a directory or a prefix now; None if nobody does. Takes no lock.
 
     The owner of a lease that expired, or a process of this machine that has ended, holds nothing.
+
+    Raises:
+      StorageAwayError: the object store does not answer.
     """
+    if not isinstance(place, Path):
+        return store_holder_of(place, times)
     try:
-        record = parse_lease((directory / LEASE_FILE).read_bytes())
+        record = parse_lease((place / LEASE_FILE).read_bytes())
     except (OSError, ValueError):
         return None
-    if record is None or time.time() - record.heartbeat >= EXPIRY_SECONDS:
+    if record is None or time.time() - record.heartbeat >= times.expiry:
         return None
     if record.host == socket.gethostname() and not _is_alive(record.pid):
         return None
-    return record
+    return record.holder
 
 
 def _is_alive(pid: int) -> bool:
@@ -237,20 +266,21 @@ def _open(path: Path) -> tuple[int, bool]:
         return os.open(path, os.O_RDWR), False
 
 
-def _read(path: Path) -> LeaseRecord | None:
+def _read(path: Path, torn_seconds: float) -> tuple[LeaseRecord | None, bytes]:
     """Read a lease by opening it anew: a network file system looks for news only then.
 
-    One that is not whole is read again for a while. If it stays so, its owner is unknown, and its
-    heartbeat is the time of the file's last change.
+    One that is not whole is read again for a while. If it stays so, its owner is unknown.
+
+    Returns:
+      what it says, and its content.
     """
-    give_up = time.monotonic() + TORN_SECONDS
+    give_up = time.monotonic() + torn_seconds
     while True:
-        try:
-            return parse_lease(path.read_bytes())
-        except ValueError:
-            changed = path.stat().st_mtime
-        if time.monotonic() >= give_up or time.time() - changed > EXPIRY_SECONDS:
-            return LeaseRecord("an unknown host", 0, changed)
+        content = path.read_bytes()
+        with contextlib.suppress(ValueError):
+            return parse_lease(content), content
+        if time.monotonic() >= give_up:
+            return LeaseRecord("an unknown host", 0, 0.0), content
         time.sleep(0.05)
 
 
@@ -260,18 +290,5 @@ def _is_shared(directory: Path) -> bool:
     return kind is None or not is_local(kind)
 
 
-def _name_of(holder: LeaseRecord | None) -> str:
-    return holder.name if holder else "process unknown"
-
-
-def _taken(directory: Path, flag: str, holder: LeaseRecord | None) -> EnvironmentFailure:
-    return EnvironmentFailure(
-        f"{flag}={directory} is being written by another pipeline ({_name_of(holder)}); "
-        "stop that one, or give this one a directory of its own"
-    )
-
-
-def _unwritable(directory: Path, flag: str, error: OSError) -> EnvironmentFailure:
-    return EnvironmentFailure(
-        f"{flag}={directory}: {error.strerror}; give a directory that can be written"
-    )
+def _name_of(record: LeaseRecord | None) -> str:
+    return record.holder.name if record else "process unknown"

@@ -24,7 +24,7 @@ from beam_pipeline.config import BreakerLimits, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.epochs import abort_uploads
-from beam_pipeline.files.expired import load_expired_note
+from beam_pipeline.files.expired import ExpiredNote, load_expired_note
 from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.parts import Parts, parts_below
@@ -36,7 +36,7 @@ from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.held_columns import note_columns
-from beam_pipeline.runtime.lease import Lease, LeaseLostError
+from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
 from beam_pipeline.runtime.log_watch import (
     AWAY_SECONDS,
     LOOK_SECONDS,
@@ -234,7 +234,7 @@ class Supervisor:
         self._read, self._read_at = 0, time.time()
         self._progress: tuple[str, int, int] | None = None
         self._log_watch = LogWatch(
-            load_expired_note(plan.output_dir),
+            ExpiredNote(),
             landing_seconds(
                 plan.settings.windowing,
                 plan.settings.timing,
@@ -242,6 +242,7 @@ class Supervisor:
             ),
             accept=plan.accept_expired,
         )
+        self._has_expired_note = False
         self._next_look = 0.0
         self._has_landed_rows = self._has_noted_columns = False
         self._breaker = CircuitBreaker(plan.breaker_limits) if plan.breaker_limits else None
@@ -423,10 +424,9 @@ class Supervisor:
             if (outage := self._resume(resumed)) is not None:
                 return outage
             self._confirm_leases()
-            # First: a savepoint of an earlier epoch must not be resumed once a list names it dead.
-            self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
-            if not resumed:
+            if not resumed:  # fails where another run has begun one, whose records must stay
                 self._ledger.begin_epoch(self.status.epoch)
+            self._on_submit(ResumedEpoch(self.status.epoch, self._covered))
             self._confirm_leases()
             writes_to = scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-"))
             job = self._submit(scratch)
@@ -496,6 +496,9 @@ class Supervisor:
         self._abort_uploads(self.status.epoch)
         self._ledger.refresh()
         self._remove_strays()
+        if not self._has_expired_note:
+            self._log_watch.note = load_expired_note(self._plan.output_dir)
+            self._has_expired_note = True
         point = self._source.find_resume_point(self._ledger)
         self._starts = self.status.starts = point.starts
         self.status.covered = self._ledger.covered

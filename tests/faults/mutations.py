@@ -20,6 +20,7 @@ _LEFT_OUT = shutil.ignore_patterns(
 )
 _TIMEOUT_SECONDS = 1200
 EPOCHS = "tests/stateful/test_epochs.py::test_panes_that_fire_again_with_other_records"
+LATE_FILES = "tests/stateful/test_epochs.py::test_a_worker_of_a_dead_epoch_that_publishes_late"
 RESTARTS = "tests/faults/test_signals.py::test_sigterm"
 
 
@@ -53,6 +54,14 @@ MUTATIONS = (
         mutated="pass",
         # Only a runner that rolls back needs it, and Prism does not.
         test=EPOCHS,
+    ),
+    Mutation(
+        name="strays",
+        file="beam_pipeline/files/ledger.py",
+        original="if self._is_stray(path, unknown[path], content):",
+        mutated="if False:",
+        # A worker that outlives its epoch is on a cluster of the user's own.
+        test=LATE_FILES,
     ),
     Mutation(
         name="whole bundles",

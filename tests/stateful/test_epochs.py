@@ -429,8 +429,8 @@ class Epochs(RuleBasedStateMachine):
 
     def freeze(self, layout: FileLayout, target: OutputFile, temporary: Path) -> None:
         """A worker freezes with a finished file that has no name yet."""
-        kept = Path(self.directory.name, "frozen", uuid.uuid4().hex, temporary.name)
-        kept.parent.mkdir(parents=True)
+        kept = Path(self.directory.name, "frozen", temporary.name)  # has a random name
+        kept.parent.mkdir(exist_ok=True)
         temporary.rename(kept)
         self.frozen.append((layout, target, kept))
 

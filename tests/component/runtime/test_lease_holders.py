@@ -14,16 +14,18 @@ import pytest
 from integration.pipeline_runs import wait_for
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime.lease import LEASE_FILE, hold_lease
+from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.runtime.lease_terms import LEASE_FILE
 
 HOLDER = """
 import os, signal, sys, time
 from pathlib import Path
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime import lease
+from beam_pipeline.runtime.lease_terms import LeaseTimes
 
 directory, host = Path(sys.argv[1]), sys.argv[2]
-lease.HEARTBEAT_SECONDS, lease.EXPIRY_SECONDS = 0.05, 1.0
+times = LeaseTimes(heartbeat=0.05, expiry=1.0)
 if host != "this one":  # another machine: the storage is shared, and its flock is not
     lease.socket.gethostname = lambda: host
     lease.fcntl.flock = lambda *arguments: None
@@ -42,7 +44,7 @@ def freeze_then_write(*arguments):
 
 write = os.pwrite
 try:
-    with lease.hold_lease(directory, "--output_dir") as held:
+    with lease.hold_lease(directory, "--output_dir", times) as held:
         print("held", flush=True)
         if sys.argv[3:] == ["freezes between heartbeats"]:
             freeze()

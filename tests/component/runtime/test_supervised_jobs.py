@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -20,18 +20,20 @@ from pipeline_settings import settings_of
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import load_expired_note
+from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime import broker_watch
-from beam_pipeline.runtime import lease as lease_module
 from beam_pipeline.runtime import supervisor as supervisor_module
 from beam_pipeline.runtime.engine import EngineStatus
-from beam_pipeline.runtime.lease import LEASE_FILE, LeaseLostError, hold_lease
+from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseLostError, LeaseTimes
 from beam_pipeline.runtime.restarts import RestartLimits
+from beam_pipeline.runtime.resume import Ends
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
-from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject
+from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject, Upload
 
 # Notes what its job file says in the directory that it is given, then does the rest.
 JOB = """
@@ -68,6 +70,7 @@ class Run:
     on_submit: Callable[[ResumedEpoch], None] = lambda epoch: None
     states: list[str] = field(default_factory=list)
     plan_class: type[RunPlan] = RunPlan
+    resumed: ResumedEpoch | None = None
 
     def __post_init__(self) -> None:
         self.tree = OutputTree(self.directory)
@@ -89,6 +92,7 @@ class Run:
             self.engine,
             lambda name: self.directory / f"{name}.log",
             leases,
+            resumed=self.resumed,
             on_submit=self.on_submit,
             source=self.source,
             restart_limits=self.limits,
@@ -345,10 +349,7 @@ def test_a_full_disk_at_each_submission_ends_the_run_with_one_line(run: Run) -> 
     assert run.jobs() == []
 
 
-def test_a_run_that_loses_its_lease_kills_its_job_and_leaves_the_others_parts(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.0)
+def test_a_run_that_loses_its_lease_kills_its_job_and_leaves_the_others_parts(run: Run) -> None:
     graceful = run.directory / "graceful"
     job = f"signal.signal(signal.SIGTERM, lambda *_: Path({str(graceful)!r}).touch()); {RUN}"
     part = run.tree.output_dir / "_tmp" / "epoch-of-the-other" / "part.arrow"
@@ -362,7 +363,7 @@ def test_a_run_that_loses_its_lease_kills_its_job_and_leaves_the_others_parts(
 
     with (
         pytest.raises(LeaseLostError, match="process 7 on elsewhere"),
-        hold_lease(run.tree.output_dir, "--output_dir") as lease,
+        hold_lease(run.tree.output_dir, "--output_dir", LeaseTimes(heartbeat=0.0)) as lease,
     ):
         run.supervisor(job, [lease]).run(run.stop, take_over)
     (noted,) = run.jobs()
@@ -410,22 +411,45 @@ def test_what_came_late_while_no_run_was_there_is_not_counted(run: Run) -> None:
     assert len(status.notices) == 1
 
 
-def test_savepoints_of_earlier_epochs_are_unusable_before_a_list_names_them_dead(
-    run: Run,
+def test_of_two_runs_that_begin_an_epoch_at_once_the_second_submits_no_job(
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on_submit(epoch: ResumedEpoch) -> None:
-        assert not list((run.tree.output_dir / "_ledger" / "epochs").glob("*.json"))
+    """It also leaves alone the records of the other's jobs, which `on_submit` replaces."""
+    submitted: list[str] = []
+    run.on_submit = lambda epoch: submitted.append(epoch.name)
 
-    run.on_submit = on_submit
-    run.until(RUN, is_running)
-    (job,) = run.jobs()
-    (counted,) = (run.tree.output_dir / "_ledger" / "epochs").glob("*.json")
-    assert counted.stem == job["epoch"]
+    def begin_another(starts: Ends) -> None:
+        load_ledger(run.tree.output_dir, run.tree.dead_letter_dir).begin_epoch("another")
+
+    monkeypatch.setattr(run.source, "set_group_offsets", begin_another)
+    with pytest.raises(EnvironmentFailure, match="another pipeline took the lease over"):
+        run.supervisor(RUN).run(run.stop, no_tick)
+    assert (submitted, run.jobs()) == ([], [])
+
+
+def test_a_savepoint_of_an_epoch_that_is_over_is_refused(run: Run) -> None:
+    for epoch in ("epoch1", "epoch2"):
+        load_ledger(run.tree.output_dir, run.tree.dead_letter_dir).begin_epoch(epoch)
+    run.resumed = ResumedEpoch("epoch1", [])
+    with pytest.raises(EnvironmentFailure, match="epoch1 can't be restored: epoch epoch2 has beg"):
+        run.supervisor(RUN).run(run.stop, no_tick)
+    assert run.jobs() == []
+
+
+def test_a_savepoint_of_the_last_epoch_is_continued(run: Run) -> None:
+    load_ledger(run.tree.output_dir, run.tree.dead_letter_dir).begin_epoch("epoch1")
+    run.resumed = ResumedEpoch("epoch1", [])
+    run.tree.epoch = "epoch1"
+    landed = run.tree.parquet(sources("orders", 0, range(5)))
+    status = run.until(RUN, is_running)
+    assert [job["epoch"] for job in run.jobs()] == ["epoch1"]
+    assert landed.exists()
+    assert not status.covered.is_empty
 
 
 @dataclass(frozen=True)
 class AwayStorage(DirectoryStorage):
-    """A storage that does not answer while a file is there."""
+    """A storage that does not answer while a file is there; uploads are files in `_uploads`."""
 
     def _ask(self) -> None:
         if (self.root / "away").exists():
@@ -442,6 +466,13 @@ class AwayStorage(DirectoryStorage):
     def children(self, key: str = "") -> list[StoredObject | str]:
         self._ask()
         return super().children(key)
+
+    def uploads(self, prefix: str = "") -> Iterator[Upload]:
+        for path in sorted((self.root / "_uploads").glob("*")):
+            yield Upload(path.name, "1", 0.0)
+
+    def abort_upload(self, upload: Upload) -> None:
+        (self.root / "_uploads" / upload.key).unlink()
 
 
 class StorePlan(RunPlan):
@@ -508,6 +539,28 @@ def test_a_store_that_is_away_at_the_start_is_waited_for(store_run: Run) -> None
 
     run.until(RUN, runs)
     assert len(run.jobs()) == 1
+
+
+def test_uploads_of_dead_epochs_are_aborted_at_the_start_and_at_the_end(store_run: Run) -> None:
+    run = store_run
+    uploads = run.tree.output_dir / "_uploads"
+    uploads.mkdir()
+    name = "orders-20261123T120000Z-20261123T120010Z-s0-e{}-p0.parquet"
+    load_ledger(run.tree.output_dir, run.tree.dead_letter_dir).begin_epoch("dead")
+    dead, foreign = uploads / name.format("dead"), uploads / name.format("foreign")
+    dead.touch()
+    foreign.touch()
+    own: list[Path] = []
+
+    def runs(status: RunStatus) -> bool:
+        if is_running(status):
+            assert not dead.exists()
+            own.append(uploads / name.format(status.epoch))
+            own[0].touch()
+        return bool(own)
+
+    run.until(RUN, runs)
+    assert list(uploads.iterdir()) == [foreign]
 
 
 def test_what_the_caller_raises_at_a_tick_ends_the_run(run: Run) -> None:

@@ -75,7 +75,7 @@ def test_an_object_store_is_shared_by_all_workers(
 def test_a_place_that_is_named_twice_is_held_once(tmp_path: Path) -> None:
     with ExitStack() as stack:
         places = {"--output_dir": tmp_path / "x", "--dead_letter_dir": tmp_path / "y" / ".." / "x"}
-        assert len(hold_leases(stack, places)) == 1
+        assert len(hold_leases(stack, places, print)) == 1
 
 
 def test_doctor_goes_on_behind_a_store_that_is_away() -> None:

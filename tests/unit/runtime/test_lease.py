@@ -12,16 +12,12 @@ from typing import Any
 import pytest
 
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.runtime import lease as lease_module
-from beam_pipeline.runtime.lease import EXPIRY_SECONDS, LEASE_FILE, hold_lease, holder_of
+from beam_pipeline.runtime.lease import hold_lease, holder_of
+from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseTimes
 
-LONG_AGO = time.time() - EXPIRY_SECONDS - 1
-
-
-@pytest.fixture
-def every_beat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call of `beat` is due."""
-    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.0)
+# Each call of `beat` is due, and a lease that is not whole is not waited for.
+AT_ONCE = LeaseTimes(heartbeat=0.0, torn=0.0)
+EXPIRES_AT_ONCE = LeaseTimes(heartbeat=0.0, expiry=0.0, torn=0.0)
 
 
 def write_lease(directory: Path, content: bytes) -> Path:
@@ -36,21 +32,50 @@ def lease_of(**fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
-def test_the_heartbeat_of_another_machine_is_respected(tmp_path: Path) -> None:
-    path = write_lease(tmp_path, lease_of())
-    before = path.read_bytes()
+@pytest.fixture
+def renewals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What another machine writes while its lease is watched, one content a look."""
+    contents: list[bytes] = []
+
+    def look(_seconds: float) -> None:
+        if contents:
+            write_lease(tmp_path, contents.pop(0))
+
+    monkeypatch.setattr(time, "sleep", look)
+    return contents
+
+
+# By the clock of this machine it is as old as can be: clocks of two machines may differ.
+@pytest.mark.parametrize("heartbeat", [0.0, 1e12])
+def test_the_heartbeat_of_another_machine_is_respected(
+    tmp_path: Path, renewals: list[bytes], heartbeat: float
+) -> None:
+    path = write_lease(tmp_path, lease_of(heartbeat=heartbeat))
+    renewals[:] = [lease_of(heartbeat=heartbeat)] * 3 + [lease_of(heartbeat=heartbeat + 5)]
     with (
         pytest.raises(EnvironmentFailure, match="process 7 on elsewhere"),
         hold_lease(tmp_path, "--output_dir"),
     ):
         pass
-    assert path.read_bytes() == before
+    assert path.read_bytes() == lease_of(heartbeat=heartbeat + 5)
 
 
-def test_an_expired_lease_is_taken_over(tmp_path: Path) -> None:
-    path = write_lease(tmp_path, lease_of(heartbeat=LONG_AGO))
-    with hold_lease(tmp_path, "--output_dir"):
+def test_a_lease_that_another_machine_does_not_renew_is_taken_over(tmp_path: Path) -> None:
+    path = write_lease(tmp_path, lease_of(heartbeat=1e12))
+    notices: list[str] = []
+    with hold_lease(tmp_path, "--output_dir", EXPIRES_AT_ONCE, notices.append):
         assert json.loads(path.read_bytes())["pid"] == os.getpid()
+    (notice,) = notices
+    assert notice.startswith(f"--output_dir={tmp_path}: process 7 on elsewhere has not released it")
+
+
+def test_a_lease_that_is_released_while_it_is_watched_is_taken(
+    tmp_path: Path, renewals: list[bytes]
+) -> None:
+    write_lease(tmp_path, lease_of())
+    renewals[:] = [b"{}"]
+    with hold_lease(tmp_path, "--output_dir"):
+        pass
 
 
 def test_a_released_lease_is_free(tmp_path: Path) -> None:
@@ -62,32 +87,27 @@ def test_a_released_lease_is_free(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("torn", [b"", b'{"host": "elsewh', b"12", b'{"pid": 7}'])
 def test_a_lease_that_is_not_whole_is_held_until_it_expires(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
+    tmp_path: Path, renewals: list[bytes], torn: bytes
 ) -> None:
-    monkeypatch.setattr(lease_module, "TORN_SECONDS", 0.0)
     path = write_lease(tmp_path, torn)
+    renewals[:] = [torn, torn + b" "]
     with (
         pytest.raises(EnvironmentFailure, match="is being written by another pipeline"),
-        hold_lease(tmp_path, "--output_dir"),
+        hold_lease(tmp_path, "--output_dir", AT_ONCE),
     ):
         pass
-    assert path.read_bytes() == torn
-    os.utime(path, (LONG_AGO, LONG_AGO))
-    with hold_lease(tmp_path, "--output_dir"):
+    assert path.read_bytes() == torn + b" "
+    with hold_lease(tmp_path, "--output_dir", EXPIRES_AT_ONCE):
         pass
 
 
-@pytest.mark.usefixtures("every_beat")
 @pytest.mark.parametrize(
     "content",
     [lease_of(), lease_of(id="ff"), b"{}", b"", b'{"host"'],
     ids=["older release", "another", "released", "empty", "torn"],
 )
-def test_a_lease_that_is_not_ours_any_more_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
-    monkeypatch.setattr(lease_module, "TORN_SECONDS", 0.0)
-    with hold_lease(tmp_path, "--output_dir") as held:
+def test_a_lease_that_is_not_ours_any_more_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    with hold_lease(tmp_path, "--output_dir", AT_ONCE) as held:
         held.beat()
         path = write_lease(tmp_path, content)
         with pytest.raises(EnvironmentFailure, match="took the lease over"):
@@ -95,10 +115,9 @@ def test_a_lease_that_is_not_ours_any_more_is_left_alone(
     assert path.read_bytes() == content
 
 
-@pytest.mark.usefixtures("every_beat")
 def test_a_heartbeat_is_whole_at_any_moment(tmp_path: Path) -> None:
     """It is one write over the old one, of the same length."""
-    with hold_lease(tmp_path, "--output_dir") as held:
+    with hold_lease(tmp_path, "--output_dir", AT_ONCE) as held:
         sizes = {(tmp_path / LEASE_FILE).stat().st_size}
         held.beat()
         sizes.add((tmp_path / LEASE_FILE).stat().st_size)
@@ -106,10 +125,9 @@ def test_a_heartbeat_is_whole_at_any_moment(tmp_path: Path) -> None:
     assert len(sizes) == 1
 
 
-@pytest.mark.usefixtures("every_beat")
 def test_a_directory_that_vanishes_is_an_error(tmp_path: Path) -> None:
     root = tmp_path / "out"
-    with hold_lease(root, "--output_dir") as held:
+    with hold_lease(root, "--output_dir", AT_ONCE) as held:
         held.beat()
         root.rename(tmp_path / "gone")
         with pytest.raises(EnvironmentFailure, match="has vanished"):

@@ -23,7 +23,8 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.files.names import OutputFile
-from beam_pipeline.runtime.lease import LeaseLostError, hold_lease
+from beam_pipeline.runtime.lease import hold_lease
+from beam_pipeline.runtime.lease_terms import LeaseLostError
 from beam_pipeline.storage import durable
 from beam_pipeline.tools.compact import run as compact_module
 from beam_pipeline.tools.compact.run import CompactionReport, compact, remove_leftovers
