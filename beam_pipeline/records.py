@@ -13,6 +13,9 @@ METRICS_NAMESPACE = "beam_pipeline"
 COERCED = "coerced"
 """Prefix of the counters of coerced values, such as `coerced.order.price`."""
 
+REQUESTS = "storage"
+"""Prefix of the counters of requests to an object store, such as `storage.PUT`."""
+
 MAX_BATCH_RECORDS = 4_000
 """How many records make one batch. Decoded events of more do not stay in the processor's cache."""
 

@@ -24,6 +24,7 @@ from beam_pipeline.commands.launch import (
     Launch,
     RunLogs,
     logs_in,
+    requests_text,
     stop_on_signals,
     storage_flags,
     temporary_directory,
@@ -220,6 +221,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         if unsent is not None:
             launch.say(unsent)
         holds = _prove(settings, broker.connection, produced, console) and unsent is None
+        requests = requests_text(supervisor.status, settings)
+        if requests is not None:
+            launch.say(requests)
         launch.say(_next_steps(settings) if store is None else store_hint(settings, store))
         if args.keep_broker:
             end_broker.pop_all()

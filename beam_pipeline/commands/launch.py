@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from rich.console import Console
 from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.records import REQUESTS
 from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.flink.engine import (
     FlinkEngine,
@@ -44,7 +46,7 @@ from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
-from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.urls import absolute, is_url
 
 
@@ -74,6 +76,25 @@ def unsent_text(status: RunStatus, settings: PipelineSettings, *, at_stop: bool)
         f"{unsent.letters:,} dead letters in {unsent.files:,} files are not in the topic "
         f"{topics} yet{reason}; {remedy}the next start sends them"
     )
+
+
+def requests_text(status: RunStatus, settings: PipelineSettings) -> str | None:
+    """Return one line on the requests to the object stores of a run; None if it has none.
+
+    They are those of the workers, by the job's counters, and those of this process.
+    """
+    requests = Counter[str]()
+    for name, count in status.counters.items():
+        if name.startswith(f"{REQUESTS}."):
+            requests[name.removeprefix(f"{REQUESTS}.")] += count
+    roots = (settings.output_path, settings.dead_letter_path)
+    storages = {root.storage.url: root.storage for root in roots if isinstance(root, ObjectPath)}
+    if not storages:
+        return None
+    for storage in storages.values():
+        requests.update(storage.requests)
+    counts = ", ".join(f"{kind} {count:,}" for kind, count in sorted(requests.items()))
+    return f"requests to the object store: {counts}"
 
 
 @dataclass(frozen=True)

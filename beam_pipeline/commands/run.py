@@ -13,6 +13,7 @@ from beam_pipeline import resources
 from beam_pipeline.commands.launch import (
     Launch,
     logs_in,
+    requests_text,
     stop_on_signals,
     storage_flags,
     unsent_text,
@@ -127,7 +128,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             launch.say(coerced)
         unsent = unsent_text(supervisor.status, settings, at_stop=not caught_up)
         expired = expired_text(supervisor.status.expired)
-        for line in (unsent, expired, waiting_text(supervisor.status.waiting)):
+        requests = requests_text(supervisor.status, settings)
+        for line in (requests, unsent, expired, waiting_text(supervisor.status.waiting)):
             if line is not None:
                 launch.say(line)
     return 1 if expired is not None or (unsent is not None and caught_up) else 0

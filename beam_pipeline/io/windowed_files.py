@@ -43,7 +43,7 @@ from beam_pipeline.files.ledger import content_of
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import PartRef, Parts, parts_below
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
-from beam_pipeline.records import METRICS_NAMESPACE, DeadLetter
+from beam_pipeline.records import METRICS_NAMESPACE, REQUESTS, DeadLetter
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.patience import PatientStorage
@@ -276,6 +276,7 @@ class _WriteParts(beam.DoFn):
             key = f"{ref.topic}/{ref.shard}/{ref.window[0]}/{ref.window[1]}"
             yield WindowedValue((key, ref), part.timestamp, (window,))
         self.start_bundle()
+        count_requests(self._layout.storage)
 
 
 class _OpenPart:
@@ -588,4 +589,4 @@ def count_requests(storage: Storage) -> None:
         new = requests - counted
         _counted[storage.url] = requests
     for kind, count in new.items():
-        Metrics.counter(METRICS_NAMESPACE, f"storage.{kind}").inc(count)
+        Metrics.counter(METRICS_NAMESPACE, f"{REQUESTS}.{kind}").inc(count)
