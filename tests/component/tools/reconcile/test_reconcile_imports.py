@@ -21,6 +21,7 @@ HOW_TO_REACH_KAFKA = {
     "beam_pipeline.kafka.properties",
 }
 HOW_TO_READ_OBJECTS = {
+    "beam_pipeline.files.reading",
     "beam_pipeline.storage",
     "beam_pipeline.storage.paths",
     "beam_pipeline.storage.protocol",
