@@ -23,6 +23,8 @@ from beam_pipeline.storage.remote import CONNECT_SECONDS, READ_SECONDS, RemoteSt
 
 _RETRY = DEFAULT_RETRY.with_delay(initial=0.5, maximum=4.0, multiplier=2.0).with_timeout(10.0)
 _PATIENCE = {"retry": _RETRY, "timeout": (CONNECT_SECONDS, READ_SECONDS)}
+# The SDK holds a chunk in memory, and has 100 MiB unless told. Smaller files are one request.
+_CHUNK_BYTES = 16 * 1024**2
 _FIELDS = "nextPageToken,prefixes,items(name,size,updated)"
 _DELETING_THREADS = 8
 
@@ -133,6 +135,7 @@ class GcsStorage(RemoteStorage[Any]):
         how = {**condition, **_PATIENCE}
         with self._errors(key, missing=False):
             blob = self._blob(key)
+            blob.chunk_size = _CHUNK_BYTES
             try:
                 if isinstance(content, Path):
                     with content.open("rb") as file:
