@@ -16,13 +16,16 @@ from google.auth import exceptions as auth_exceptions
 from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 from google.resumable_media import DataCorruption
+from requests.adapters import HTTPAdapter
 
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject, Upload
-from beam_pipeline.storage.remote import CONNECT_SECONDS, READ_SECONDS, RemoteStorage
+from beam_pipeline.storage.remote import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, RemoteStorage
 
 _RETRY = DEFAULT_RETRY.with_delay(initial=0.5, maximum=4.0, multiplier=2.0).with_timeout(10.0)
 _PATIENCE = {"retry": _RETRY, "timeout": (CONNECT_SECONDS, READ_SECONDS)}
+# The SDK holds a chunk in memory, and has 100 MiB unless told. Smaller files are one request.
+_CHUNK_BYTES = 16 * 1024**2
 _FIELDS = "nextPageToken,prefixes,items(name,size,updated)"
 _DELETING_THREADS = 8
 
@@ -117,6 +120,8 @@ class GcsStorage(RemoteStorage[Any]):
             client_options={"api_endpoint": endpoint} if endpoint else None,
         )
         client._http.hooks["response"].append(self._count_answer)
+        for scheme in ("http://", "https://"):
+            client._http.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
         return client
 
     def _count_answer(self, answer: requests.Response, **_: object) -> None:
@@ -133,6 +138,7 @@ class GcsStorage(RemoteStorage[Any]):
         how = {**condition, **_PATIENCE}
         with self._errors(key, missing=False):
             blob = self._blob(key)
+            blob.chunk_size = _CHUNK_BYTES
             try:
                 if isinstance(content, Path):
                     with content.open("rb") as file:

@@ -85,5 +85,5 @@ def _replace_stale(storage: Storage, key: str) -> None:
 def _refusal(storage: Storage, what: str) -> EnvironmentFailure:
     return EnvironmentFailure(
         f"{storage.url}: this store does not honour conditional writes: {what}. Records would be "
-        "lost or doubled; use a store that honours If-None-Match and If-Match, see docs/output.md"
+        "lost or doubled; use a store that honours them, see docs/object-stores.md"
     )
