@@ -129,13 +129,13 @@ class Ledger:
             StorageAwayError: an object store does not answer.
         """
         for listing in self._listings:
-            unknown = {
-                path: epoch
-                for path in listing.look(whole=whole)
-                if path.name not in self.files
-                and path.name not in self.strays
-                and (epoch := self._epoch_of(path.name)) is not None
-            }
+            unknown: dict[StoredPath, str] = {}
+            for path in listing.look(whole=whole):
+                name = path.name
+                if name in self.files or name in self.strays:
+                    continue
+                if (epoch := self._epoch_of(name)) is not None:
+                    unknown[path] = epoch
             for path, content in _contents_of(list(unknown)):
                 if self._is_stray(path, unknown[path], content):
                     self.strays[path.name] = Stray(path, unknown[path])
@@ -146,10 +146,11 @@ class Ledger:
         new, self._new = self._new, []
         return new
 
-    @property
     def _present(self) -> set[str]:
-        """The names of the counted files that are there now."""
-        return self.files & set[str]().union(*(listing.present for listing in self._listings))
+        """Return the names of the counted files that are there now."""
+        return {
+            name for listing in self._listings for name in listing.present() if name in self.files
+        }
 
     def _epoch_of(self, name: str) -> str | None:
         """Return the epoch of a file that a pipeline wrote; a foreign name is parsed once."""
@@ -226,11 +227,12 @@ class Ledger:
         """
         begun = begun_epochs(self.output_dir)
         dead = (begun | self._dead_by_lists(begun)) - {epoch}
-        counted = CountedFiles(epoch, frozenset(self._present), frozenset(dead))
+        present = self._present()
+        counted = CountedFiles(epoch, frozenset(present), frozenset(dead))
         counted.write(self.output_dir)
         self._counted = counted
         self._covered_before = self.covered.copy()
-        self.save()
+        self._save(present)
         remove_lists(self.output_dir, dead & begun)
 
     def continue_epoch(self, epoch: str) -> None:
@@ -262,12 +264,15 @@ class Ledger:
             LedgerTakenError: another run has replaced it.
             OSError: it can't be written.
         """
+        self._save(self._present())
+
+    def _save(self, present: set[str]) -> None:
         known = self._counted.files if self._counted else frozenset[str]()
         content = orjson.dumps(
             {
                 "version": _SNAPSHOT_VERSION,
                 "epoch": self._counted.epoch if self._counted else None,
-                "files": sorted(self._present - known),
+                "files": sorted(present - known),
                 "covered": self.covered.to_json(),
                 "topic_ids": self.topic_ids,
                 "last_records": [[*key, *record] for key, record in self.last_records.items()],

@@ -7,9 +7,10 @@ are a request. There, the hours that get files are listed, and the whole tree ea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, hour_directory
 from beam_pipeline.files.tree import visible_paths
@@ -29,20 +30,17 @@ class TreeListing:
         root: a directory, or the prefix of an object store.
         partition_keys: the names of day and hour in the directories below it.
         now: returns the time, aware.
-
-    Attributes:
-        present: the names that are there, as far as the tree was listed since the last whole look.
     """
 
     root: StoredPath
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
-    present: set[str] = field(default_factory=set)
+    _present: set[str] = field(default_factory=set)
     _is_large: bool = False
     _next_whole: float = 0.0
     _landed_at: dict[str, float] = field(default_factory=dict)
 
-    def look(self, *, whole: bool) -> list[StoredPath]:
+    def look(self, *, whole: bool) -> Iterable[StoredPath]:
         """Return the visible files of the tree, or of the hours that get files, in no order.
 
         These are the present hour, the one before, and those with files that `note_landed` was
@@ -55,16 +53,28 @@ class TreeListing:
             EnvironmentFailure: a directory can't be listed.
             StorageAwayError: the object store does not answer.
         """
+        if isinstance(self.root, Path):
+            return visible_paths(self.root)
         started = time.monotonic()
         if self._is_large and not whole and started < self._next_whole:
             paths = [path for hour in self._hours() for path in visible_paths(self.root / hour)]
-            self.present.update(path.name for path in paths)
+            self._present.update(path.name for path in paths)
             return paths
         paths = list(visible_paths(self.root))
-        self.present = {path.name for path in paths}
-        self._is_large = isinstance(self.root, ObjectPath) and len(paths) > SMALL_TREE
+        self._present = {path.name for path in paths}
+        self._is_large = len(paths) > SMALL_TREE
         self._next_whole = started + WHOLE_SECONDS
         return paths
+
+    def present(self) -> set[str]:
+        """Return the names that are there now; of a store, as far as it was listed last.
+
+        Raises:
+            EnvironmentFailure: a directory can't be listed.
+        """
+        if isinstance(self.root, Path):
+            return {path.name for path in visible_paths(self.root)}
+        return self._present
 
     def _hours(self) -> set[str]:
         oldest = time.monotonic() - LATELY_SECONDS

@@ -200,10 +200,10 @@ def test_a_crash_between_the_list_and_the_snapshot_leaves_the_state_before(
     place.begin("epoch1")
     ledger = place.load()
 
-    def die() -> None:
+    def die(_present: set[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ledger, "save", die)
+    monkeypatch.setattr(ledger, "_save", die)
     with pytest.raises(KeyboardInterrupt):
         ledger.begin_epoch("epoch2")
     late = place.write(range(3), epoch="epoch1")

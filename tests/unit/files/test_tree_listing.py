@@ -95,11 +95,11 @@ def test_what_is_present_is_known_of_hours_that_are_not_listed(
     names(listing)
     add(storage.root, "12")
     names(listing)
-    assert listing.present == {"0-01.parquet", "0-02.parquet", "0-12.parquet", "1-12.parquet"}
+    assert listing.present() == {"0-01.parquet", "0-02.parquet", "0-12.parquet", "1-12.parquet"}
     for path in (storage.root / "dt=2026-11-23" / "hour=01").iterdir():
         path.unlink()
     names(listing, whole=True)
-    assert listing.present == {"0-02.parquet", "0-12.parquet", "1-12.parquet"}
+    assert listing.present() == {"0-02.parquet", "0-12.parquet", "1-12.parquet"}
 
 
 def test_a_directory_is_listed_whole_however_large(tmp_path: Path) -> None:
