@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +66,12 @@ def own_flink(
     *,
     with_beam: bool = True,
     with_own: bool = True,
+    worker_environment: Mapping[str, str] | None = None,
 ) -> Iterator[OwnCluster]:
     """The cluster, ready, for the time of the block.
 
     `with_beam` and `with_own` say whether Beam's jars and the project's are in its class path.
+    The Python workers have `worker_environment` beside the usual variables.
     """
     assert tools.distribution is not None
     *beam_jars, _ = tools.jars
@@ -90,7 +92,7 @@ def own_flink(
         modules = directory / "modules"
         modules.mkdir()
         on_path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(modules)])
-        environment = {"PATH": path, "PYTHONPATH": on_path}
+        environment = {"PATH": path, "PYTHONPATH": on_path, **(worker_environment or {})}
         with ManagedProcess(
             "pool", [sys.executable, *command], directory / "pool.log", env=environment
         ) as pool:
