@@ -83,6 +83,12 @@ def test_uploads_that_have_not_ended_are_listed_and_aborted(
     assert [upload.key for upload in in_parts.uploads()] == ["b/3"]
 
 
+def test_a_thousand_objects_are_deleted_with_one_request(s3_url: str) -> None:
+    storage = S3Storage(s3_url, StorageConfig())
+    storage.delete(f"no/{number}" for number in range(2001))
+    assert storage.requests == {"DELETE": 3}
+
+
 def test_an_upload_that_another_process_aborted_is_no_object(
     in_parts: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,3 +357,30 @@ def test_a_body_that_breaks_off_is_asked_for_again(s3_url: str, canned: _CannedS
 
     canned.RequestHandlerClass = Broken
     assert S3Storage(s3_url, StorageConfig()).read("a") == (b"0123456789", '"1"')
+
+
+def test_a_conflict_with_another_request_is_tried_again(
+    s3_url: str, canned: _CannedServer, tmp_path: Path
+) -> None:
+    class Conflicting(_Canned):
+        def answer(self) -> None:
+            server = self.server
+            assert isinstance(server, _CannedServer)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            server.status += 1
+            body = b"" if server.status == 203 else server.body
+            self.send_response(409 if body else 200)
+            self.send_header("ETag", '"1"')
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = answer
+
+    canned.RequestHandlerClass = Conflicting
+    canned.body = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
+    storage = S3Storage(s3_url, StorageConfig())
+    assert storage.put_if_absent(file_of(tmp_path, b"1"), "a")
+    assert storage.requests == {"PUT": 3}
+    canned.status = 200
+    assert storage.put_if_match("a", b"2", '"0"') == '"1"'
