@@ -198,7 +198,8 @@ class StoreLease:
           LeaseLostError: another pipeline took the lease over.
           EnvironmentFailure: the object is gone, or can't be written.
         """
-        if self._failure is None and self._tried.age() > self._times.expiry:
+        stood_still = self._tried.age() > self._times.expiry and not self._lock.locked()
+        if self._failure is None and stood_still:
             with contextlib.suppress(StorageAwayError):
                 self._renew()
         if self._failure is not None:

@@ -233,6 +233,18 @@ def test_a_beat_of_a_process_that_stood_still_finds_its_lease_lost(root: ObjectP
         lease.beat()
 
 
+def test_a_beat_does_not_wait_for_the_answer_to_a_renewal_of_the_thread(root: ObjectPath) -> None:
+    """A store that is away takes its time to fail, and the run goes on meanwhile."""
+    lease = StoreLease(root, "--output_dir", EXPIRES_AT_ONCE)
+    lease._thread = threading.Thread(target=lambda: None)
+    lease.take()
+    write(root, ELSEWHERE)
+    with lease._lock:
+        lease.beat()
+    with pytest.raises(LeaseLostError):
+        lease.beat()
+
+
 def test_a_thread_renews_the_lease(root: ObjectPath) -> None:
     beaten = threading.Event()
 
