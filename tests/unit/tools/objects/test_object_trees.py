@@ -266,6 +266,9 @@ def test_an_outbox_asks_for_no_note_of_what_earlier_runs_sent(
     assert reads == []
     urls_of_bucket.tree.letters([("orders", 0, 200), ("orders", 0, 201)])
     assert outbox.unsent() == Unsent(1, 2)
+    assert outbox._look_seconds() == 30
+    outbox._keys = 200_000
+    assert outbox._look_seconds() == 1000
 
 
 def test_an_outbox_looks_again_when_the_store_is_back(
