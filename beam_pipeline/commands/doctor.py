@@ -31,8 +31,8 @@ _DESCRIPTION = """\
 Checks what a run needs, with the flags that `run` will get: Python, Java, Prism (or Flink with
 --engine=flink), jars and their checksums, the schema, directories and disk space, the files of
 earlier runs, and, where a broker is named, the broker, the topics, their settings and the clocks.
-It changes and downloads nothing; in an object store it writes one object and removes it again. A
-run makes the same checks.
+It changes and downloads nothing; in an object store it writes a few small objects and removes them
+again. A run makes the same checks.
 """
 _EPILOG = """\
 exit codes:

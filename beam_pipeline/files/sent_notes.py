@@ -107,7 +107,11 @@ def noted_files(dead_letter_dir: StoredPath) -> set[str]:
     Raises:
         OSError: the notes can't be listed.
     """
-    return {path.name for path in _note_paths(dead_letter_dir)}
+    try:
+        names = {path.name for path in notes_directory(dead_letter_dir).iterdir()}
+    except FileNotFoundError:
+        return set()
+    return {name for name in names if name.endswith(JSON_LINES_SUFFIX)}
 
 
 def begin_notes(dead_letter_dir: StoredPath, *, private: bool) -> None:

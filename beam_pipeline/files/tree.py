@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,13 +151,22 @@ def json_lines(path: StoredPath) -> Iterator[dict[str, Any]]:
         OSError: the file can't be read.
     """
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                value = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise BrokenLine(f"line {number} is not JSON: {error}") from error
-            if not isinstance(value, dict):
-                raise BrokenLine(f"line {number} is not a JSON object")
-            if not line.endswith(b"\n"):
-                raise BrokenLine(f"line {number} has no end")
-            yield value
+        yield from json_objects(file)
+
+
+def json_objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of the lines of a JSON lines file.
+
+    Raises:
+        BrokenLine: a line is not a JSON object, or the last line has no newline.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise BrokenLine(f"line {number} is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise BrokenLine(f"line {number} is not a JSON object")
+        if not line.endswith(b"\n"):
+            raise BrokenLine(f"line {number} has no end")
+        yield value

@@ -27,7 +27,9 @@ from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 
 LOOK_SECONDS = 10.0
-OBJECTS_LOOK_SECONDS = 30.0  # each look costs requests
+# On an object store a look costs a request for each thousand keys: about twelve a minute at most.
+OBJECTS_LOOK_SECONDS = 30.0
+OBJECTS_LOOK_SECONDS_A_KEY = 0.005
 MAX_LISTING_SHARE = 0.05
 # A file this old that is not sent is no longer a worker's.
 LEFT_OVER_SECONDS = 30.0
@@ -61,6 +63,7 @@ class Outbox:
         self._publisher = Publisher(settings, say, self._log_refused)
         self._sent: dict[str, tuple[int, int]] = {}
         self._next_look = 0.0
+        self._keys = 0
         self._refusals_shown = 0
         self.refused = 0
 
@@ -106,7 +109,7 @@ class Outbox:
     def look(self) -> None:
         """Send what is left over; a listing of many files is slow, and costs on an object store.
 
-        Does nothing within `LOOK_SECONDS` or `OBJECTS_LOOK_SECONDS` of the last look.
+        Does nothing within `_look_seconds` of the last look.
 
         Raises:
             EnvironmentFailure: the directory can't be read.
@@ -116,9 +119,15 @@ class Outbox:
             with contextlib.suppress(StorageAwayError):  # the next look does it
                 self._look(LEFT_OVER_SECONDS)
             ended = time.monotonic()
-            is_directory = isinstance(self._settings.root, Path)
-            seconds = LOOK_SECONDS if is_directory else OBJECTS_LOOK_SECONDS
-            self._next_look = ended + max(seconds, (ended - started) / MAX_LISTING_SHARE)
+            self._next_look = ended + max(
+                self._look_seconds(), (ended - started) / MAX_LISTING_SHARE
+            )
+
+    def _look_seconds(self) -> float:
+        """Return how long to wait between two looks."""
+        if isinstance(self._settings.root, Path):
+            return LOOK_SECONDS
+        return max(OBJECTS_LOOK_SECONDS, OBJECTS_LOOK_SECONDS_A_KEY * self._keys)
 
     def send_rest(self) -> None:
         """Send every file in place that is not sent; returns at once.
@@ -155,6 +164,7 @@ class Outbox:
         newest_ns = time.time_ns() - int(min_age_seconds * 1e9)
         paths = letter_paths(directory)
         noted = noted_files(directory)  # after the letters: what was sent meanwhile has a note
+        self._keys = len(paths) + len(noted)
         unsent: list[StoredPath] = []
         for path in paths:
             try:

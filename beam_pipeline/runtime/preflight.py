@@ -1,7 +1,7 @@
 """The checks before a graph is built. `run` makes them all, `doctor` shows them one by one.
 
-A check changes nothing, but for an object that it writes to an object store and removes again. It
-returns what it found, or raises the one line that names the flag, the value and the remedy.
+A check changes nothing, but for small objects that it writes to an object store and removes again.
+It returns what it found, or raises the one line that names the flag, the value and the remedy.
 `prepare` makes the directories and topics that are missing.
 """
 

@@ -6,17 +6,22 @@ The files have each letter exactly once; the dead-letter topic has it at least o
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.names import JSON_LINES_SUFFIX
-from beam_pipeline.files.tree import BrokenLine, json_lines, visible_files
+from beam_pipeline.files.reading import read_each
+from beam_pipeline.files.tree import BrokenLine, json_lines, json_objects, visible_files
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.times import parse_rfc3339
+
+_SMALL_BYTES = 1024 * 1024
 
 Header = tuple[str, "bytes | None"]
 
@@ -95,13 +100,17 @@ def letter_files(dead_letter_dir: StoredPath) -> list[StoredPath]:
 def read_letters(paths: Iterable[StoredPath]) -> Iterator[Letter]:
     """Yield the letters of some files, one at a time.
 
+    Small objects are read ahead, whole and several at a time.
+
     Raises:
         EnvironmentFailure: a file can't be read, or a line does not follow the schema.
         StorageAwayError: the object store does not answer.
     """
-    for path in paths:
+    for path, read in read_each(paths, _small_content_of):
         try:
-            for document in json_lines(path):
+            content = read()
+            lines = json_lines(path) if content is None else json_objects(io.BytesIO(content))
+            for document in lines:
                 yield Letter.from_document(document)
         except StorageAwayError:
             raise
@@ -110,6 +119,13 @@ def read_letters(paths: Iterable[StoredPath]) -> Iterator[Letter]:
                 f"dead letters {path}: {type(error).__name__}: {error}; "
                 "move the file away to go on without it"
             ) from error
+
+
+def _small_content_of(path: StoredPath) -> bytes | None:
+    """Return the content of a small object; None for others and for files."""
+    if isinstance(path, Path) or path.stat().st_size > _SMALL_BYTES:
+        return None
+    return path.read_bytes()
 
 
 def _bytes(text: str | None) -> bytes | None:

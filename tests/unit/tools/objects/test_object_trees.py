@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from output_trees import OutputTree, dead_letter, sources
 from beam_pipeline import cli
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import ExpiredNote, load_expired_note
+from beam_pipeline.files.reading import READERS
 from beam_pipeline.files.sent_notes import (
     RefusedLetter,
     SentNote,
@@ -43,6 +45,7 @@ from beam_pipeline.storage import urls
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject
+from beam_pipeline.tools.dlq import letters as letters_module
 from beam_pipeline.tools.dlq.letters import letter_files, read_letters
 from beam_pipeline.tools.dlq.outcomes import Outcomes, read_outcomes
 from beam_pipeline.tools.dlq.replay import plan_only
@@ -263,6 +266,9 @@ def test_an_outbox_asks_for_no_note_of_what_earlier_runs_sent(
     assert reads == []
     urls_of_bucket.tree.letters([("orders", 0, 200), ("orders", 0, 201)])
     assert outbox.unsent() == Unsent(1, 2)
+    assert outbox._look_seconds() == 30
+    outbox._keys = 200_000
+    assert outbox._look_seconds() == 1000
 
 
 def test_an_outbox_looks_again_when_the_store_is_back(
@@ -418,6 +424,36 @@ class CountingStorage(DirectoryStorage):
             key = str(path.relative_to(self.root))
             if path.is_file() and key.startswith(prefix):
                 yield StoredObject(key, path.stat().st_size, path.stat().st_mtime)
+
+
+def test_letters_of_objects_are_read_at_the_same_time_and_in_order(tmp_path: Path) -> None:
+    together = threading.Barrier(READERS, timeout=20)
+
+    class Gathering(DirectoryStorage):
+        def read(self, key: str) -> Content:
+            together.wait()  # breaks unless so many threads come here
+            return super().read(key)
+
+    tree = OutputTree(tmp_path)
+    for offset in range(READERS):
+        tree.letters([("orders", 0, offset)])
+    paths = letter_files(ObjectPath(Gathering(tree.dead_letter_dir)))
+    assert [letter.offset for letter in read_letters(paths)] == list(range(READERS))
+
+
+def test_large_objects_of_letters_are_read_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = OutputTree(tmp_path)
+    tree.letters(sources("orders", 0, range(5)))
+    monkeypatch.setattr(letters_module, "_SMALL_BYTES", 10)
+
+    class InPieces(DirectoryStorage):
+        def read(self, key: str) -> Content:
+            raise AssertionError(f"{key} is read whole")
+
+    paths = letter_files(ObjectPath(InPieces(tree.dead_letter_dir)))
+    assert [letter.offset for letter in read_letters(paths)] == [0, 1, 2, 3, 4]
 
 
 def test_a_file_that_a_worker_sends_is_asked_for_once(tmp_path: Path) -> None:
