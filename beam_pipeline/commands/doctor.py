@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import cast
 
 from beam_pipeline import resources
 from beam_pipeline.commands.launch import directories_of
@@ -254,7 +252,7 @@ def _ledger(settings: PipelineSettings) -> tuple[str, str]:
     output_dir = settings.output_path
     if not output_dir.is_dir():
         return GREEN, "no earlier run in these directories"
-    ledger = load_ledger(*cast("tuple[Path, Path]", (output_dir, settings.dead_letter_path)))
+    ledger = load_ledger(output_dir, settings.dead_letter_path)
     partitions = list(ledger.covered.partitions())
     return GREEN, f"{len(ledger.files):,} files; {len(partitions):,} partitions landed so far"
 
@@ -280,7 +278,7 @@ def _partitions(settings: PipelineSettings) -> tuple[str, str]:
     landed: dict[str, set[int]] = {}
     output_dir = settings.output_path
     if output_dir.is_dir():
-        ledger = load_ledger(*cast("tuple[Path, Path]", (output_dir, settings.dead_letter_path)))
+        ledger = load_ledger(output_dir, settings.dead_letter_path)
         for topic, partition in ledger.covered.partitions():
             landed.setdefault(topic, set()).add(partition)
     gone, new = [], []

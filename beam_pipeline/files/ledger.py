@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -31,18 +30,16 @@ from beam_pipeline.files.epochs import (
 from beam_pipeline.files.footer import read_footer
 from beam_pipeline.files.listing import TreeListing
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.reading import read_each
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.storage.paths import ObjectPath, StoredPath
+from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.protocol import Storage, StorageAwayError
 from beam_pipeline.storage.urls import storage_of
 from beam_pipeline.times import ms_of_rfc3339
 
 SNAPSHOT = Path("_ledger", "snapshot.json")
 _SNAPSHOT_VERSION = 2
-_READERS = 8
-"""How many objects are read at the same time; a footer is one request of some milliseconds."""
-_AT_A_TIME = 1_000
 
 
 class LastRecord(NamedTuple):
@@ -374,22 +371,12 @@ def load_ledger(
 
 def _contents_of(paths: Sequence[StoredPath]) -> Iterator[tuple[StoredPath, FileContent]]:
     """Yield each file that is still there, with what it covers."""
-    in_store = len(paths) > 1 and isinstance(paths[0], ObjectPath)
-    with ThreadPoolExecutor(_READERS) if in_store else contextlib.nullcontext() as readers:
-        for start in range(0, len(paths), _AT_A_TIME):
-            some = paths[start : start + _AT_A_TIME]
-            results = (
-                readers.map(_content_if_there, some) if readers else map(_content_if_there, some)
-            )
-            for path, content in zip(some, results, strict=True):
-                if content is not None:
-                    yield path, content
-
-
-def _content_if_there(path: StoredPath) -> FileContent | None:
-    with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-        return content_of(path)
-    return None
+    for path, read in read_each(paths, content_of):
+        try:
+            content = read()
+        except FileNotFoundError:  # deleted since it was listed
+            continue
+        yield path, content
 
 
 def content_of(path: StoredPath) -> FileContent:

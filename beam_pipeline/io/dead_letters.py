@@ -208,6 +208,7 @@ class PublishDeadLetterFiles(beam.PTransform[Any, Any]):
             topic_suffix,
             layout.root,
             private=layout.private,
+            storage=layout.storage_config,
         )
 
     def expand(self, files: beam.PCollection[Any]) -> beam.PCollection[Any]:
