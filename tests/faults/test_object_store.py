@@ -59,8 +59,8 @@ def test_a_store_that_is_away_for_a_minute(store_scenario: Callable[..., Scenari
     waiting.await_progress()
     told = waiting.told()
     assert "starting again" not in told, told
-    assert "the store has not answered since" in told, told
-    assert "the store answers again" in told, told
+    assert "the object store has not answered since" in told, told
+    assert "the object store answers again" in told, told
     waiting.settle()
 
 
