@@ -23,6 +23,7 @@ from stores import start_s3
 
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.programs.broker import EmbeddedBroker
+from beam_pipeline.storage.paths import StoredPath
 
 SUPERVISOR, BROKER, STORE = "supervisor", "broker", "store"
 COMMAND_OF = {
@@ -133,9 +134,9 @@ class Scenario:
     def told_by_all(self) -> str:
         return self.told(range(1, self._starts + 1))
 
-    def files(self) -> set[Path]:
+    def files(self) -> set[StoredPath]:
         """Parquet files in place."""
-        return set(self.run.output_dir.glob("dt=*/hour=*/*.parquet"))
+        return set(self.run.parquet_paths())
 
     def await_progress(self) -> None:
         """Waits until a Parquet file appears that is not there now."""

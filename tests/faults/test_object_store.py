@@ -11,6 +11,7 @@ import pytest
 from faults.scenario import STORE, VICTIMS, VICTIMS_ON_FLINK, Scenario
 from faults.test_flink_kills import flink_scenario
 from integration.pipeline_runs import wait_for
+from stores import Store
 
 OUTAGE_SECONDS = 60.0
 LEASE_SECONDS = 30.0
@@ -25,6 +26,30 @@ def test_two_kills_each(store_scenario: Callable[..., Scenario], part: int) -> N
     for _ in range(2):
         victims = killing.random.sample([*VICTIMS, STORE], len(VICTIMS) + 1)
         for number, victim in enumerate(victims):
+            killing.await_moment(amid_writing=number % 2 == 0)
+            killing.kill(victim)
+    killing.await_progress()
+    killing.settle()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("server", ["gcs_server", "azure_server"])
+def test_kills_with_another_store(
+    server: str,
+    scenario: Callable[..., Scenario],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten each; the store itself stays, since these servers may lose what they have answered."""
+    store: Store = request.getfixturevalue(server)
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    killing = scenario(f"{store.scheme}://, kill -9")
+    killing.run.store = store
+    killing.start()
+    killing.load.start()
+    for _ in range(2):
+        for number, victim in enumerate(killing.random.sample(VICTIMS, len(VICTIMS))):
             killing.await_moment(amid_writing=number % 2 == 0)
             killing.kill(victim)
     killing.await_progress()

@@ -21,7 +21,11 @@ from confluent_kafka import Producer
 from listening import Listener, listeners
 from stores import BUCKET, Store
 
+from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.storage.config import StorageConfig
+from beam_pipeline.storage.paths import StoredPath, open_for_arrow
+from beam_pipeline.storage.urls import stored_path
 
 MARKER = "BEAM_PIPELINE_TEST_RUN"
 CAUGHT_UP_TIMEOUT_SECONDS = 180
@@ -33,7 +37,8 @@ Placed = tuple[str, int, int]
 class PipelineRun:
     """Runs of the command line that share their directories; none may outlive its end.
 
-    With a `store`, the files go to it. Its objects are plain files, which the tests read.
+    With a `store`, the files go to it. The objects of an S3 server are plain files, at which the
+    tests look; those of other servers are read as objects, by the environment of the tests.
     """
 
     directory: Path
@@ -60,6 +65,20 @@ class PipelineRun:
         else:
             output, dead = (self.store.url(f"{self.marker}/{name}") for name in ("output", "dead"))
         return [f"--output_dir={output}", f"--dead_letter_dir={dead}"]
+
+    def parquet_paths(self) -> list[StoredPath]:
+        """The Parquet files in place."""
+        return self._paths("output", ".parquet")
+
+    def letter_paths(self) -> list[StoredPath]:
+        """The files of dead letters in place."""
+        return self._paths("dead", ".jsonl")
+
+    def _paths(self, name: str, suffix: str) -> list[StoredPath]:
+        if self.store is None or self.store.scheme == "s3":
+            return list(self._root(name).glob(f"dt=*/hour=*/*{suffix}"))
+        root = stored_path(self.store.url(f"{self.marker}/{name}"), StorageConfig())
+        return [path for path in visible_paths(root) if path.name.endswith(suffix)]
 
     def command(self, *words: str) -> list[str]:
         return [
@@ -160,24 +179,24 @@ class PipelineRun:
         """Every row in the Parquet files in place."""
         return [
             row
-            for path in sorted(self.output_dir.glob("dt=*/hour=*/*.parquet"))
-            for row in pq.read_table(path, partitioning=None).to_pylist()
+            for path in sorted(self.parquet_paths(), key=str)
+            for row in pq.read_table(open_for_arrow(path), partitioning=None).to_pylist()
         ]
 
     def letters(self) -> list[dict[str, Any]]:
         """Every dead letter in the files in place."""
         return [
             json.loads(line)
-            for path in sorted(self.dead_letter_dir.glob("dt=*/hour=*/*.jsonl"))
-            for line in path.read_text(encoding="utf-8").splitlines()
+            for path in sorted(self.letter_paths(), key=str)
+            for line in path.read_bytes().splitlines()
         ]
 
     def placed(self) -> Counter[Placed]:
         """How often each record is in a file, counted by nothing but the files' content."""
         counts: Counter[Placed] = Counter()
-        for path in self.output_dir.glob("dt=*/hour=*/*.parquet"):
+        for path in self.parquet_paths():
             columns = ["kafka_topic", "kafka_partition", "kafka_offset"]
-            table = pq.read_table(path, columns=columns, partitioning=None)
+            table = pq.read_table(open_for_arrow(path), columns=columns, partitioning=None)
             counts.update(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
         for letter in self.letters():
             source = letter["source"]
