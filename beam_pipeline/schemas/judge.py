@@ -173,7 +173,11 @@ class Judge:
     def _explain_violation(self, event: Any) -> Failure:
         try:
             violations = explain(self._explaining, event)
-        except Exception:  # a number too large for it, a reference to nothing; it has no say
+        except BaseException as error:
+            # A number too large for it, a reference to nothing: it has no say. `referencing` looks
+            # things up in Rust (rpds), which panics where Python has no stack left.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             violations = ()
         if not violations:  # the two differ, such as on a newline behind a date-time
             violations = _violations(

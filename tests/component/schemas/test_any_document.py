@@ -94,6 +94,18 @@ def test_references_in_a_circle_are_a_result(document: Any, tmp_path: Path) -> N
     assert load(tmp_path, json.dumps(document))
 
 
+@pytest.mark.parametrize("document", [{"not": {"$ref": "#"}}, {"anyOf": [{"$ref": "#"}, False]}])
+def test_a_circle_is_explained_from_any_depth_of_the_stack(document: Any) -> None:
+    """Where Python's stack ends inside a library in Rust, it panics, which is no Exception."""
+    judge = Judge(document, 1000)
+
+    def from_depth(depth: int) -> object:
+        return from_depth(depth - 1) if depth else judge.judge(b'{"a": {"b": [1, "2"]}}')
+
+    for depth in range(40):
+        assert from_depth(depth) is not None
+
+
 def load(directory: Path, text: str) -> bool:
     """Whether the document of a text is a contract; if not, the message is one line."""
     path = directory / "event.json"
