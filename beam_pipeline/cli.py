@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"beam-pipeline: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except StorageAwayError as error:
-        print(f"beam-pipeline: {printable(str(error))}", file=sys.stderr)
+        remedy = "check that the store runs and can be reached, then start again"
+        print(f"beam-pipeline: {printable(str(error))}; {remedy}", file=sys.stderr)
         return EnvironmentFailure.exit_code
     except KeyboardInterrupt:
         return 130
