@@ -12,6 +12,7 @@ from faults.scenario import STORE, VICTIMS, VICTIMS_ON_FLINK, Scenario
 from faults.test_flink_kills import flink_scenario
 from integration.pipeline_runs import wait_for
 from stores import Store
+from unreliable_store import FAULTS, unreliable
 
 OUTAGE_SECONDS = 60.0
 LEASE_SECONDS = 30.0
@@ -87,6 +88,23 @@ def test_a_store_that_is_away_for_a_minute(store_scenario: Callable[..., Scenari
     assert "the object store has not answered since" in told, told
     assert "the object store answers again" in told, told
     waiting.settle()
+
+
+@pytest.mark.faults
+def test_a_store_that_fails_at_random(store_scenario: Callable[..., Scenario]) -> None:
+    """Every twelfth request is refused for now, slow, cut off, or done without an answer."""
+    failing = store_scenario("object store fails at random")
+    assert failing.run.store is not None
+    with unreliable(failing.run.store, failing.seed, share=1 / 12) as (store, proxy):
+        failing.run.store = store
+        failing.start()
+        failing.load.start()
+        for _ in range(8):
+            failing.await_progress()
+        failing.kill("job and Python worker")
+        failing.await_progress()
+        failing.settle()
+    assert set(proxy.faults) == set(FAULTS), proxy.faults
 
 
 @pytest.mark.faults(ci=True)

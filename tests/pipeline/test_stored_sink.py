@@ -19,6 +19,7 @@ import pytest
 from apache_beam.transforms.window import IntervalWindow
 from pipeline.test_graph import config_of, land
 from stores import Store
+from unreliable_store import FAULTS, unreliable
 
 from beam_pipeline.config import PaneTiming
 from beam_pipeline.files import parts
@@ -168,6 +169,22 @@ def test_a_lost_answer_is_no_second_file(s3_url: str, monkeypatch: pytest.Monkey
     assert (written.rows, worker.pane.value, worker.adopted.value) == (2, 1, None)
     worker.fire(2)
     assert worker.rows() == [[0, 1], [2]]
+
+
+def test_a_store_that_fails_at_random_gets_each_row_once(
+    s3_server: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Busy, slow, cut off, or done without an answer: two timelines write the same rows."""
+    with unreliable(s3_server, seed=16, share=0.12) as (store, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.environment["AWS_ENDPOINT_URL_S3"])
+        first, second = Worker(s3_url), Worker(s3_url)
+        for start in range(0, 24, 3):
+            first.fire(start, start + 1)
+            second.fire(start, start + 1, start + 2)
+        assert Worker(s3_url).fire(*range(24))  # adopts all of it
+        rows = [row for file in first.rows() for row in file]
+    assert sorted(rows) == list(range(24))
+    assert set(proxy.faults) == set(FAULTS)
 
 
 def test_rows_without_offsets_are_written_over(s3_url: str) -> None:
