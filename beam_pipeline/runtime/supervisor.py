@@ -23,11 +23,9 @@ from typing import Any
 from beam_pipeline.config import BreakerLimits, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
-from beam_pipeline.files.epochs import abort_uploads
 from beam_pipeline.files.expired import ExpiredNote, load_expired_note
 from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
-from beam_pipeline.files.parts import Parts, parts_below
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
@@ -37,6 +35,7 @@ from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.held_columns import note_columns
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
+from beam_pipeline.runtime.leftovers import Leftovers
 from beam_pipeline.runtime.log_watch import (
     AWAY_SECONDS,
     LOOK_SECONDS,
@@ -51,7 +50,6 @@ from beam_pipeline.runtime.storage_watch import StorageWatch
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
-from beam_pipeline.storage.urls import absolute
 from beam_pipeline.terminal import plural
 
 POLL_SECONDS = 0.2
@@ -226,6 +224,7 @@ class Supervisor:
         self._counters_before: Counter[str] = Counter()
         self._roots = (plan.output_dir, plan.dead_letter_dir)
         self._storage_watch = StorageWatch(self._roots)
+        self._leftovers = Leftovers(self._roots, plan.settings)
         self._ledger = self._new_ledger()
         self._starts: dict[TopicPartition, int] = {}
         self._goal: Ends | None = None
@@ -420,7 +419,7 @@ class Supervisor:
             self.status.epoch = resumed.name if resumed else new_epoch()
             self._confirm_leases()
             self._engine.start(self.status.epoch)
-            self._sweep_dead_epochs(self.status.epoch)
+            self._leftovers.sweep_other_epochs(self.status.epoch)
             if (outage := self._resume(resumed)) is not None:
                 return outage
             self._confirm_leases()
@@ -528,10 +527,8 @@ class Supervisor:
 
     def _abort_uploads(self, but_epoch: str) -> None:
         """End what workers of dead epochs have begun to upload."""
-        over = self._ledger.over_epochs(but=but_epoch) if self._in_store else set[str]()
-        for root in self._roots:
-            if isinstance(root, ObjectPath):
-                abort_uploads(root, over)
+        if self._in_store:
+            self._leftovers.abort_uploads(self._ledger.over_epochs(but=but_epoch))
 
     @property
     def _in_store(self) -> bool:
@@ -711,24 +708,14 @@ class Supervisor:
         # Only a restored job reads the parts of files that were written.
         seconds = self._plan.settings.part_retention_seconds
         retention = seconds if self._engine.restores_checkpoints else 0
-        for parts in self._parts_of(self.status.epoch):
-            parts.sweep(retention)
-
-    def _sweep_dead_epochs(self, live_epoch: str) -> None:
-        for parts in self._parts_of(live_epoch):
-            parts.sweep_other_epochs()
-
-    def _parts_of(self, epoch: str) -> Iterator[Parts]:
-        settings = self._plan.settings
-        for root in (settings.output_dir, settings.dead_letter_dir):
-            yield parts_below(absolute(root), epoch, settings.storage, settings.parts_dir)
+        self._leftovers.sweep(self.status.epoch, retention)
 
     def _sweep_at_end(self) -> None:
         """Remove what dead epochs left; another pipeline's is alive once it has the lease."""
         with contextlib.suppress(EnvironmentFailure, StorageAwayError):
             self._confirm_leases()
             kept_epoch = self._kept_epoch()
-            self._sweep_dead_epochs(kept_epoch)
+            self._leftovers.sweep_other_epochs(kept_epoch)
             self._abort_uploads(kept_epoch)
 
     def _beat(self) -> None:
