@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -28,7 +27,7 @@ from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobBlock, BlobPrefix, BlobProperties, ContainerClient
 from azure.storage.blob import ExponentialRetry as Retry
 
-from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
+from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject, Upload
 from beam_pipeline.storage.remote import CONNECT_SECONDS, READ_SECONDS, RemoteStorage, silence
 
@@ -228,25 +227,11 @@ class AzureStorage(RemoteStorage[ContainerClient]):
         modified = properties.last_modified.timestamp()
         return StoredObject(self._key(properties.name), properties.size, modified)
 
-    @contextlib.contextmanager
-    def _errors(self, key: str, *, missing: bool = True) -> Iterator[None]:
-        """Raise what the pipeline understands in place of the SDK's errors.
-
-        Args:
-            key: the object; empty for the whole storage.
-            missing: whether a missing object is a FileNotFoundError.
-        """
-        try:
-            yield
-        except ResourceNotFoundError as error:
-            if missing and not _is_of_container(error):
-                reason = os.strerror(errno.ENOENT)
-                raise FileNotFoundError(errno.ENOENT, reason, self._where(key)) from None
-            raise self._translated(error, key) from None
-        except (AzureError, ValueError) as error:
-            raise self._translated(error, key) from None
-
-    def _translated(self, error: Exception, key: str) -> StorageAwayError | PipelineError:
+    def _translated(self, error: Exception, key: str, *, missing: bool) -> Exception | None:
+        if not isinstance(error, AzureError | ValueError):
+            return None
+        if missing and isinstance(error, ResourceNotFoundError) and not _is_of_container(error):
+            return self._missing(key)
         url, where = self.url, self._where(key)
         if isinstance(error, ServiceRequestError | ServiceResponseError | IncompleteReadError):
             return StorageAwayError(f"{where}: no answer{self._at()} ({type(error).__name__})")

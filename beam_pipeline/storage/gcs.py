@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from google.resumable_media import DataCorruption
 from requests.adapters import HTTPAdapter
 
-from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
+from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject, Upload
 from beam_pipeline.storage.remote import CONNECT_SECONDS, CONNECTIONS, READ_SECONDS, RemoteStorage
 
@@ -36,6 +34,12 @@ _AWAY_ERRORS = (
     exceptions.ServerError,
     exceptions.TooManyRequests,
     requests.exceptions.RequestException,
+)
+_SDK_ERRORS = (
+    *_AWAY_ERRORS,
+    auth_exceptions.GoogleAuthError,
+    exceptions.GoogleAPIError,
+    ValueError,
 )
 
 
@@ -192,33 +196,14 @@ class GcsStorage(RemoteStorage[Any]):
     def _stored(self, blob: Any) -> StoredObject:
         return StoredObject(self._key(blob.name), blob.size, blob.updated.timestamp())
 
-    @contextlib.contextmanager
-    def _errors(self, key: str, *, missing: bool = True) -> Iterator[None]:
-        """Raise what the pipeline understands in place of the SDK's errors.
-
-        Args:
-            key: the object; empty for the whole storage.
-            missing: whether a missing object is a FileNotFoundError.
-        """
-        try:
-            yield
-        except exceptions.RequestRangeNotSatisfiable:
-            raise _BeyondTheEnd from None
-        except exceptions.NotFound as error:
-            if missing:
-                self._require_bucket()
-                reason = os.strerror(errno.ENOENT)
-                raise FileNotFoundError(errno.ENOENT, reason, self._where(key)) from None
-            raise self._translated(error, key) from None
-        except (
-            *_AWAY_ERRORS,
-            auth_exceptions.GoogleAuthError,
-            exceptions.GoogleAPIError,
-            ValueError,
-        ) as error:
-            raise self._translated(error, key) from None
-
-    def _translated(self, error: Exception, key: str) -> StorageAwayError | PipelineError:
+    def _translated(self, error: Exception, key: str, *, missing: bool) -> Exception | None:
+        if isinstance(error, exceptions.RequestRangeNotSatisfiable):
+            return _BeyondTheEnd()
+        if missing and isinstance(error, exceptions.NotFound):
+            self._require_bucket()
+            return self._missing(key)
+        if not isinstance(error, _SDK_ERRORS):
+            return None
         url, where = self.url, self._where(key)
         endpoint = self._config.endpoint or os.environ.get("STORAGE_EMULATOR_HOST")
         at = f" at {endpoint}" if endpoint else ""

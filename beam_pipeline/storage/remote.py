@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from beam_pipeline.errors import UsageError
@@ -125,6 +128,30 @@ class RemoteStorage(ABC, Generic[_Client]):
 
     def _where(self, key: str) -> str:
         return f"{self.url}/{key}" if key else self.url
+
+    @contextlib.contextmanager
+    def _errors(self, key: str, *, missing: bool = True) -> Iterator[None]:
+        """Raise what the pipeline understands in place of the SDK's errors.
+
+        Args:
+            key: the object; empty for the whole storage.
+            missing: whether a missing object is a FileNotFoundError.
+        """
+        try:
+            yield
+        except Exception as error:
+            translated = self._translated(error, key, missing=missing)
+            if translated is None:
+                raise
+            raise translated from None
+
+    @abstractmethod
+    def _translated(self, error: Exception, key: str, *, missing: bool) -> Exception | None:
+        """Return what `_errors` raises in place of an error; None for one that is not the SDK's."""
+
+    def _missing(self, key: str) -> FileNotFoundError:
+        reason = os.strerror(errno.ENOENT)
+        return FileNotFoundError(errno.ENOENT, reason, self._where(key))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import random
@@ -334,24 +333,10 @@ class S3Storage(RemoteStorage[_Connected]):
     def _contended(self, key: str) -> StorageAwayError:
         return StorageAwayError(f"{self._where(key)}: other writers of the same key got in the way")
 
-    @contextlib.contextmanager
-    def _errors(self, key: str, *, missing: bool = True) -> Iterator[None]:
-        """Raise what the pipeline understands in place of boto3's errors.
-
-        Args:
-            key: the object; empty for the whole storage.
-            missing: whether a missing object is a FileNotFoundError.
-        """
-        try:
-            yield
-        except Exception as error:
-            if missing and isinstance(error, ClientError) and code_of(error) in _MISSING:
-                reason = os.strerror(errno.ENOENT)
-                raise FileNotFoundError(errno.ENOENT, reason, self._where(key)) from None
-            raised = translated(error, self._target(), self._where(key))
-            if raised is None:
-                raise
-            raise raised from None
+    def _translated(self, error: Exception, key: str, *, missing: bool) -> Exception | None:
+        if missing and isinstance(error, ClientError) and code_of(error) in _MISSING:
+            return self._missing(key)
+        return translated(error, self._target(), self._where(key))
 
     def _target(self) -> Target:
         connected: _Connected | None = self._here.client
