@@ -17,6 +17,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.transforms.window import IntervalWindow
+from dofn_states import Cell, Timer
 from pipeline.test_graph import config_of, land
 from stores import Store
 from unreliable_store import FAULTS, unreliable
@@ -64,22 +65,6 @@ def batch_of(*offsets: int, topic: str = "orders") -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=ROWS)
 
 
-class Cell:
-    """A value state."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-
-    def read(self) -> Any:
-        return self.value
-
-    def write(self, value: Any) -> None:
-        self.value = value
-
-    def clear(self) -> None:
-        self.value = None
-
-
 class Worker:
     """One worker of a job: its DoFns and the state of one key."""
 
@@ -105,7 +90,7 @@ class Worker:
                 pane=self.pane,
                 adopted=self.adopted,
                 waiting_since=Cell(),
-                end=Cell(),
+                end=Timer(),
             )
         )
         self.assemble.finish_bundle()
@@ -197,7 +182,7 @@ def test_rows_without_offsets_are_written_over(s3_url: str) -> None:
         assert list(worker.write_parts.process(batch, WINDOW, 0)) == []
         waiting = Cell()
         waiting.value = [element.value[1] for element in worker.write_parts.finish_bundle()]
-        states = {"adopted": Cell(), "waiting_since": Cell(), "end": Cell()}
+        states = {"adopted": Cell(), "waiting_since": Cell(), "end": Timer()}
         list(worker.assemble.fire_pane(parts=waiting, pane=worker.pane, **states))
 
     fire(1)

@@ -30,6 +30,7 @@ import orjson
 import pyarrow.parquet
 import pytest
 from apache_beam.transforms.window import IntervalWindow
+from dofn_states import Bag, Cell, Timer
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -101,46 +102,6 @@ FREEZES = "freezes before publish"
 
 class Crash(BaseException):
     """The process dies here; nothing catches it."""
-
-
-class Cell:
-    """A value state of one key."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-
-    def read(self) -> Any:
-        return self.value
-
-    def write(self, value: Any) -> None:
-        self.value = value
-
-    def clear(self) -> None:
-        self.value = None
-
-
-class Bag:
-    """A bag state of one key."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-
-    def add(self, item: Any) -> None:
-        self.items.append(item)
-
-    def read(self) -> list[Any]:
-        return list(self.items)
-
-    def clear(self) -> None:
-        self.items = []
-
-
-class Timer:
-    """A timer; the rules fire it whenever they like."""
-
-    def set(self, _time: Any) -> None: ...
-
-    def clear(self) -> None: ...
 
 
 @dataclass
