@@ -38,9 +38,9 @@ from beam_pipeline.producer.source import SourceRecord, synthetic
 from beam_pipeline.records import MAX_BATCH_RECORDS
 from beam_pipeline.schemas import ColumnBuilder, Contract, load_contract
 from beam_pipeline.schemas.contract import RECORD_SCHEMA, file_schema
-from beam_pipeline.transforms import Enrich, Normalize
+from beam_pipeline.transforms import DeadLetters, Enrich, Normalize
 from beam_pipeline.transforms.validate import RecordValidator
-from beam_pipeline.transforms.windowing import cut_by_window, late_rows
+from beam_pipeline.transforms.windowing import cut_by_window, cut_letters_by_window, late_rows
 from bench.landing import NumberFlag, add_numbers, machine, say, work_directory
 
 RESULTS = Path(__file__).resolve().parent / "results" / "worker.json"
@@ -188,6 +188,7 @@ def _table(figures: dict[str, Figures], records: int, args: argparse.Namespace) 
         title=f"{records:,} records, {args.invalid_ratio:.1%} invalid: CPU of the worker, "
         "microseconds a record",
         title_justify="left",
+        min_width=80,
         caption=f"the least of {args.repeats} processes with {args.passes} passes each. Indented: "
         "measured once more beside the stage, and in no sum.",
         caption_justify="left",
@@ -352,9 +353,9 @@ class _Worker:
             for time_us, piece in cut_by_window(batch, WINDOW_SECONDS)
         ]
 
-    def _add_letters(self, sink: _Sink, dead: Sequence[Any]) -> None:
-        for letter in dead:
-            sink.add(letter.timestamp // (WINDOW_SECONDS * 1_000), letter)
+    def _add_letters(self, sink: _Sink, dead: DeadLetters) -> None:
+        for time_us, letters in cut_letters_by_window(dead, WINDOW_SECONDS):
+            sink.add(time_us // (WINDOW_SECONDS * 1_000_000), letters)
 
 
 class _Sink:
@@ -374,7 +375,7 @@ class _Sink:
 
     def add(self, window: int, element: Any) -> None:
         for piece in self._format.shards_of(element):
-            assert not hasattr(piece, "failure"), piece
+            assert not isinstance(piece, DeadLetters), piece
             self._open[window, piece.shard].append(piece.content)
             self._open_bytes += piece.size_bytes
 
