@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
@@ -183,11 +184,12 @@ class RecordValidator:
         """
         batches: list[pa.RecordBatch] = []
         dead: list[DeadLetters] = []
+        by_reference = _with_value_by_reference(records)
         for version, decoded in self._decode(records).items():
             if decoded.dead:
                 refused = _take(records, decoded.dead)
                 dead.append(DeadLetters.of_rows(refused, STAGE, decoded.failures, version.ref))
-            valid = _take(records, decoded.valid)
+            valid = _take(by_reference, decoded.valid)
             for batch in self._build(version, decoded.events, valid):
                 if isinstance(batch, Refusal):
                     failure = version.encode_failure(decoded.events[batch.row], batch.error)
@@ -281,6 +283,14 @@ class RecordValidator:
 
 def _take(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
     return records if len(rows) == records.num_rows else records.take(pa.array(rows, pa.int64()))
+
+
+def _with_value_by_reference(records: pa.RecordBatch) -> pa.RecordBatch:
+    """Return records with the `_value` of `RIDE_ALONG_FIELDS`; the values are not copied."""
+    position = records.schema.get_field_index("_value")
+    indexes = pa.array(np.arange(records.num_rows, dtype=np.int32))
+    values = pa.DictionaryArray.from_arrays(indexes, records.column(position))
+    return records.set_column(position, "_value", values)
 
 
 class _ValidateRecords(beam.DoFn):
