@@ -51,6 +51,8 @@ from beam_pipeline.transforms.outputs import Outputs
 MAX_TEXT_CHARACTERS = 4_000
 """How much of a value is in `value_text`; `value_b64` has all of it."""
 
+_WRITE_BYTES = 256 * 1024
+
 _log = logging.getLogger(__name__)
 
 
@@ -101,16 +103,17 @@ class JsonLinesFormat:
             yield Piece(shard, DeadLetters(rows), rows.nbytes)
 
     def write_part(self, path: str, shard: Shard, contents: Sequence[DeadLetters]) -> PartRef:
-        letters = DeadLetters.concat(contents)
-        with self._open(path, "wb") as sink:
-            sink.writelines(lines_of(letters, self.epoch))
+        with self._open(path, "wb", buffering=_WRITE_BYTES) as sink:
+            for letters in contents:
+                sink.writelines(lines_of(letters, self.epoch))
+        table = pa.Table.from_batches([letters.batch for letters in contents])
         return PartRef(
             path,
             shard.topic,
             shard.number,
-            len(letters),
-            offsets_of(pa.Table.from_batches([letters.batch])),
-            oldest_ms=pc.min(letters.batch.column("kafka_timestamp").cast(pa.int64())).as_py(),
+            table.num_rows,
+            offsets_of(table),
+            oldest_ms=pc.min(table.column("kafka_timestamp").cast(pa.int64())).as_py(),
         )
 
     def assemble(

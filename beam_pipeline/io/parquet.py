@@ -25,7 +25,7 @@ from beam_pipeline.files.footer import (
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.files.row_groups import row_groups
-from beam_pipeline.io.shards import cut_by_shard, offsets_of
+from beam_pipeline.io.shards import cut_by_shard, distinct, offsets_of
 from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
 from beam_pipeline.offset_sets import ranges
 from beam_pipeline.records import ErrorCode, SchemaRef
@@ -312,7 +312,7 @@ def last_records_of(rows: pa.Table) -> dict[int, tuple[int, int]]:
     in_ms = pa.timestamp("ms", "UTC")
     timestamps = rows.column("kafka_timestamp").cast(in_ms, safe=False).cast(pa.int64()).to_numpy()
     last = {}
-    for partition in np.unique(partitions).tolist():
+    for partition in distinct(partitions):
         (of_partition,) = np.nonzero(partitions == partition)
         row = of_partition[np.argmax(offsets[of_partition])]
         last[partition] = int(offsets[row]), int(timestamps[row])
@@ -348,6 +348,8 @@ def _cast_column(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Arra
       KeyError, pa.ArrowException: there is no such column, or no such cast.
     """
     column = batch.column(name)
+    if column.type == kind:
+        return column
     try:
         return pc.cast(column, kind)
     except pa.ArrowInvalid as error:

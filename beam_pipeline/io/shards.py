@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +27,10 @@ def cut_by_shard(
     [(0, [0, 2]), (1, [1])]
     """
     names = batch.schema.names
+    only = _only_shard(batch, num_shards)
+    if only is not None:
+        yield Shard(only.topic or default_topic, only.number), batch
+        return
     topics, partitions = None, np.zeros(batch.num_rows, np.int64)
     if "kafka_topic" in names:
         topics = pc.fill_null(batch.column("kafka_topic"), default_topic)
@@ -41,14 +47,44 @@ def cut_by_shard(
             yield Shard(topic or default_topic, number), rows
 
 
+def _only_shard(batch: pa.RecordBatch, num_shards: int) -> Shard | None:
+    """Return the shard of all rows, as of most batches; None if there may be several."""
+    if not batch.num_rows or not {"kafka_topic", "kafka_partition"} <= set(batch.schema.names):
+        return None
+    topics, partitions = batch.column("kafka_topic"), batch.column("kafka_partition")
+    if topics.null_count or partitions.null_count:
+        return None
+    shards = partitions.to_numpy() % num_shards
+    topic = topics[0]
+    if (shards != shards[0]).any() or not pc.all(pc.equal(topics, topic)).as_py():
+        return None
+    return Shard(topic.as_py(), int(shards[0]))
+
+
 def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:
     """Return the offset ranges of the rows by partition; empty if they lack the Kafka columns."""
     if not {"kafka_partition", "kafka_offset"} <= set(rows.schema.names):
         return {}
-    rows = rows.select(["kafka_partition", "kafka_offset"]).drop_null()
+    rows = rows.select(["kafka_partition", "kafka_offset"])
+    if any(column.null_count for column in rows.columns):
+        rows = rows.drop_null()
     partitions = rows.column("kafka_partition").to_numpy()
     offsets = rows.column("kafka_offset").to_numpy()
     return {
-        int(partition): ranges_of(offsets[partitions == partition])
-        for partition in np.unique(partitions)
+        partition: ranges_of(offsets[partitions == partition]) for partition in distinct(partitions)
     }
+
+
+def distinct(numbers: npt.NDArray[Any]) -> list[int]:
+    """Return the different numbers, rising; those of a small range without sorting all of them.
+
+    >>> distinct(np.array([3, 1, 3], np.int32))
+    [1, 3]
+    """
+    if numbers.size and numbers.min() >= 0 and numbers.max() < _MOST_COUNTED:
+        found: list[int] = np.flatnonzero(np.bincount(numbers)).tolist()
+        return found
+    return [int(number) for number in np.unique(numbers)]
+
+
+_MOST_COUNTED = 100_000
