@@ -11,6 +11,7 @@ from beam_pipeline.io.dead_letters import PublishDeadLetterFiles, WriteDeadLette
 from beam_pipeline.io.kafka import ReadRecords
 from beam_pipeline.io.parquet import WriteToParquet
 from beam_pipeline.io.windowed_files import FileLayout
+from beam_pipeline.records import DeadLetter
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms import (
     DeadLetterCollector,
@@ -47,11 +48,15 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
 
 def land_records(records: beam.PCollection[Any], config: IngestConfig) -> beam.PCollection[Any]:
     """Write records from anywhere to files, and return the dead letters, which are in files too."""
-    return _land(records, config).letters
+    letters = _land(records, config).letters
+    each: beam.PCollection[Any] = letters | "EachLetter" >> beam.FlatMap(list).with_output_types(
+        DeadLetter
+    )
+    return each
 
 
 class _Landed(NamedTuple):
-    """PCollections of DeadLetter, and of WrittenFile for the files that hold them."""
+    """PCollections of DeadLetters, and of WrittenFile for the files that hold them."""
 
     letters: beam.PCollection[Any]
     letter_files: beam.PCollection[Any]

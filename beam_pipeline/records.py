@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 METRICS_NAMESPACE = "beam_pipeline"
@@ -116,8 +116,7 @@ class DeadLetter(NamedTuple):
     @property
     def dlq_id(self) -> str:
         """A hash of topic, partition, offset and stage: the same for every repeat of a letter."""
-        identity = f"{self.topic}\0{self.partition}\0{self.offset}\0{self.stage}"
-        return hashlib.sha256(identity.encode()).hexdigest()
+        return dlq_id_of(self.topic, self.partition, self.offset, self.stage)
 
 
 ID_HEADER = "dlq.id"
@@ -138,6 +137,38 @@ def nearest_time_ms(timestamp_ms: int) -> int:
     return min(max(timestamp_ms, MIN_TIME_MS), MAX_TIME_MS)
 
 
+class Replay(NamedTuple):
+    """Which attempt a record is, and the `dlq_id` of the letter that it replays, or None."""
+
+    attempt: int
+    redrive_of: str | None
+
+
+FIRST_ATTEMPT = Replay(1, None)
+
+
+def replay_of(headers: Iterable[Header]) -> Replay:
+    """Return what the headers say that a replay has set.
+
+    >>> replay_of([("dlq.attempt", b"2"), ("dlq.redrive.of", b"5e")])
+    Replay(attempt=2, redrive_of='5e')
+    """
+    attempt, redrive_of = FIRST_ATTEMPT
+    for name, content in headers:
+        if content is None:
+            continue
+        if name == ATTEMPT_HEADER and content.isdigit() and len(content) <= 9:
+            attempt = max(1, int(content))
+        elif name == REDRIVE_HEADER:
+            redrive_of = content.decode("utf-8", "replace")[:64]
+    return Replay(attempt, redrive_of)
+
+
+def dlq_id_of(topic: str, partition: int, offset: int, stage: str) -> str:
+    """Return the id of a dead letter: a hash, the same for every repeat of a letter."""
+    return hashlib.sha256(f"{topic}\0{partition}\0{offset}\0{stage}".encode()).hexdigest()
+
+
 def make_dead_letter(
     *,
     stage: str,
@@ -153,15 +184,8 @@ def make_dead_letter(
     headers: tuple[Header, ...],
     failed_at_ms: int,
 ) -> DeadLetter:
-    """Return a `DeadLetter`; its attempt and redrive are those in the headers that a replay set."""
-    attempt, redrive_of = 1, None
-    for name, content in headers:
-        if content is None:
-            continue
-        if name == ATTEMPT_HEADER and content.isdigit() and len(content) <= 9:
-            attempt = max(1, int(content))
-        elif name == REDRIVE_HEADER:
-            redrive_of = content.decode("utf-8", "replace")[:64]
+    """Return a `DeadLetter`; its attempt and redrive are those in the headers (`replay_of`)."""
+    attempt, redrive_of = replay_of(headers)
     return DeadLetter(
         stage=stage,
         failure=failure,

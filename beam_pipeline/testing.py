@@ -165,12 +165,11 @@ def _run_steps(
     letters = list(dead)
     for step in steps:
         schema = step.output_schema(schema)
-        results = [
-            result
-            for batch in batches
-            for result in rows_and_letters(batch, step.function, step.stage, step.schema_ref)
-        ]
-        batches = [result for result in results if not isinstance(result, DeadLetter)]
-        letters += [result for result in results if isinstance(result, DeadLetter)]
+        passed: list[pa.RecordBatch] = []
+        for batch in batches:
+            rows, refused = rows_and_letters(batch, step.function, step.stage, step.schema_ref)
+            passed += rows
+            letters += refused
+        batches = passed
     table = pa.Table.from_batches(batches, schema)
     return Results(table.select(file_schema(schema).names), letters)

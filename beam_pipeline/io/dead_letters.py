@@ -7,29 +7,31 @@ the outbox of the topic. `WriteDeadLetterTopic` sends letters as they come, for 
 # No `from __future__ import annotations`: Beam's RowCoder (2.73) reads the field types of
 # `LetterRow` as they are, and takes one that is a text for "any type".
 
-import base64
+import binascii
 import contextlib
-import json
+import functools
+import itertools
 import logging
 import shutil
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Optional
 
 import apache_beam as beam
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam import coders
 from apache_beam.io.kafka import WriteToKafka
 
 from beam_pipeline.config import PaneTiming
 from beam_pipeline.covered_offsets import CoveredOffsets
-from beam_pipeline.files.footer import ranges_of
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.files.sent_notes import begin_notes
+from beam_pipeline.io.shards import cut_by_shard, offsets_of
 from beam_pipeline.io.windowed_files import (
     FileLayout,
     Piece,
@@ -40,22 +42,26 @@ from beam_pipeline.io.windowed_files import (
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.outbox.publisher import OutboxSettings, Publisher
 from beam_pipeline.outbox.topic_record import error_headers
-from beam_pipeline.records import DeadLetter
+from beam_pipeline.records import DeadLetter, dlq_id_of, replay_of
 from beam_pipeline.storage.durable import open_private
 from beam_pipeline.times import rfc3339_of_ms
+from beam_pipeline.transforms.dead_letters import DeadLetters, as_dead_letters
 from beam_pipeline.transforms.outputs import Outputs
 
 MAX_TEXT_CHARACTERS = 4_000
 """How much of a value is in `value_text`; `value_b64` has all of it."""
 
+_WRITE_BYTES = 256 * 1024
+
 _log = logging.getLogger(__name__)
 
 
 class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
-    """PCollection[DeadLetter] in fixed windows to `Outputs` of WrittenFile; its `dead` is empty.
+    """PCollection[DeadLetters] in fixed windows to `Outputs` of WrittenFile; its `dead` is empty.
 
     Writes one JSON object a line, as `schema/dead_letter.schema.json` describes it. Windows, panes
-    and names of the files follow the same rules as those of the Parquet files.
+    and names of the files follow the same rules as those of the Parquet files. Elements may be
+    single `DeadLetter`s, too.
 
     Args:
       layout: where the files go.
@@ -91,21 +97,24 @@ class JsonLinesFormat:
     part_suffix: str = JSON_LINES_SUFFIX
     private: bool = False
 
-    def shards_of(self, letter: DeadLetter) -> Iterator[Piece]:
-        shard = Shard(letter.topic, letter.partition % self.num_shards)
-        yield Piece(shard, letter, size_of(letter))
+    def shards_of(self, element: DeadLetters | DeadLetter) -> Iterator[Piece]:
+        batch = as_dead_letters(element).batch
+        for shard, rows in cut_by_shard(batch, self.num_shards, default_topic=""):
+            yield Piece(shard, DeadLetters(rows), rows.nbytes)
 
-    def write_part(self, path: str, shard: Shard, contents: Sequence[DeadLetter]) -> PartRef:
-        offsets: dict[int, list[int]] = defaultdict(list)
-        # Half of a surrogate pair is replaced, because no JSON reader accepts it.
-        with self._open(path, "w", encoding="utf-8", errors="replace") as sink:
-            for letter in contents:
-                sink.write(json.dumps(to_json(letter, self.epoch), ensure_ascii=False))
-                sink.write("\n")
-                offsets[letter.partition].append(letter.offset)
-        ranges = {partition: ranges_of(values) for partition, values in offsets.items()}
-        oldest_ms = min(letter.timestamp for letter in contents)
-        return PartRef(path, shard.topic, shard.number, len(contents), ranges, oldest_ms=oldest_ms)
+    def write_part(self, path: str, shard: Shard, contents: Sequence[DeadLetters]) -> PartRef:
+        with self._open(path, "wb", buffering=_WRITE_BYTES) as sink:
+            for letters in contents:
+                sink.writelines(lines_of(letters, self.epoch))
+        table = pa.Table.from_batches([letters.batch for letters in contents])
+        return PartRef(
+            path,
+            shard.topic,
+            shard.number,
+            table.num_rows,
+            offsets_of(table),
+            oldest_ms=pc.min(table.column("kafka_timestamp").cast(pa.int64())).as_py(),
+        )
 
     def assemble(
         self, path: str, target: OutputFile, parts: Sequence[PartRef], known: CoveredOffsets
@@ -136,51 +145,80 @@ def _copy_unknown(part: Path, sink: IO[bytes], known: CoveredOffsets) -> int:
     return copied
 
 
-def size_of(letter: DeadLetter) -> int:
-    """Return how many bytes and characters a letter holds: about its size in memory."""
-    failure = letter.failure
-    texts = [failure.message, failure.error_class, failure.stacktrace or ""]
-    for violation in failure.violations:
-        texts += violation
-    contents: list[str | bytes] = [*texts, letter.key or b"", letter.value or b""]
-    for name, content in letter.headers:
-        contents += (name, content or b"")
-    return sum(map(len, contents))
+def lines_of(letters: DeadLetters, epoch: str) -> Iterator[bytes]:
+    """Yield each letter as a line of JSON; `schema/dead_letter.schema.json` is its contract."""
+    errors = map(orjson.Fragment, _list_of(letters, "error"))
+    for document in _documents(letters, epoch, errors, _list_of(letters, "_value")):
+        yield orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def to_json(letter: DeadLetter, epoch: str) -> dict[str, Any]:
-    """Return the JSON object of a letter; `schema/dead_letter.schema.json` is its contract."""
-    failure = letter.failure
-    timestamp = rfc3339_of_ms(letter.timestamp)
-    return {
-        "dlq_id": letter.dlq_id,
-        "failed_at": rfc3339_of_ms(letter.failed_at_ms),
-        "stage": letter.stage,
-        "error": {
-            "code": failure.code.value,
-            "class": failure.error_class,
-            "message": failure.message,
-            "stacktrace": failure.stacktrace,
-            "violations": [violation._asdict() for violation in failure.violations],
-        },
-        "source": {
-            "topic": letter.topic,
-            "partition": letter.partition,
-            "offset": letter.offset,
-            "timestamp": timestamp,
-            **({} if timestamp else {"timestamp_ms": letter.timestamp}),
-            "timestamp_type": letter.timestamp_type,
-        },
-        "key_b64": _base64(letter.key),
-        "value_b64": _base64(letter.value),
-        "value_text": _text(letter.value),
-        "headers": [
-            {"key": name, "value_b64": _base64(content)} for name, content in letter.headers
-        ],
-        "schema": {"id": letter.schema.id, "sha256": letter.schema.sha256},
-        "epoch": epoch,
-        "attempt": letter.attempt,
-    }
+def _documents(
+    letters: DeadLetters, epoch: str, errors: Iterable[Any], values: Iterable[bytes | None]
+) -> Iterator[dict[str, Any]]:
+    """Yield the JSON object of each letter.
+
+    Args:
+      letters: the letters.
+      epoch: identity of this submission of the job.
+      errors: the object `error` of each letter.
+      values: what to give as the value of each letter's record.
+    """
+    text_of_ms = functools.lru_cache(rfc3339_of_ms)  # many letters of a batch have one time
+    timestamps = letters.batch.column("kafka_timestamp").cast(pa.int64()).to_pylist()
+    rows = zip(
+        errors,
+        values,
+        letters.headers(),
+        timestamps,
+        *(_list_of(letters, name) for name in _WRITTEN_COLUMNS),
+        strict=False,
+    )
+    for error, value, headers, timestamp_ms, *columns in rows:
+        topic, partition, offset, timestamp_type, key, stage, id_, sha256, failed_at_ms = columns
+        timestamp = text_of_ms(timestamp_ms)
+        yield {
+            "dlq_id": dlq_id_of(topic, partition, offset, stage),
+            "failed_at": text_of_ms(failed_at_ms),
+            "stage": stage,
+            "error": error,
+            "source": {
+                "topic": topic,
+                "partition": partition,
+                "offset": offset,
+                "timestamp": timestamp,
+                **({} if timestamp else {"timestamp_ms": timestamp_ms}),
+                "timestamp_type": timestamp_type,
+            },
+            "key_b64": _base64(key),
+            "value_b64": _base64(value),
+            "value_text": _text(value),
+            "headers": [{"key": name, "value_b64": _base64(content)} for name, content in headers],
+            "schema": {"id": id_, "sha256": sha256},
+            "epoch": epoch,
+            "attempt": replay_of(headers).attempt,
+        }
+
+
+_WRITTEN_COLUMNS = (
+    "kafka_topic",
+    "kafka_partition",
+    "kafka_offset",
+    "_timestamp_type",
+    "_key",
+    "stage",
+    "schema_id",
+    "schema_sha256",
+    "failed_at_ms",
+)
+
+
+def _list_of(letters: DeadLetters, name: str) -> list[Any]:
+    column = letters.batch.column(name)
+    if column.null_count and pa.types.is_integer(column.type):
+        return list(column.to_pylist())
+    # Several times as fast as to_pylist, which makes a scalar of each.
+    values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
+    return values
 
 
 class PublishDeadLetterFiles(beam.PTransform[Any, Any]):
@@ -266,11 +304,11 @@ class LetterRow(NamedTuple):
 
 
 class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
-    """PCollection[DeadLetter] to records of the topic `<input topic><suffix>`.
+    """PCollection[DeadLetters] to records of the topic `<input topic><suffix>`.
 
-    Key, value and timestamp are those of the original record; `to_headers` says which headers are
+    Key, value and timestamp are those of the original record; `headers_of` says which headers are
     added. At-least-once, because Beam's Python SDK has no transactional Kafka sink; a reader can
-    drop repeats by `dlq.id`. Any windowing.
+    drop repeats by `dlq.id`. Elements may be single `DeadLetter`s, too. Any windowing.
 
     Args:
       client_properties: properties of the Java producer, such as bootstrap.servers.
@@ -302,7 +340,7 @@ class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
         sent: beam.PCollection[Any] = (
             letters
             | "ToRows"
-            >> beam.ParDo(_ToRow(self._topic_suffix, self._epoch)).with_output_types(LetterRow)
+            >> beam.ParDo(_ToRows(self._topic_suffix, self._epoch)).with_output_types(LetterRow)
             | "WriteToKafka"
             >> WriteToKafka(
                 producer_config=self._producer_config,
@@ -314,32 +352,41 @@ class WriteDeadLetterTopic(beam.PTransform[Any, Any]):
         return sent
 
 
-class _ToRow(beam.DoFn):
+class _ToRows(beam.DoFn):
     def __init__(self, topic_suffix: str, epoch: str) -> None:
         self._topic_suffix = topic_suffix
         self._epoch = epoch
 
-    def process(self, letter: DeadLetter) -> Iterator[LetterRow]:
-        headers = [(name, value or b"") for name, value in letter.headers]
-        yield LetterRow(
-            key=letter.key,
-            value=letter.value,
-            headers=[
-                KafkaHeader(name, value)
-                for name, value in headers + to_headers(letter, self._epoch)
-            ],
-            topic=f"{letter.topic}{self._topic_suffix}",
-            timestamp=letter.timestamp,
+    def process(self, element: DeadLetters | DeadLetter) -> Iterator[LetterRow]:
+        letters = as_dead_letters(element)
+        columns = ("kafka_topic", "_key", "_value")
+        rows = zip(
+            letters.headers(),
+            headers_of(letters, self._epoch),
+            letters.batch.column("kafka_timestamp").cast(pa.int64()).to_pylist(),
+            *(_list_of(letters, name) for name in columns),
+            strict=True,
         )
+        for own_headers, added_headers, timestamp_ms, topic, key, value in rows:
+            headers = [(name, content or b"") for name, content in own_headers]
+            yield LetterRow(
+                key=key,
+                value=value,
+                headers=[KafkaHeader(*header) for header in headers + added_headers],
+                topic=f"{topic}{self._topic_suffix}",
+                timestamp=timestamp_ms,
+            )
 
 
-def to_headers(letter: DeadLetter, epoch: str) -> list[tuple[str, bytes]]:
-    """Return the headers that a letter has on its topic, as `error_headers` does for a line."""
-    return error_headers(to_json(letter._replace(value=None), epoch))
+def headers_of(letters: DeadLetters, epoch: str) -> Iterator[list[tuple[str, bytes]]]:
+    """Yield the headers that each letter has on its topic, as `error_headers` does for a line."""
+    errors = map(orjson.loads, _list_of(letters, "error"))
+    for document in _documents(letters, epoch, errors, itertools.repeat(None)):
+        yield error_headers(document)
 
 
 def _base64(content: bytes | None) -> str | None:
-    return None if content is None else base64.b64encode(content).decode("ascii")
+    return None if content is None else binascii.b2a_base64(content, newline=False).decode("ascii")
 
 
 def _text(value: bytes | None) -> str | None:

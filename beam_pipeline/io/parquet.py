@@ -21,18 +21,18 @@ from beam_pipeline.files.footer import (
     FileFooter,
     OffsetRange,
     merge_last_records,
-    ranges_of,
 )
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
 from beam_pipeline.files.row_groups import row_groups
+from beam_pipeline.io.shards import cut_by_shard, distinct, offsets_of
 from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
 from beam_pipeline.offset_sets import ranges
-from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
+from beam_pipeline.records import ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import check_partition_keys
 from beam_pipeline.storage.config import StorageConfig
-from beam_pipeline.transforms.batches import Refusal, apply_or_split
-from beam_pipeline.transforms.dead_letters import dead_letter_of, failure_of
+from beam_pipeline.transforms.batches import Refusal, apply_or_split, letters_of
+from beam_pipeline.transforms.dead_letters import DeadLetters
 from beam_pipeline.transforms.outputs import Outputs
 
 STAGE = "write"
@@ -51,7 +51,7 @@ _WITHOUT_MEANING = {
 
 class WriteToParquet(beam.io.WriteToParquet):
     """PCollection of pa.RecordBatch (or of dicts) in fixed windows to `Outputs` of WrittenFile and
-    DeadLetter.
+    DeadLetters.
 
     Takes the arguments of `beam.io.WriteToParquet` in their order. Beam's transform (2.73,
     `parquetio`) buffers rows across windows, shares one file handle among them, and lets a late
@@ -188,18 +188,21 @@ class ParquetFormat:
 
     def shards_of(
         self, element: pa.RecordBatch | Mapping[str, Any]
-    ) -> Iterator[Piece | DeadLetter]:
+    ) -> Iterator[Piece | DeadLetters]:
         """Yield the element's rows with the columns of the schema, cut by topic and shard."""
         if not isinstance(element, pa.RecordBatch):
             element = pa.RecordBatch.from_pylist([dict(element)], schema=self.schema)
+        refusals = []
         for result in apply_or_split(element, self._to_schema):
-            if not isinstance(result, Refusal):
-                yield from self._cut(result)
-            elif "_value" not in element.schema.names:
-                raise result.error
-            else:
-                failure = failure_of(ErrorCode.ENCODE_ERROR, result.error)
-                yield dead_letter_of(element, result.row, STAGE, failure, self.schema_ref)
+            if isinstance(result, Refusal):
+                refusals.append(result)
+                continue
+            for shard, rows in cut_by_shard(result, self.num_shards, self.default_topic):
+                yield Piece(shard, rows, rows.nbytes)
+        if refusals and "_value" not in element.schema.names:
+            raise refusals[0].error
+        if refusals:
+            yield letters_of(refusals, element, ErrorCode.ENCODE_ERROR, STAGE, self.schema_ref)
 
     def write_part(self, path: str, shard: Shard, contents: Sequence[pa.RecordBatch]) -> PartRef:
         """Write one Arrow IPC file with all rows; lz4 makes it a third at little cost."""
@@ -262,24 +265,6 @@ class ParquetFormat:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _cut(self, batch: pa.RecordBatch) -> Iterator[Piece]:
-        names = batch.schema.names
-        topics, partitions = None, np.zeros(batch.num_rows, np.int64)
-        if "kafka_topic" in names:
-            topics = pc.fill_null(batch.column("kafka_topic"), self.default_topic)
-        if "kafka_partition" in names:
-            partitions = pc.fill_null(batch.column("kafka_partition"), 0).to_numpy()
-        shards = partitions % self.num_shards
-        for topic in pc.unique(topics).to_pylist() if topics is not None else [None]:
-            of_topic = np.ones(batch.num_rows, bool)
-            if topics is not None:
-                of_topic = pc.equal(topics, topic).to_numpy(zero_copy_only=False)
-            for number in np.unique(shards[of_topic]).tolist():
-                chosen = of_topic & (shards == number)
-                piece = batch if chosen.all() else batch.filter(pa.array(chosen))
-                shard = Shard(topic or self.default_topic, number)
-                yield Piece(shard, piece, piece.nbytes)
-
 
 def _last_records(topic: str, parts: Sequence[PartRef]) -> dict[str, dict[int, tuple[int, int]]]:
     last_records = merge_last_records(part.last_records for part in parts)
@@ -311,19 +296,6 @@ def _ranges_outside(
     return {partition: spans for partition, spans in outside.items() if spans}
 
 
-def offsets_of(rows: pa.Table) -> dict[int, list[OffsetRange]]:
-    """Return the offset ranges of the rows by partition; empty if they lack the Kafka columns."""
-    if not {"kafka_partition", "kafka_offset"} <= set(rows.schema.names):
-        return {}
-    rows = rows.select(["kafka_partition", "kafka_offset"]).drop_null()
-    partitions = rows.column("kafka_partition").to_numpy()
-    offsets = rows.column("kafka_offset").to_numpy()
-    return {
-        int(partition): ranges_of(offsets[partitions == partition])
-        for partition in np.unique(partitions)
-    }
-
-
 def last_records_of(rows: pa.Table) -> dict[int, tuple[int, int]]:
     """Return the highest offset of each partition and its timestamp in milliseconds since 1970.
 
@@ -340,7 +312,7 @@ def last_records_of(rows: pa.Table) -> dict[int, tuple[int, int]]:
     in_ms = pa.timestamp("ms", "UTC")
     timestamps = rows.column("kafka_timestamp").cast(in_ms, safe=False).cast(pa.int64()).to_numpy()
     last = {}
-    for partition in np.unique(partitions).tolist():
+    for partition in distinct(partitions):
         (of_partition,) = np.nonzero(partitions == partition)
         row = of_partition[np.argmax(offsets[of_partition])]
         last[partition] = int(offsets[row]), int(timestamps[row])
@@ -376,6 +348,8 @@ def _cast_column(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Arra
       KeyError, pa.ArrowException: there is no such column, or no such cast.
     """
     column = batch.column(name)
+    if column.type == kind:
+        return column
     try:
         return pc.cast(column, kind)
     except pa.ArrowInvalid as error:

@@ -43,14 +43,14 @@ from beam_pipeline.files.ledger import content_of
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import PartRef, Parts, parts_below
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
-from beam_pipeline.records import METRICS_NAMESPACE, REQUESTS, DeadLetter
+from beam_pipeline.records import METRICS_NAMESPACE, REQUESTS
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.patience import PatientStorage
 from beam_pipeline.storage.protocol import Storage
 from beam_pipeline.storage.urls import is_url, open_storage
-from beam_pipeline.transforms.dead_letters import count_dead
-from beam_pipeline.transforms.outputs import DEAD, Outputs
+from beam_pipeline.transforms.dead_letters import DeadLetters, count_dead
+from beam_pipeline.transforms.outputs import DEAD, Outputs, register_letters
 from beam_pipeline.transforms.windowing import delay_of
 
 QUIET_SECONDS = 3.0
@@ -102,7 +102,7 @@ class FileFormat(Protocol):
     @property
     def part_suffix(self) -> str: ...
 
-    def shards_of(self, element: Any) -> Iterator[Piece | DeadLetter]:
+    def shards_of(self, element: Any) -> Iterator[Piece | DeadLetters]:
         """Yield the element's content by shard, and dead letters for rows that are refused."""
 
     def write_part(self, path: str, shard: Shard, contents: Sequence[Any]) -> PartRef:
@@ -182,7 +182,7 @@ class FileLayout:
 
 
 class WriteWindowedFiles(beam.PTransform[Any, Any]):
-    """PCollection of elements in fixed windows to `Outputs` of WrittenFile and DeadLetter.
+    """PCollection of elements in fixed windows to `Outputs` of WrittenFile and DeadLetters.
 
     Writes one file for each pane of each (window, topic, shard). A file in place is never changed.
     If the file of a pane is there already, by a bundle that is tried again or a timeline that the
@@ -219,11 +219,14 @@ class WriteWindowedFiles(beam.PTransform[Any, Any]):
                 "the input is in the global window; put it into fixed windows first "
                 "(beam.WindowInto(FixedWindows(...)) or transforms.WindowBatches)"
             )
+        register_letters()
         delay_seconds = delay_of(windowfn, self._layout.watermark_delay_seconds)
         layout = replace(self._layout, watermark_delay_seconds=delay_seconds)
         parts = elements | "WriteParts" >> beam.ParDo(
             _WriteParts(layout, self._format)
-        ).with_output_types(tuple[str, PartRef]).with_outputs(DEAD, main="parts")
+        ).with_output_types(tuple[str, PartRef], **{DEAD: DeadLetters}).with_outputs(
+            DEAD, main="parts"
+        )
         files = (
             parts["parts"]
             | "LeaveWindows" >> beam.WindowInto(GlobalWindows())
@@ -258,8 +261,8 @@ class _WriteParts(beam.DoFn):
         timestamp: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[Any]:
         for piece in self._format.shards_of(element):
-            if isinstance(piece, DeadLetter):
-                count_dead(piece.failure.code)
+            if isinstance(piece, DeadLetters):
+                count_dead(piece)
                 yield beam.pvalue.TaggedOutput(DEAD, piece)
                 continue
             self._open[window, piece.shard].add(piece.content, timestamp)

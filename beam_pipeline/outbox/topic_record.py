@@ -6,16 +6,16 @@ Pure, no I/O. A letter is a line of a dead-letter file, parsed (`schema/dead_let
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Any
 
 from confluent_kafka import KafkaError
 
 from beam_pipeline.records import ATTEMPT_HEADER, ID_HEADER, REDRIVE_HEADER, Header
-from beam_pipeline.times import EPOCH, parse_rfc3339
+from beam_pipeline.times import ms_of_rfc3339
 
 NOW_MS = 0
 """librdkafka's timestamp for "now"."""
@@ -106,7 +106,11 @@ def timestamp_ms_of(letter: Mapping[str, Any]) -> int | None:
     if source["timestamp"] is None:
         timestamp_ms: int | None = source.get("timestamp_ms")
         return timestamp_ms
-    return (parse_rfc3339(source["timestamp"]) - EPOCH) // timedelta(milliseconds=1)
+    return _ms_of_rfc3339(source["timestamp"])
+
+
+# Each letter is asked twice, and many letters of a file have one time.
+_ms_of_rfc3339 = functools.lru_cache(maxsize=1_024)(ms_of_rfc3339)
 
 
 def error_headers(letter: Mapping[str, Any]) -> list[tuple[str, bytes]]:
@@ -141,7 +145,7 @@ def error_headers(letter: Mapping[str, Any]) -> list[tuple[str, bytes]]:
         REDRIVE_HEADER: _redrive_of(letter),
     }
     return [
-        (name, str(value).encode(errors="replace"))
+        (name, value.encode(errors="replace") if isinstance(value, str) else b"%d" % value)
         for name, value in values.items()
         if value is not None
     ]

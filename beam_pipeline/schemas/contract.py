@@ -58,11 +58,15 @@ RECORD_SCHEMA = pa.schema(
 """The columns of a batch of records, one row a record; the event time is in the value."""
 
 RIDE_ALONG_FIELDS = (
-    *tuple(RECORD_SCHEMA)[len(KAFKA_FIELDS) :],
+    pa.field("_timestamp_type", pa.string()),
+    pa.field("_key", pa.binary()),
+    pa.field("_value", pa.dictionary(pa.int32(), pa.binary())),
+    RECORD_SCHEMA.field("_headers"),
     pa.field("_event_time", pa.timestamp("us", tz="UTC")),
 )
 """What dead letters and windows need of a record; every batch has it as far as the sink's parts,
-and no file does."""
+and no file does. `_value` refers to the values of the batch that was read, so that a step that
+takes, filters or cuts rows copies an index and not the bytes."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from beam_pipeline.schemas.malformed import (
     explain_malformed,
 )
 from beam_pipeline.schemas.numbers import Digits, ExactFloat, number_of
+from beam_pipeline.schemas.valid_parts import ValidParts
 
 WIRE_MAGIC = b"\0"
 WIRE_PREFIX_BYTES = 5
@@ -223,8 +224,21 @@ def compile_validator(
 
 
 def explaining_validator(document: Mapping[str, Any], asserts_formats: bool = True) -> Any:
-    """Return the jsonschema validator that explains violations, of the draft of `document`."""
+    """Return the jsonschema validator that explains violations, of the draft of `document`.
+
+    It does not go through what the library that decides finds valid, where that can't change the
+    words (`ValidParts`).
+    """
     validator_class = _explaining_class(validator_for(document))
+    valid_parts = ValidParts(document, asserts_formats)
+    validator_class = extend(
+        validator_class,
+        {
+            name: check
+            for name, check in valid_parts.checks.items()
+            if name in validator_class.VALIDATORS
+        },
+    )
     return validator_class(
         document,
         format_checker=validator_class.FORMAT_CHECKER if asserts_formats else None,
@@ -294,7 +308,7 @@ def _check_pattern_properties(
 def _check_additional_properties(
     validator: Any, others: Any, instance: Any, schema: Mapping[str, Any]
 ) -> Iterator[jsonschema.ValidationError]:
-    if not validator.is_type(instance, "object"):
+    if others is True or not validator.is_type(instance, "object"):
         return
     named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     names = [
@@ -325,6 +339,8 @@ def _pattern_validator(pattern: str) -> jsonschema_rs.Validator:
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""A bracket's step in depth, 1 or -1, as a signed byte."""
 
 
 def depth_of(value: bytes) -> int:
@@ -333,9 +349,8 @@ def depth_of(value: bytes) -> int:
     >>> depth_of(b'{"a": [1, "[["]}')
     2
     """
-    brackets = _STRING.sub(b"", value).translate(None, _NO_BRACKETS)
-    steps = [1 if bracket in b"[{" else -1 for bracket in brackets]
-    return int(np.cumsum(steps).max(initial=0))
+    brackets = _STRING.sub(b"", value).translate(_STEPS, _NO_BRACKETS)
+    return int(np.frombuffer(brackets, np.int8).cumsum(dtype=np.int64).max(initial=0))
 
 
 def _pointer(path: Any) -> str:

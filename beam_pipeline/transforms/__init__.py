@@ -2,6 +2,7 @@
 
 from beam_pipeline.config import ValidationRules, Windowing
 from beam_pipeline.transforms.batches import BatchTransform
+from beam_pipeline.transforms.dead_letters import DeadLetters
 from beam_pipeline.transforms.enrich import Enrich
 from beam_pipeline.transforms.normalize import Normalize
 from beam_pipeline.transforms.outputs import DeadLetterCollector, Outputs
@@ -12,6 +13,7 @@ from beam_pipeline.transforms.windowing import WindowBatches, WindowDeadLetters
 __all__ = [
     "BatchTransform",
     "DeadLetterCollector",
+    "DeadLetters",
     "Enrich",
     "Normalize",
     "Outputs",

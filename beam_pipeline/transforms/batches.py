@@ -7,14 +7,14 @@ whatever rows are beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
-from beam_pipeline.transforms.dead_letters import count_dead, dead_letter_of, failure_of
+from beam_pipeline.records import ErrorCode, SchemaRef
+from beam_pipeline.transforms.dead_letters import DeadLetters, count_dead, failure_of
 from beam_pipeline.transforms.outputs import DEAD, Outputs, with_batch_outputs
 
 Result = TypeVar("Result")
@@ -31,7 +31,7 @@ class Refusal(NamedTuple):
 
 
 class BatchTransform(beam.PTransform[Any, Any]):
-    """PCollection[pa.RecordBatch] to `Outputs` of RecordBatch and DeadLetter.
+    """PCollection[pa.RecordBatch] to `Outputs` of RecordBatch and DeadLetters.
 
     Applies `function` to each batch by `apply_or_split`. A row for which it raises becomes a dead
     letter (`TRANSFORM_ERROR`) with the record's original bytes. Any windowing; timestamps are kept.
@@ -68,24 +68,40 @@ class _ApplyToBatch(beam.DoFn):
             set_up()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Any]:
-        for result in rows_and_letters(batch, self._function, self._stage, self._schema_ref):
-            if isinstance(result, DeadLetter):
-                count_dead(result.failure.code)
-                yield beam.pvalue.TaggedOutput(DEAD, result)
-            else:
-                yield result
+        batches, dead = rows_and_letters(batch, self._function, self._stage, self._schema_ref)
+        yield from batches
+        if dead:
+            count_dead(dead)
+            yield beam.pvalue.TaggedOutput(DEAD, dead)
 
 
 def rows_and_letters(
     batch: pa.RecordBatch, function: BatchFunction, stage: str, schema_ref: SchemaRef
-) -> Iterator[pa.RecordBatch | DeadLetter]:
-    """Yield what `apply_or_split` yields, with a dead letter for each refused row."""
+) -> tuple[list[pa.RecordBatch], DeadLetters]:
+    """Return the batches that `apply_or_split` yields, and the letters of the refused rows."""
+    batches: list[pa.RecordBatch] = []
+    refusals: list[Refusal] = []
     for result in apply_or_split(batch, function):
         if isinstance(result, Refusal):
-            failure = failure_of(ErrorCode.TRANSFORM_ERROR, result.error)
-            yield dead_letter_of(batch, result.row, stage, failure, schema_ref)
+            refusals.append(result)
         else:
-            yield result
+            batches.append(result)
+    return batches, letters_of(refusals, batch, ErrorCode.TRANSFORM_ERROR, stage, schema_ref)
+
+
+def letters_of(
+    refusals: Sequence[Refusal],
+    batch: pa.RecordBatch,
+    code: ErrorCode,
+    stage: str,
+    schema_ref: SchemaRef,
+) -> DeadLetters:
+    """Return the dead letters for the rows of `batch` that were refused."""
+    if not refusals:
+        return DeadLetters.concat([])
+    rows = batch.take(pa.array([refusal.row for refusal in refusals], pa.int64()))
+    failures = [failure_of(code, refusal.error) for refusal in refusals]
+    return DeadLetters.of_rows(rows, stage, failures, schema_ref)
 
 
 def apply_or_split(

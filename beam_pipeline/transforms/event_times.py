@@ -126,44 +126,41 @@ def reject_bad_times(
     A row without an event time is `BAD_EVENT_TIME`. One too far before or after its append time
     (`kafka_timestamp`) is `TOO_OLD` or `IN_THE_FUTURE`.
     """
-    event_us = batch.column("_event_time").cast(pa.int64())
-    append_ms = batch.column("kafka_timestamp").cast(pa.int64())
-    append_ms = pc.max_element_wise(pc.min_element_wise(append_ms, MAX_TIME_MS), MIN_TIME_MS)
-    age_us = pc.subtract(pc.multiply(append_ms, 1000), event_us)
-    field_path = rules.event_time_field or "the Kafka timestamp"
+    is_null = batch.column("_event_time").is_null().to_numpy(zero_copy_only=False)
+    event_us = pc.fill_null(batch.column("_event_time").cast(pa.int64()), 0).to_numpy()
+    append_ms = batch.column("kafka_timestamp").cast(pa.int64()).to_numpy()
+    age_us = np.clip(append_ms, MIN_TIME_MS, MAX_TIME_MS) * 1_000 - event_us
     max_age, max_skew = rules.max_event_age_seconds, rules.max_event_skew_seconds
-    checks = [
+    no_rows = np.zeros(batch.num_rows, bool)
+    is_old = ~is_null & (age_us > max_age * 1_000_000) if max_age else no_rows
+    is_early = ~is_null & (age_us < -max_skew * 1_000_000) if max_skew else no_rows
+    is_bad = is_null | is_old | is_early
+    if not is_bad.any():
+        return batch, []
+    field_path = rules.event_time_field or "the Kafka timestamp"
+    checks = (
         (
-            pc.is_null(event_us),
+            is_null,
             ErrorCode.BAD_EVENT_TIME,
             f"{field_path} holds no time of the years 2 to 9998 (as RFC 3339 text, or as "
             f"{_UNITS_IN_WORDS[rules.event_time_unit]} since 1970)",
-        )
+        ),
+        (
+            is_old,
+            ErrorCode.TOO_OLD,
+            f"{field_path} is more than --max_event_age_seconds={max_age} "
+            "before the record's append time",
+        ),
+        (
+            is_early,
+            ErrorCode.IN_THE_FUTURE,
+            f"{field_path} is more than --max_event_skew_seconds={max_skew} "
+            "after the record's append time",
+        ),
+    )
+    rejected = [
+        Rejected(batch.take(pa.array(np.flatnonzero(rows))), Failure(code, message))
+        for rows, code, message in checks
+        if rows.any()
     ]
-    if max_age:
-        checks.append(
-            (
-                pc.greater(age_us, max_age * 1_000_000),
-                ErrorCode.TOO_OLD,
-                f"{field_path} is more than --max_event_age_seconds={max_age} "
-                "before the record's append time",
-            )
-        )
-    if max_skew:
-        checks.append(
-            (
-                pc.less(age_us, -max_skew * 1_000_000),
-                ErrorCode.IN_THE_FUTURE,
-                f"{field_path} is more than --max_event_skew_seconds={max_skew} "
-                "after the record's append time",
-            )
-        )
-    rejected: list[Rejected] = []
-    kept: pa.Array | None = None
-    for is_bad, code, message in checks:
-        is_bad = pc.fill_null(is_bad, False)
-        if pc.any(is_bad).as_py():
-            rejected.append(Rejected(batch.filter(is_bad), Failure(code, message)))
-            is_good = pc.invert(is_bad)
-            kept = is_good if kept is None else pc.and_(kept, is_good)
-    return (batch if kept is None else batch.filter(kept)), rejected
+    return batch.filter(pa.array(~is_bad)), rejected

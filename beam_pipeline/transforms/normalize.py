@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +24,13 @@ TEXT_RULES: Mapping[str, Callable[[pa.Array], pa.Array]] = {
     "upper": pc.utf8_upper,
     "lower": pc.utf8_lower,
 }
+
+
+_ASCII_RULES: Mapping[str, Callable[[pa.Array], pa.Array]] = {
+    "upper": pc.ascii_upper,
+    "lower": pc.ascii_lower,
+}
+"""The same for texts without other characters, at a third of the cost."""
 
 
 class Normalize(BatchTransform):
@@ -57,7 +65,8 @@ class Rule:
         if self.text or self.default is not None:
             array = decoded(array)
         for name in self.text:
-            array = TEXT_RULES[name](array)
+            is_quick = name in _ASCII_RULES and _is_ascii(array)
+            array = (_ASCII_RULES if is_quick else TEXT_RULES)[name](array)
         if self.default is not None:
             array = pc.fill_null(array, self._default_scalar(array.type))
         if self.decimal:
@@ -71,6 +80,14 @@ class Rule:
         if pa.types.is_decimal(kind) and is_number:
             return decimals_of([self.default], kind)[0]
         return pa.scalar(self.default, kind)
+
+
+def _is_ascii(array: pa.Array) -> bool:
+    """Return whether an array of texts, or what it is a slice of, has none but ASCII characters."""
+    if not pa.types.is_string(array.type):
+        return False
+    data = array.buffers()[2]
+    return not data or int(np.frombuffer(data, np.uint8).max()) < 128
 
 
 @dataclass(frozen=True)

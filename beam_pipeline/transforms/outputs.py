@@ -6,27 +6,37 @@ import traceback
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from apache_beam import coders
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.transforms.error_handling import ErrorHandler
 
-from beam_pipeline.records import DeadLetter
 from beam_pipeline.transforms.batch_coder import returning_batches
+from beam_pipeline.transforms.dead_letters import DeadLetters, DeadLettersCoder
 
 DEAD = "dead"
 """Tag of the output of dead letters."""
 
 
 class Outputs(NamedTuple):
-    """The outputs of a step: the elements that go on, and a PCollection[DeadLetter]."""
+    """The outputs of a step: the elements that go on, and a PCollection[DeadLetters].
+
+    `outputs.dead | beam.FlatMap(list)` has each `DeadLetter` for itself.
+    """
 
     main: beam.PCollection[Any]
     dead: beam.PCollection[Any]
 
 
 def with_batch_outputs(step: Any, main: str) -> Any:
-    """Return a ParDo with two typed outputs: RecordBatch under the tag `main`, DeadLetter under
+    """Return a ParDo with two typed outputs: RecordBatch under the tag `main`, DeadLetters under
     `DEAD`."""
-    return returning_batches(step, **{DEAD: DeadLetter}).with_outputs(DEAD, main=main)
+    register_letters()
+    return returning_batches(step, **{DEAD: DeadLetters}).with_outputs(DEAD, main=main)
+
+
+def register_letters() -> None:
+    """Register the coder of DeadLetters, as `returning_batches` does for batches."""
+    coders.registry.register_coder(DeadLetters, DeadLettersCoder)
 
 
 class DeadLetterCollector(ErrorHandler):
@@ -72,7 +82,7 @@ class DeadLetterCollector(ErrorHandler):
         self._closed = True
 
     def output(self) -> beam.PCollection[Any]:
-        """Return the PCollection[DeadLetter] of all steps; the collector must be closed."""
+        """Return the PCollection[DeadLetters] of all steps; the collector must be closed."""
         letters: beam.PCollection[Any] = super().output()  # type: ignore[no-untyped-call]
         self._is_output_taken = True
         return letters

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
@@ -24,7 +25,6 @@ from beam_pipeline.records import (
     COERCED,
     MAX_BATCH_RECORDS,
     METRICS_NAMESPACE,
-    DeadLetter,
     ErrorCode,
     Failure,
     nearest_time_ms,
@@ -39,9 +39,8 @@ from beam_pipeline.schemas.versions import align, version_of, with_numbers_of
 from beam_pipeline.transforms.batches import Refusal, split_on_error
 from beam_pipeline.transforms.dead_letters import (
     MAX_MESSAGE_CHARACTERS,
+    DeadLetters,
     count_dead,
-    dead_letter_of,
-    dead_letters_of,
     failure_of,
 )
 from beam_pipeline.transforms.event_times import event_times, reject_bad_times
@@ -64,7 +63,7 @@ class BatchLimits:
 
 
 class Validate(beam.PTransform[Any, Any]):
-    """PCollection[pa.RecordBatch] of records to `Outputs` of pa.RecordBatch and DeadLetter.
+    """PCollection[pa.RecordBatch] of records to `Outputs` of pa.RecordBatch and DeadLetters.
 
     The input are batches of `RECORD_SCHEMA` in the global window, as `ReadRecords` yields them.
     The output batches have the columns of `Contract.batch_schema`: those of the event, the Kafka
@@ -175,7 +174,7 @@ class RecordValidator:
         if contract.digits is Digits.OF_INTEGERS:
             self._scanned_bytes = BYTES_PER_CALL * doubles_in(contract.node)
 
-    def validate(self, records: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[DeadLetter]]:
+    def validate(self, records: pa.RecordBatch) -> tuple[list[pa.RecordBatch], DeadLetters]:
         """Return batches of `Contract.batch_schema` and dead letters for a batch of records.
 
         Every record is a row of one of the batches, or one of the dead letters.
@@ -184,23 +183,26 @@ class RecordValidator:
           records: a batch of `RECORD_SCHEMA`.
         """
         batches: list[pa.RecordBatch] = []
-        dead: list[DeadLetter] = []
+        dead: list[DeadLetters] = []
+        by_reference = _with_value_by_reference(records)
         for version, decoded in self._decode(records).items():
-            refused = _take(records, decoded.dead)
-            dead += dead_letters_of(refused, STAGE, decoded.failures, version.ref)
-            valid = _take(records, decoded.valid)
+            if decoded.dead:
+                refused = _take(records, decoded.dead)
+                dead.append(DeadLetters.of_rows(refused, STAGE, decoded.failures, version.ref))
+            valid = _take(by_reference, decoded.valid)
             for batch in self._build(version, decoded.events, valid):
                 if isinstance(batch, Refusal):
                     failure = version.encode_failure(decoded.events[batch.row], batch.error)
-                    dead.append(dead_letter_of(valid, batch.row, STAGE, failure, version.ref))
+                    row = valid.slice(batch.row, 1)
+                    dead.append(DeadLetters.of_rows(row, STAGE, [failure], version.ref))
                     continue
                 in_time, rejected = reject_bad_times(batch, self._rules)
                 for rows, failure in rejected:
                     failures = [failure] * rows.num_rows
-                    dead += dead_letters_of(rows, STAGE, failures, version.ref)
+                    dead.append(DeadLetters.of_rows(rows, STAGE, failures, version.ref))
                 if in_time.num_rows:
                     batches.append(in_time)
-        return batches, dead
+        return batches, DeadLetters.concat(dead)
 
     def take_coerced(self) -> Counter[str]:
         """Return how many values were coerced since the last call, by path."""
@@ -283,6 +285,14 @@ def _take(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
     return records if len(rows) == records.num_rows else records.take(pa.array(rows, pa.int64()))
 
 
+def _with_value_by_reference(records: pa.RecordBatch) -> pa.RecordBatch:
+    """Return records with the `_value` of `RIDE_ALONG_FIELDS`; the values are not copied."""
+    position = records.schema.get_field_index("_value")
+    indexes = pa.array(np.arange(records.num_rows, dtype=np.int32))
+    values = pa.DictionaryArray.from_arrays(indexes, records.column(position))
+    return records.set_column(position, "_value", values)
+
+
 class _ValidateRecords(beam.DoFn):
     """Collects the small batches of a bundle and validates them together.
 
@@ -327,7 +337,7 @@ class _ValidateRecords(beam.DoFn):
             yield _tagged(element, WindowedValue(element, timestamp, _GLOBAL))
 
     def _flush(self) -> Iterator[_Output]:
-        """Yield the batches and dead letters of the collected records."""
+        """Yield the batches of the collected records, and the dead letters if there are any."""
         records = _concat(self._records)
         self.start_bundle()
         fresh = without_covered(records, self._covered)
@@ -337,26 +347,29 @@ class _ValidateRecords(beam.DoFn):
         self._read_counter.inc(fresh.num_rows)
         for batch in batches:
             self._valid_counter.inc(batch.num_rows)
-            append_ms = pc.min(batch.column("kafka_timestamp").cast(pa.int64())).as_py()
-            yield _Output(batch, append_ms)
+            yield _Output(batch, _earliest_ms(batch))
         for path, values in self._validator.take_coerced().items():
             Metrics.counter(METRICS_NAMESPACE, f"{COERCED}.{path}").inc(values)
-        for code, letters in Counter(letter.failure.code for letter in dead).items():
-            count_dead(code, letters)
-        for letter in dead:
-            yield _Output(letter, letter.timestamp)
+        if dead:
+            count_dead(dead)
+            yield _Output(dead, _earliest_ms(dead.batch))
 
 
 class _Output(NamedTuple):
-    """A batch or a dead letter, and the earliest append time in it."""
+    """A batch or dead letters, and the earliest append time in it."""
 
-    element: pa.RecordBatch | DeadLetter
+    element: pa.RecordBatch | DeadLetters
     append_ms: int
 
 
-def _tagged(element: pa.RecordBatch | DeadLetter, output: Any) -> Any:
-    """Return `output`, which holds `element`, with the tag of dead letters if it is one."""
-    return beam.pvalue.TaggedOutput(DEAD, output) if isinstance(element, DeadLetter) else output
+def _earliest_ms(batch: pa.RecordBatch) -> int:
+    earliest: int = pc.min(batch.column("kafka_timestamp").cast(pa.int64())).as_py()
+    return earliest
+
+
+def _tagged(element: pa.RecordBatch | DeadLetters, output: Any) -> Any:
+    """Return `output`, which holds `element`, with the tag of dead letters if it is that."""
+    return beam.pvalue.TaggedOutput(DEAD, output) if isinstance(element, DeadLetters) else output
 
 
 def _concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
@@ -14,8 +15,16 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue, Window
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipeline.config import Windowing
-from beam_pipeline.records import METRICS_NAMESPACE, TIMESTAMP_TYPES, DeadLetter, nearest_time_ms
+from beam_pipeline.records import (
+    MAX_TIME_MS,
+    METRICS_NAMESPACE,
+    MIN_TIME_MS,
+    TIMESTAMP_TYPES,
+    DeadLetter,
+)
 from beam_pipeline.transforms.batch_coder import returning_batches
+from beam_pipeline.transforms.dead_letters import DeadLetters, as_dead_letters
+from beam_pipeline.transforms.outputs import register_letters
 
 
 class WindowBatches(beam.PTransform[Any, Any]):
@@ -48,9 +57,11 @@ class WindowBatches(beam.PTransform[Any, Any]):
 
 
 class WindowDeadLetters(beam.PTransform[Any, Any]):
-    """PCollection[DeadLetter] to PCollection[DeadLetter] in fixed windows.
+    """PCollection[DeadLetters] to PCollection[DeadLetters] in fixed windows.
 
-    The timestamp of a letter is the Kafka timestamp of its record, shifted (see `Windowing`).
+    Cuts the letters by the windows of their records' Kafka timestamps. The timestamp of a piece is
+    its smallest one, shifted (see `Windowing`). Elements may be single `DeadLetter`s, too. Any
+    windowing before.
     """
 
     def __init__(self, windowing: Windowing) -> None:
@@ -58,9 +69,11 @@ class WindowDeadLetters(beam.PTransform[Any, Any]):
         self._windowing = windowing
 
     def expand(self, letters: beam.PCollection[Any]) -> beam.PCollection[Any]:
+        register_letters()
         windowed: beam.PCollection[Any] = (
             letters
-            | "StampWithAppendTime" >> beam.ParDo(_StampLetter(self._windowing))
+            | "CutByAppendTime"
+            >> beam.ParDo(_CutLetters(self._windowing)).with_output_types(DeadLetters)
             | "AssignFixedWindows" >> window_into(self._windowing)
         )
         return windowed
@@ -118,14 +131,34 @@ def cut_by_window(batch: pa.RecordBatch, window_seconds: int) -> list[tuple[int,
     >>> [(time_us, rows["n"].to_pylist()) for time_us, rows in cut_by_window(batch, 10)]
     [(1000000, [1, 3]), (12000000, [2])]
     """
-    event_us = batch.column("_event_time").cast(pa.int64()).to_numpy()
-    windows = event_us // (window_seconds * 1_000_000)
+    return _cut(batch, batch.column("_event_time").cast(pa.int64()).to_numpy(), window_seconds)
+
+
+def cut_letters_by_window(
+    letters: DeadLetters, window_seconds: int
+) -> list[tuple[int, DeadLetters]]:
+    """Return the letters of each window of Kafka timestamps, as `cut_by_window` does.
+
+    A timestamp beyond those that Beam has is the nearest that it has.
+    """
+    append_ms = letters.batch.column("kafka_timestamp").cast(pa.int64()).to_numpy()
+    append_us = np.clip(append_ms, MIN_TIME_MS, MAX_TIME_MS) * 1_000
+    return [
+        (time_us, DeadLetters(rows))
+        for time_us, rows in _cut(letters.batch, append_us, window_seconds)
+    ]
+
+
+def _cut(
+    batch: pa.RecordBatch, times_us: npt.NDArray[np.int64], window_seconds: int
+) -> list[tuple[int, pa.RecordBatch]]:
+    windows = times_us // (window_seconds * 1_000_000)
     if windows.size == 0:
         return []
     if windows.min() == windows.max():
-        return [(int(event_us.min()), batch)]
+        return [(int(times_us.min()), batch)]
     order = np.argsort(windows, kind="stable")
-    ordered, ordered_us = batch.take(pa.array(order)), event_us[order]
+    ordered, ordered_us = batch.take(pa.array(order)), times_us[order]
     starts = np.flatnonzero(np.diff(windows[order], prepend=windows[order[0]] - 1))
     ends = np.append(starts[1:], len(order))
     return [
@@ -167,10 +200,11 @@ class _CutByWindow(beam.DoFn):
             yield TimestampedValue(piece, Timestamp(micros=self._windowing.shifted(event_us)))
 
 
-class _StampLetter(beam.DoFn):
+class _CutLetters(beam.DoFn):
     def __init__(self, windowing: Windowing) -> None:
         self._windowing = windowing
 
-    def process(self, letter: DeadLetter) -> Iterator[TimestampedValue[Any]]:
-        append_us = nearest_time_ms(letter.timestamp) * 1000
-        yield TimestampedValue(letter, Timestamp(micros=self._windowing.shifted(append_us)))
+    def process(self, element: DeadLetters | DeadLetter) -> Iterator[TimestampedValue[Any]]:
+        letters = as_dead_letters(element)
+        for append_us, piece in cut_letters_by_window(letters, self._windowing.window_seconds):
+            yield TimestampedValue(piece, Timestamp(micros=self._windowing.shifted(append_us)))

@@ -17,6 +17,7 @@ from pipeline.test_graph import config_of
 from beam_pipeline.io.kafka import CollectRecords
 from beam_pipeline.pipeline import land_records
 from beam_pipeline.transforms.batch_coder import RecordBatchCoder
+from beam_pipeline.transforms.dead_letters import DeadLettersCoder
 from beam_pipeline.transforms.outputs import DEAD
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
@@ -56,6 +57,25 @@ STEPS = (
 )
 
 
+STEPS_OF_LETTERS = (
+    "FlattenDead",
+    "WindowDeadLetters/CutByAppendTime",
+    "WindowDeadLetters/AssignFixedWindows",
+)
+
+
+class LetterCoders(PipelineVisitor):
+    """The coder of each output of dead letters, by step."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, type] = {}
+
+    def visit_transform(self, step: AppliedPTransform) -> None:
+        for output in step.outputs.values():
+            if output.tag == DEAD or step.full_label.startswith(STEPS_OF_LETTERS):
+                self.found[step.full_label] = type(registry.get_coder(output.element_type))
+
+
 class BatchCoders(PipelineVisitor):
     """The coder of the main output of each of `STEPS`."""
 
@@ -86,3 +106,13 @@ def test_every_step_between_kafka_and_the_parts_has_the_coder(tmp_path: Path) ->
     pipeline.visit(visitor)
     assert len(visitor.found) == len(STEPS), visitor.found
     assert set(visitor.found.values()) == {RecordBatchCoder}, visitor.found
+
+
+def test_letters_have_a_coder_from_every_step_to_their_parts(tmp_path: Path) -> None:
+    pipeline = beam.Pipeline()
+    land_records(pipeline | beam.Create([]), config_of(tmp_path))
+    visitor = LetterCoders()
+    pipeline.visit(visitor)
+    for step in (*STEPS[:3], *STEPS_OF_LETTERS):
+        assert any(label.startswith(step) for label in visitor.found), (step, visitor.found)
+    assert set(visitor.found.values()) == {DeadLettersCoder}, visitor.found

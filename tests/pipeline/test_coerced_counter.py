@@ -32,7 +32,10 @@ def test_coerced_values_are_counted_and_letters_keep_their_bytes() -> None:
         | CollectRecords()
         | Validate(CONTRACT, ValidationRules(None))
     )
-    assert_that(outputs.dead | beam.Map(lambda letter: letter.value), equal_to(values[1:]))
+    assert_that(
+        outputs.dead | beam.FlatMap(list) | beam.Map(lambda letter: letter.value),
+        equal_to(values[1:]),
+    )
     result = pipeline.run()
     result.wait_until_finish()
     counters = result.metrics().query(MetricsFilter().with_namespace(METRICS_NAMESPACE))["counters"]

@@ -28,7 +28,7 @@ def test_the_letters_of_all_steps_come_together() -> None:
         with DeadLetterCollector(pipeline) as dead:
             rows = dead.collect(batches | Validate(CONTRACT, RULES))
             rows = dead.collect(rows | Normalize(CONTRACT))
-        letters = dead.output() | beam.Map(lambda letter: letter.offset)
+        letters = dead.output() | beam.FlatMap(list) | beam.Map(lambda letter: letter.offset)
         assert_that(letters, equal_to([1]))
         offsets = rows | beam.FlatMap(lambda batch: batch.column("kafka_offset").to_pylist())
         assert_that(offsets, equal_to([2]), label="rows")

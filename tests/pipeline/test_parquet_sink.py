@@ -319,7 +319,7 @@ def write_batches(
     def build(pipeline: beam.Pipeline) -> None:
         sink = ours(directory, schema=schema, **arguments)
         outputs = pipeline | stream | in_windows() | sink
-        outputs.dead | beam.Map(keep, str(kept))
+        outputs.dead | beam.FlatMap(list) | beam.Map(keep, str(kept))
 
     run(build)
     return [pickle.loads(path.read_bytes()) for path in sorted(kept.iterdir())]

@@ -57,7 +57,9 @@ def test_the_graph_yields_the_same() -> None:
                 rows = dead.collect(rows | f"{number}" >> transform)
         assert_that(rows | beam.FlatMap(rows_of), equal_to(expected.rows), label="rows")
         assert_that(
-            dead.output() | beam.Map(lambda letter: (letter.offset, letter.failure.code)),
+            dead.output()
+            | beam.FlatMap(list)
+            | beam.Map(lambda letter: (letter.offset, letter.failure.code)),
             equal_to([(letter.offset, letter.failure.code) for letter in expected.dead]),
             label="letters",
         )

@@ -23,11 +23,12 @@ from beam_pipeline.io.parquet import (
     WriteToParquet,
     last_records_of,
     merge_offsets,
-    offsets_of,
 )
+from beam_pipeline.io.shards import offsets_of
 from beam_pipeline.io.windowed_files import Shard
 from beam_pipeline.records import DeadLetter, ErrorCode, SchemaRef
 from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS
+from beam_pipeline.transforms.dead_letters import DeadLetters
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 ROWS = pa.schema([("n", pa.int64()), ("list", pa.list_(pa.int32())), *KAFKA_FIELDS])
@@ -74,8 +75,8 @@ def cut(
     pieces: list[tuple[Shard, pa.RecordBatch]] = []
     letters: list[DeadLetter] = []
     for piece in file_format.shards_of(element):
-        if isinstance(piece, DeadLetter):
-            letters.append(piece)
+        if isinstance(piece, DeadLetters):
+            letters += piece
         else:
             assert isinstance(piece.content, pa.RecordBatch)
             assert piece.size_bytes == piece.content.nbytes

@@ -41,7 +41,7 @@ def validated(contract: Contract, *values: str) -> tuple[list[Any], list[Any], d
     batches, letters = validator.validate(batch)
     names = contract.event_schema.names
     rows = [row for batch in batches for row in batch.select(names).to_pylist()]
-    return rows, letters, dict(validator.take_coerced())
+    return rows, list(letters), dict(validator.take_coerced())
 
 
 def coerced(schema: dict[str, Any], text: str) -> Any:

@@ -37,7 +37,7 @@ def rows_and_letters(contract: Contract, *values: str) -> tuple[list[Any], list[
     normalize = NormalizeBatch(rules_of(contract))
     names = contract.event_schema.names
     rows = [row for batch in batches for row in normalize(batch).select(names).to_pylist()]
-    return rows, letters
+    return rows, list(letters)
 
 
 def landed(schema: Any, text: str) -> Any:

@@ -8,6 +8,7 @@ and the README, and nothing of the code under test.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -84,7 +85,7 @@ def values_of(name: str) -> list[Any]:
     return [json.loads(line) for line in made.split("\n") if line] + listed
 
 
-def landed(name: str, values: list[Any], directory: Path) -> tuple[pa.Table, list[DeadLetter]]:
+def landed(name: str, values: list[Any], directory: Path) -> tuple[pa.Table, Sequence[DeadLetter]]:
     """The values as a topic's records, through the validator and the sink: what a file of several
     row groups has of them, and the dead letters."""
     contract = load_contract(SCHEMAS / f"{name}.schema.yaml")

@@ -95,7 +95,7 @@ def rows_of(contract: Contract, *values: Any, **extra: Any) -> tuple[list[Any], 
     batches, dead = RecordValidator(contract, RULES).validate(batch_of_records(records))
     assert all(batch.schema == contract.batch_schema for batch in batches)
     table = pa.Table.from_batches(batches, contract.batch_schema)
-    return sorted(table.to_pylist(), key=lambda row: row["kafka_offset"]), dead
+    return sorted(table.to_pylist(), key=lambda row: row["kafka_offset"]), list(dead)
 
 
 OLD = {

@@ -36,7 +36,7 @@ from beam_pipeline.records import (
 )
 from beam_pipeline.schemas.contract import check_event_time_field
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE
-from beam_pipeline.transforms.dead_letters import dead_letters_of, failure_of
+from beam_pipeline.transforms.dead_letters import DeadLetters, failure_of
 from beam_pipeline.transforms.event_times import event_times
 from beam_pipeline.transforms.validate import (
     BatchLimits,
@@ -74,7 +74,7 @@ def good(offset: int, **fields: Any) -> KafkaRecord:
 
 def validated(
     validator: RecordValidator, records: Sequence[KafkaRecord]
-) -> tuple[list[dict[str, Any]], list[DeadLetter]]:
+) -> tuple[list[dict[str, Any]], DeadLetters]:
     """Rows and letters of `records`; checks that every batch is whole."""
     batches, dead = validator.validate(batch_of_records(records))
     for batch in batches:
@@ -281,7 +281,7 @@ def test_the_same_record_is_judged_the_same_alone_and_in_company() -> None:
     _, together = validated(VALIDATOR, records)
     alone = [letter for record in records for letter in validated(VALIDATOR, [record])[1]]
 
-    def verdicts(letters: list[DeadLetter]) -> set[tuple[int, ErrorCode]]:
+    def verdicts(letters: Sequence[DeadLetter]) -> set[tuple[int, ErrorCode]]:
         return {(letter.offset, letter.failure.code) for letter in letters}
 
     assert verdicts(together) == verdicts(alone)
@@ -543,7 +543,7 @@ def test_a_letter_made_of_a_row_is_the_one_made_of_the_record() -> None:
     )
     (batch,), _ = VALIDATOR.validate(batch_of_records([record]))
     failure = failure_of(ErrorCode.TRANSFORM_ERROR, ValueError("no"))
-    (letter,) = dead_letters_of(batch, "enrich", [failure], CONTRACT.ref)
+    (letter,) = DeadLetters.of_rows(batch, "enrich", [failure], CONTRACT.ref)
     assert letter == DeadLetter(
         stage="enrich",
         failure=failure,

@@ -25,9 +25,10 @@ from beam_pipeline.records import (
     make_dead_letter,
     nearest_time_ms,
 )
+from beam_pipeline.transforms.dead_letters import DeadLetters
 from beam_pipeline.transforms.windowing import (
     _CutByWindow,
-    _StampLetter,
+    _CutLetters,
     cut_by_window,
     late_rows,
     window_into,
@@ -157,8 +158,8 @@ def letter_at(timestamp_ms: int) -> DeadLetter:
 def test_a_letter_is_in_the_window_of_its_record(timestamp_ms: int, window_seconds: int) -> None:
     """Or, where no window can be that of its record, in the nearest."""
     windowing = Windowing(window_seconds)
-    (stamped,) = _StampLetter(windowing).process(letter_at(timestamp_ms))
-    assert stamped.value == letter_at(timestamp_ms)
+    (stamped,) = _CutLetters(windowing).process(letter_at(timestamp_ms))
+    assert list(stamped.value) == [letter_at(timestamp_ms)]
     bounds = bounds_of(window_of(stamped, windowing))
     layout = FileLayout("output", "e1", windowing.watermark_delay_seconds)
     start, end = layout.event_window(*bounds)
@@ -166,6 +167,22 @@ def test_a_letter_is_in_the_window_of_its_record(timestamp_ms: int, window_secon
     assert seconds_of(start) * 1000 <= nearest < seconds_of(end) * 1000
     if MIN_TIME_MS <= timestamp_ms <= MAX_TIME_MS:
         assert nearest == timestamp_ms
+
+
+@given(st.lists(st.integers(-100_000, 100_000), min_size=1, max_size=8), st.integers(1, 60))
+def test_letters_are_cut_by_window(timestamps_ms: list[int], window_seconds: int) -> None:
+    windowing = Windowing(window_seconds)
+    letters = DeadLetters.of(map(letter_at, timestamps_ms))
+    pieces = list(_CutLetters(windowing).process(letters))
+    numbers = []
+    for stamped in pieces:
+        found = [letter.timestamp for letter in stamped.value]
+        (number,) = {timestamp // (window_seconds * 1000) for timestamp in found}
+        numbers.append(number)
+        assert found == [t for t in timestamps_ms if t // (window_seconds * 1000) == number]
+        assert stamped.timestamp == Timestamp(micros=windowing.shifted(min(found) * 1000))
+    assert sorted(set(numbers)) == numbers
+    assert sum(len(stamped.value) for stamped in pieces) == len(timestamps_ms)
 
 
 def test_the_range_of_times_is_that_of_whole_years() -> None:
