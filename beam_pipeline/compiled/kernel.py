@@ -124,7 +124,7 @@ class Kernel:
           values: JSON texts, binary, with nulls.
         """
         rows = len(values)
-        validity, ends, data = values.buffers()
+        _, ends, data = values.buffers()
         proven = np.empty(rows, np.int32)
         done = 0
         if rows and data is not None:
@@ -287,5 +287,3 @@ def _columns_in_lists(root: Part) -> set[int]:
 
 def _at(array: Any) -> int:
     return int(array.ctypes.data)
-
-

@@ -58,7 +58,9 @@ TABLES = _struct(
 VALUES = _struct("data:u8", "ends:u8", "offset", "rows", "is_null:u8")
 
 
-def layout_text(structs: Sequence[Any] = (NODE, CHILD, CATEGORY, CONDITION, COLUMN, TABLES, VALUES)) -> str:
+def layout_text(
+    structs: Sequence[Any] = (NODE, CHILD, CATEGORY, CONDITION, COLUMN, TABLES, VALUES),
+) -> str:
     """Return the layout as kernel.zig's `layout` does.
 
     >>> layout_text([CATEGORY])

@@ -22,8 +22,14 @@ class _Step(NamedTuple):
 
 
 _ITEM = re.compile(
-    r"(?:\[(?P<set>[A-Za-z0-9_.:/ -]+)\]|\\(?P<escaped>[.\\/^$*+?()\[\]{}|-])|(?P<plain>[A-Za-z0-9_:/,;@#=!~ -]))"
-    r"(?:\{(?P<low>[0-9]{1,3})(?P<comma>,)?(?P<high>[0-9]{1,3})?\}|(?P<sign>[?*+]))?"
+    r"""
+    (?: \[(?P<set>[A-Za-z0-9_.:/\ -]+)\]
+      | \\(?P<escaped>[.\\/^$*+?()\[\]{}|-])
+      | (?P<plain>[A-Za-z0-9_:/,;@\#=!~\ -]) )
+    (?: \{(?P<low>[0-9]{1,3})(?P<comma>,)?(?P<high>[0-9]{1,3})?\}
+      | (?P<sign>[?*+]) )?
+    """,
+    re.VERBOSE,
 )
 _END = re.compile(r"(?:\(\?!\\n\))?\$")
 
@@ -110,7 +116,11 @@ def _set_of(text: str) -> frozenset[int]:
             first, last = ord(text[at]), ord(text[at + 2])
             is_range = any(
                 text[at] in kind and text[at + 2] in kind and first <= last
-                for kind in ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz", "0123456789")
+                for kind in (
+                    "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+                    "abcdefghijklmnopqrstuvwxyz",
+                    "0123456789",
+                )
             )
             if not is_range:
                 raise PatternNotCompiledError("not a plain range")

@@ -8,7 +8,7 @@ So a plan never makes more rows valid than the contract does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -215,7 +215,7 @@ class _Compiler:
         elif isinstance(node, Leaf):
             part = self._leaf(schemas, node)
         else:
-            raise _NotCompiledError("a map")
+            raise _NotCompiledError("an object with any names")
         has_choice = any(schema.keys() & _CHOICES for schema in schemas)
         part.row["is_nullable"] = int("null" in _types(schemas) and not has_choice)
         return part
@@ -510,11 +510,25 @@ def _finite(bound: float) -> Fraction:
         raise _NotCompiledError("a bound beyond float64") from None
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
-    """Yield what a plan has, and what it has not, in lines for a user."""
+def describe(plan: Plan) -> list[str]:
+    """Return what a plan has and what it has not, in lines for a user."""
     if plan.root is None:
-        yield f"compiled: nothing ({plan.left_out[0].reason}); all records take the exact path"
-        return
-    yield f"compiled: {sum(part.kind is not Kind.UNKNOWN for part in plan.parts)} parts"
-    for path, reason in plan.left_out:
-        yield f"not compiled: {path} ({reason}); records that have it take the exact path"
+        return [f"compiled: nothing ({plan.left_out[0].reason})"]
+    compiled = sum(part.kind is not Kind.UNKNOWN for part in plan.parts)
+    left_out = [f"not compiled: {path} ({reason})" for path, reason in plan.left_out]
+    return [f"compiled: {compiled} of {len(plan.parts)} parts", *left_out]
+
+
+def warn_of(plan: Plan) -> str | None:
+    """Return one line on what is not compiled; None if everything is."""
+    if not plan.left_out:
+        return None
+    if plan.root is None:
+        return f"--compiled_contract has no effect on this schema: {plan.left_out[0].reason}"
+    shown = [f"{path} ({reason})" for path, reason in plan.left_out[:_MAX_SHOWN]]
+    more = len(plan.left_out) - len(shown)
+    parts = f"{', '.join(shown)}{f' and {more} more' if more else ''}"
+    return f"records with these fields do without --compiled_contract: {parts}"
+
+
+_MAX_SHOWN = 5

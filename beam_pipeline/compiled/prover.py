@@ -1,0 +1,174 @@
+"""What a worker does with the kernel: prove rows, and stop using it when it may be wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from beam_pipeline.compiled.crash_marker import CrashMarker, crashes, marker_directory
+from beam_pipeline.compiled.kernel import Kernel, KernelLibrary, KernelUnusableError
+from beam_pipeline.compiled.plan import compile_plan
+from beam_pipeline.schemas.contract import Contract
+
+WATCH_EVERY = 1_000
+"""One in so many proven rows is judged by the exact path as well."""
+
+PROVEN, DIFFERENCES = "proven", "proven_differences"
+"""Counters: rows that the kernel proved, and watched rows that the exact path makes otherwise."""
+
+_LOG = logging.getLogger(__name__)
+_switched_off: set[str] = set()
+"""Digests of kernels that this process uses no more."""
+
+
+class Proven(NamedTuple):
+    """Proven rows as a batch of the contract's columns, and the other records."""
+
+    batch: pa.RecordBatch
+    others: pa.RecordBatch
+
+
+class Prover:
+    """Proves the rows of batches, and judges some of them by the exact path as well.
+
+    Attributes:
+      counts: what became of rows since it was last emptied, by `PROVEN` and `DIFFERENCES`.
+    """
+
+    def __init__(
+        self, kernel: Kernel, marker: CrashMarker, digest: str, watch_every: int = WATCH_EVERY
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._kernel = kernel
+        self._marker = marker
+        self._digest = digest
+        self._watch_every = watch_every
+        self._until_watched = 0
+
+    def prove(
+        self,
+        records: pa.RecordBatch,
+        with_columns: Callable[[list[pa.Array], pa.RecordBatch], pa.RecordBatch],
+        exact: Callable[[pa.RecordBatch], list[pa.RecordBatch]],
+    ) -> Proven | None:
+        """Return the rows that are proven; None if there are none.
+
+        Args:
+          records: a batch of `RECORD_SCHEMA`.
+          with_columns: makes the batch for an event's columns and their records.
+          exact: makes the batches of valid records on the exact path.
+
+        Raises:
+          what `with_columns` raises.
+        """
+        if self._digest in _switched_off or not records.num_rows:
+            return None
+        self._marker.enter(_described(records))
+        try:
+            rows, columns = self._kernel.prove(records.column("_value"))
+        finally:
+            self._marker.leave()
+        if not len(rows):
+            return None
+        if len(rows) == records.num_rows:
+            batch, others = with_columns(columns, records), records.slice(0, 0)
+        else:
+            batch = with_columns(columns, records.take(pa.array(rows)))
+            is_left = np.ones(records.num_rows, np.bool_)
+            is_left[rows] = False
+            others = records.filter(pa.array(is_left))
+        if not self._is_as_exact(batch, records, rows, exact):
+            return None
+        self.counts[PROVEN] += batch.num_rows
+        return Proven(batch, others)
+
+    def close(self) -> None:
+        """Remove the crash marker."""
+        self._marker.close()
+
+    def _is_as_exact(
+        self,
+        batch: pa.RecordBatch,
+        records: pa.RecordBatch,
+        rows: np.ndarray[tuple[int], np.dtype[np.int32]],
+        exact: Callable[[pa.RecordBatch], list[pa.RecordBatch]],
+    ) -> bool:
+        watched = np.arange(self._until_watched, len(rows), self._watch_every)
+        self._until_watched = (self._until_watched - len(rows)) % self._watch_every
+        if not len(watched):
+            return True
+        wanted = exact(records.take(pa.array(rows[watched])))
+        made = batch.take(pa.array(watched))
+        if len(wanted) == 1 and wanted[0].equals(made):
+            return True
+        _switched_off.add(self._digest)
+        self.counts[DIFFERENCES] += len(watched)
+        _LOG.error(
+            "the compiled contract and the exact path differ on one of the records %s; this worker "
+            "takes the exact path from now on. Please report it; --compiled_contract=off keeps it "
+            "off",
+            _described(records.take(pa.array(rows[watched]))),
+        )
+        return False
+
+
+def prover_of(
+    contract: Contract,
+    library: KernelLibrary | None,
+    max_value_bytes: int,
+    directory: Path | None = None,
+) -> Prover | None:
+    """Return the prover of a contract; None if all records take the exact path.
+
+    Args:
+      contract: the schema.
+      library: the kernel; None if there is none, or it is switched off.
+      max_value_bytes: how large a value may be.
+      directory: where crash markers are; None for that of the machine.
+    """
+    if library is None or library.digest in _switched_off:
+        return None
+    plan = compile_plan(contract)
+    if plan.root is None:
+        _LOG.info("no compiled contract: %s", plan.left_out[0].reason)
+        return None
+    directory = directory or marker_directory()
+    died_with = crashes(directory, library.digest)
+    if died_with:
+        _switched_off.add(library.digest)
+        _LOG.error(
+            "a worker died in the compiled contract within the last hour, with the records %s; "
+            "this worker takes the exact path. Please report it; --compiled_contract=off keeps it "
+            "off",
+            "; ".join(died_with),
+        )
+        return None
+    try:
+        kernel = Kernel(library, plan, max_value_bytes)
+        marker = CrashMarker(directory, library.digest)
+    except (KernelUnusableError, OSError) as error:
+        _LOG.warning("no compiled contract: %s", error)
+        return None
+    return Prover(kernel, marker, library.digest)
+
+
+def _described(records: pa.RecordBatch) -> str:
+    """Return topics, partitions and offsets such as `events[0] 17 to 4016`."""
+    places = pa.table([records.column(name) for name in _PLACE], names=list(_PLACE))
+    grouped = places.group_by([*_PLACE[:2]], use_threads=False).aggregate(
+        [(_PLACE[2], "min"), (_PLACE[2], "max")]
+    )
+    return ", ".join(
+        f"{row['kafka_topic']}[{row['kafka_partition']}] "
+        f"{row['kafka_offset_min']} to {row['kafka_offset_max']}"
+        for row in grouped.to_pylist()
+    )
+
+
+_PLACE = ("kafka_topic", "kafka_partition", "kafka_offset")
