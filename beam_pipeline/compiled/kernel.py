@@ -65,6 +65,11 @@ _LOADED: dict[str, ctypes.CDLL] = {}
 
 
 def _load(data: bytes) -> ctypes.CDLL:
+    """Load a library from memory.
+
+    The descriptor stays open: the loader takes a library of the same path for the same library, and
+    another one must not get the number.
+    """
     descriptor = os.memfd_create("beam-pipeline-kernel")
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:
@@ -74,8 +79,6 @@ def _load(data: bytes) -> ctypes.CDLL:
         its_layout = library.layout().decode()
     except (OSError, AttributeError) as error:
         raise KernelUnusableError(str(error)) from error
-    finally:
-        os.close(descriptor)
     if its_layout != layout.layout_text():
         raise KernelUnusableError("its tables have another layout")
     library.proveRows.restype = ctypes.c_int64
