@@ -6,7 +6,7 @@ import re
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_pipeline.compiled.patterns import PatternNotCompiledError, compile_pattern
@@ -43,15 +43,17 @@ def accepts(table: bytes, text: str) -> bool:
     return table[state * 256 + 255] == 1
 
 
+@settings(max_examples=300)
 @given(PATTERNS, st.data())
 def test_a_table_accepts_what_the_pattern_matches(pattern: str, data: st.DataObject) -> None:
     table = compile_pattern(pattern)
-    plain = pattern.replace("(?!\\n)", "")
-    near = st.from_regex(re.compile(plain.replace("$", r"\Z"), re.ASCII))
-    text = data.draw(near | st.text(CHARACTERS, max_size=8))
-    assert accepts(table, text) == jsonschema_rs.Draft202012Validator(
-        {"pattern": pattern}
-    ).is_valid(text)
+    plain = re.compile(pattern.replace("(?!\\n)", "").replace("$", r"\Z"), re.ASCII)
+    text = data.draw(st.from_regex(plain) | st.text(CHARACTERS, max_size=8))
+    is_accepted = accepts(table, text)
+    assert is_accepted == bool(plain.match(text))
+    # jsonschema-rs 0.61 also takes "-" for ^-+a?-+$, so that only this direction holds.
+    if is_accepted:
+        assert jsonschema_rs.Draft202012Validator({"pattern": pattern}).is_valid(text)
 
 
 @pytest.mark.parametrize(
