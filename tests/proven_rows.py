@@ -225,6 +225,9 @@ class SchemaMaker:
             return self.event(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
         if "enum" in schema:
             return chance.choice(schema["enum"])
+        for union in ("anyOf", "oneOf"):
+            if union in schema:
+                return self.event(chance.choice(schema[union]), root)
         for branch in schema.get("allOf", ()):
             schema = {**branch, **schema}
         kinds = schema.get("type", ["string", "integer", "null"])
@@ -325,6 +328,9 @@ class SchemaMaker:
         kind = schema.get("type")
         if isinstance(kind, str) and chance.random() < 0.3:
             schema["type"] = [kind, "null"]
+        if chance.random() < 0.1:
+            branches = chance.sample([{"type": "null"}, schema], 2)
+            schema = {chance.choice(["anyOf", "oneOf"]): branches}
         if kind == "string":
             for keyword in ("minLength", "maxLength"):
                 if chance.random() < 0.15:

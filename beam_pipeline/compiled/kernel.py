@@ -70,8 +70,8 @@ def _load(data: bytes) -> ctypes.CDLL:
     The descriptor stays open: the loader takes a library of the same path for the same library, and
     another one must not get the number.
     """
-    descriptor = os.memfd_create("beam-pipeline-kernel")
     try:
+        descriptor = os.memfd_create("beam-pipeline-kernel")
         with os.fdopen(os.dup(descriptor), "wb") as file:
             file.write(data)
         library = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
@@ -179,7 +179,8 @@ class Kernel:
         """Make memory for so many rows whose values are so many bytes; it is touched as used."""
         if rows <= self._cells and data_bytes <= self._bytes:
             return
-        self._cells, self._bytes = max(rows, self._cells), max(data_bytes, self._bytes)
+        self._cells = max(_power_of_two(rows), self._cells)
+        self._bytes = max(_power_of_two(data_bytes), self._bytes)
         self._columns = []
         table = np.zeros(len(self._plan.column_parts), layout.COLUMN)
         for index, part in enumerate(self._plan.column_parts):
@@ -286,6 +287,11 @@ def _columns_in_lists(root: Part) -> set[int]:
             columns |= {part.column, part.extra_column}
         waiting += [(child, is_inside or part.kind is Kind.LIST) for child in part.parts]
     return columns - {-1}
+
+
+def _power_of_two(number: int) -> int:
+    """Return the next one, so that batches that grow slowly do not make the memory anew each."""
+    return 1 << max(number - 1, 0).bit_length()
 
 
 def _at(array: Any) -> int:

@@ -39,6 +39,7 @@ _ANNOTATIONS = frozenset(
     }
 )
 _ALL_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+_NULL = {"type": "null"}
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _CHOICES = frozenset({"enum", "const"})
 
@@ -166,7 +167,29 @@ class _Compiler:
         for branch in schema.get("allOf", ()):
             schemas += self._schemas(branch, nested + 1)
         own = {name: part for name, part in schema.items() if name not in ("$ref", "allOf")}
+        for union in ("anyOf", "oneOf"):
+            or_null = self._or_null(own.get(union), nested)
+            if or_null is not None:
+                schemas += or_null
+                del own[union]
         return [*schemas, own]
+
+    def _or_null(self, branches: Any, nested: int) -> Schemas | None:
+        """Return the schemas for a union of one schema and null; None if it is something else.
+
+        A keyword other than `type`, `enum` and `const` says nothing about null, and a part with a
+        choice is never null here (`_compile`), so that a type more is enough.
+        """
+        if not isinstance(branches, list) or len(branches) != 2 or _NULL not in branches:
+            return None
+        first, second = branches
+        schemas = self._schemas(second if first == _NULL else first, nested + 1)
+        if "null" in _types(schemas):  # in oneOf, null would be valid under both
+            return None
+        return [
+            {**schema, "type": [*_type_names(schema), "null"]} if "type" in schema else schema
+            for schema in schemas
+        ]
 
     def _keywords(self, schemas: Schemas) -> set[str]:
         """Return the keywords that decide."""
@@ -491,10 +514,14 @@ def _types(schemas: Schemas) -> frozenset[str]:
     """Return the JSON types that all schemas allow; `number` has `integer` with it."""
     types = _ALL_TYPES
     for schema in schemas:
-        declared = schema.get("type", _ALL_TYPES)
-        names = {declared} if isinstance(declared, str) else {*declared}
+        names = _type_names(schema)
         types &= names | ({"integer"} if "number" in names else set())
     return types
+
+
+def _type_names(schema: Mapping[str, Any]) -> frozenset[str]:
+    declared = schema.get("type", _ALL_TYPES)
+    return frozenset({declared}) if isinstance(declared, str) else frozenset(declared)
 
 
 def _choices(schemas: Schemas) -> list[Sequence[Any]]:

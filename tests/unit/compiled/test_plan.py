@@ -59,6 +59,8 @@ def test_the_default_events_are_compiled_as_a_whole() -> None:
         (of_field({"type": "integer"}), Kind.OBJECT),
         ({"allOf": [{"type": "string"}, {"maxLength": 3}]}, Kind.TEXT),
         ({"$ref": "#/$defs/text"}, Kind.TEXT),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, Kind.TEXT),
+        ({"oneOf": [{"type": "null"}, of_field({"type": "integer"})]}, Kind.OBJECT),
     ],
 )
 def test_a_field_is_compiled(tmp_path: Path, schema: Any, kind: Kind) -> None:
@@ -84,7 +86,8 @@ def test_a_field_is_compiled(tmp_path: Path, schema: Any, kind: Kind) -> None:
             {"type": "object", "additionalProperties": {"type": "integer"}},
             "an object with any names",
         ),
-        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "keyword anyOf"),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, "keyword anyOf"),
+        ({"oneOf": [{"type": ["string", "null"]}, {"type": "null"}]}, "keyword oneOf"),
         ({"const": 5}, "keyword const"),
         (False, "the schema false"),
         ({"$ref": "#/$defs/tree"}, "$ref '#/$defs/tree': recursive or not in the document"),
