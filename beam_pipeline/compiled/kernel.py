@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from beam_pipeline.compiled import layout
@@ -86,10 +87,10 @@ def _load(data: bytes) -> ctypes.CDLL:
     return library
 
 
-class Proven(NamedTuple):
+class ProvenColumns(NamedTuple):
     """Which rows are proven valid, in order, and their columns of `Contract.event_schema`."""
 
-    rows: np.ndarray[Any, np.dtype[np.int32]]
+    rows: npt.NDArray[np.int32]
     columns: list[pa.Array]
 
 
@@ -120,7 +121,7 @@ class Kernel:
         self._tables["max_value_bytes"] = max_value_bytes
         self._fill_tables()
 
-    def prove(self, values: pa.Array) -> Proven:
+    def prove(self, values: pa.Array) -> ProvenColumns:
         """Return the rows that are proven; of the others nothing is said.
 
         Args:
@@ -139,7 +140,7 @@ class Kernel:
             self._values[0] = (data.address, ends.address, values.offset, rows, _at(is_null))
             done = self._prove(_at(self._tables), _at(self._values), _at(proven))
         columns = self._columns_of(self._root, done) if done else []
-        return Proven(proven[:done], columns)
+        return ProvenColumns(proven[:done], columns)
 
     def _fill_tables(self) -> None:
         plan, names = self._plan, bytearray()

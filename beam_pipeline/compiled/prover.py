@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from beam_pipeline.compiled.crash_marker import CrashMarker, crashes, marker_directory
-from beam_pipeline.compiled.kernel import Kernel, KernelLibrary, KernelUnusableError
+from beam_pipeline.compiled.kernel import (
+    Kernel,
+    KernelLibrary,
+    KernelUnusableError,
+    ProvenColumns,
+)
 from beam_pipeline.compiled.plan import compile_plan
+from beam_pipeline.schemas.columns import ARROW_REFUSALS
 from beam_pipeline.schemas.contract import Contract
 
 WATCH_EVERY = 1_000
@@ -21,6 +28,8 @@ WATCH_EVERY = 1_000
 
 PROVEN, DIFFERENCES = "proven", "proven_differences"
 """Counters: rows that the kernel proved, and watched rows that the exact path makes otherwise."""
+
+Rows = npt.NDArray[np.int32]
 
 _LOG = logging.getLogger(__name__)
 _switched_off: set[str] = set()
@@ -63,30 +72,35 @@ class Prover:
           records: a batch of `RECORD_SCHEMA`.
           with_columns: makes the batch for an event's columns and their records.
           exact: makes the batches of valid records on the exact path.
-
-        Raises:
-          what `with_columns` raises.
         """
         if self._digest in _switched_off or not records.num_rows:
             return None
-        self._marker.enter(_described(records))
         try:
-            rows, columns = self._kernel.prove(records.column("_value"))
-        finally:
-            self._marker.leave()
+            rows, columns = self._in_kernel(records)
+        except Exception:
+            _switched_off.add(self._digest)
+            _LOG.exception(
+                "the compiled contract failed on the records %s; %s", _described(records), _WITHOUT
+            )
+            return None
         if not len(rows):
             return None
-        if len(rows) == records.num_rows:
-            batch, others = with_columns(columns, records), records.slice(0, 0)
-        else:
-            batch = with_columns(columns, records.take(pa.array(rows)))
-            is_left = np.ones(records.num_rows, np.bool_)
-            is_left[rows] = False
-            others = records.filter(pa.array(is_left))
+        are_all = len(rows) == records.num_rows
+        try:
+            batch = with_columns(columns, records if are_all else records.take(pa.array(rows)))
+        except ARROW_REFUSALS:  # an event time that Arrow refuses: the exact path has the words
+            return None
         if not self._is_as_exact(batch, records, rows, exact):
             return None
         self.counts[PROVEN] += batch.num_rows
-        return Proven(batch, others)
+        return Proven(batch, records.slice(0, 0) if are_all else _without(records, rows))
+
+    def _in_kernel(self, records: pa.RecordBatch) -> ProvenColumns:
+        self._marker.enter(_described(records))
+        try:
+            return self._kernel.prove(records.column("_value"))
+        finally:
+            self._marker.leave()
 
     def close(self) -> None:
         """Remove the crash marker."""
@@ -96,7 +110,7 @@ class Prover:
         self,
         batch: pa.RecordBatch,
         records: pa.RecordBatch,
-        rows: np.ndarray[tuple[int], np.dtype[np.int32]],
+        rows: Rows,
         exact: Callable[[pa.RecordBatch], list[pa.RecordBatch]],
     ) -> bool:
         watched = np.arange(self._until_watched, len(rows), self._watch_every)
@@ -110,10 +124,9 @@ class Prover:
         _switched_off.add(self._digest)
         self.counts[DIFFERENCES] += len(watched)
         _LOG.error(
-            "the compiled contract and the exact path differ on one of the records %s; this worker "
-            "takes the exact path from now on. Please report it; --compiled_contract=off keeps it "
-            "off",
+            "the compiled contract and the exact path differ on one of the records %s; %s",
             _described(records.take(pa.array(rows[watched]))),
+            _WITHOUT,
         )
         return False
 
@@ -143,10 +156,9 @@ def prover_of(
     if died_with:
         _switched_off.add(library.digest)
         _LOG.error(
-            "a worker died in the compiled contract within the last hour, with the records %s; "
-            "this worker takes the exact path. Please report it; --compiled_contract=off keeps it "
-            "off",
+            "a worker died in the compiled contract within the last hour, with the records %s; %s",
             "; ".join(died_with),
+            _WITHOUT,
         )
         return None
     try:
@@ -156,6 +168,18 @@ def prover_of(
         _LOG.warning("no compiled contract: %s", error)
         return None
     return Prover(kernel, marker, library.digest)
+
+
+_WITHOUT = (
+    "this worker takes the exact path from now on. Please report it; --compiled_contract=off "
+    "keeps it off"
+)
+
+
+def _without(records: pa.RecordBatch, rows: Rows) -> pa.RecordBatch:
+    is_left = np.ones(records.num_rows, np.bool_)
+    is_left[rows] = False
+    return records.filter(pa.array(is_left))
 
 
 def _described(records: pa.RecordBatch) -> str:

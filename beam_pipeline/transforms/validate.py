@@ -223,10 +223,7 @@ class RecordValidator:
         """Return the batch of the rows that the compiled contract proves, and the other records."""
         if self._prover is None:
             return None, records
-        try:
-            proven = self._prover.prove(records, self._with_record_columns, self._exact)
-        except ARROW_REFUSALS:  # an event time that Arrow refuses: the exact path has the words
-            return None, records
+        proven = self._prover.prove(records, self._with_record_columns, self._exact)
         return (None, records) if proven is None else (proven.batch, proven.others)
 
     def _exact(self, records: pa.RecordBatch) -> list[pa.RecordBatch]:

@@ -109,6 +109,19 @@ def test_a_watched_row_that_differs_switches_the_kernel_off(
     assert prover_of(commerce_contract(), kernel_library, 100) is None
 
 
+def test_a_kernel_that_fails_is_not_used_any_more(
+    kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Kernel, "_columns_of", lambda *_: [][0])
+    validator = RecordValidator(commerce_contract(), replace(RULES, kernel=kernel_library))
+    records = records_of([json.dumps(commerce_event()).encode()] * 3)
+    for _ in range(2):
+        batches, _ = validator.validate(records)
+        assert batches[0].num_rows == 3
+    (line,) = [each.message for each in caplog.records if each.levelno == logging.ERROR]
+    assert "failed on the records orders[0] 0 to 2;" in line
+
+
 def test_every_thousandth_proven_row_is_watched(
     kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
