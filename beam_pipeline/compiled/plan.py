@@ -355,7 +355,7 @@ class _Compiler:
         lows, highs = [-(2**63)], [2**63 - 1]
         for schema in schemas:
             for name in schema.keys() & _BOUNDS:
-                bound = _finite(schema[name])
+                bound = Fraction(schema[name])
                 if name == "minimum":
                     lows.append(math.ceil(bound))
                 elif name == "exclusiveMinimum":
@@ -382,7 +382,6 @@ class _Compiler:
                     raise _NotCompiledError(f"several bounds at the {side}")
                 if isinstance(bound, int) and abs(bound) > _MAX_EXACT_INTEGER:
                     raise _NotCompiledError("a bound beyond 2**53")
-                _finite(bound)
                 part.row[f"has_{side}"], part.row[side] = 1, float(bound)
                 part.row[f"is_{side}_exclusive"] = int(name.startswith("exclusive"))
         return part
@@ -528,13 +527,6 @@ def _choices(schemas: Schemas) -> list[Sequence[Any]]:
     """Return the values of each `enum` and `const`."""
     enums = [schema["enum"] for schema in schemas if "enum" in schema]
     return [*enums, *([schema["const"]] for schema in schemas if "const" in schema)]
-
-
-def _finite(bound: float) -> Fraction:
-    try:
-        return Fraction(bound)
-    except (OverflowError, ValueError):
-        raise _NotCompiledError("a bound beyond float64") from None
 
 
 def describe(plan: Plan) -> list[str]:

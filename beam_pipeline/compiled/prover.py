@@ -149,7 +149,6 @@ def prover_of(
         return None
     plan = compile_plan(contract)
     if plan.root is None:
-        _LOG.info("no compiled contract: %s", plan.left_out[0].reason)
         return None
     directory = directory or marker_directory()
     died_with = crashes(directory, library.digest)
@@ -165,7 +164,7 @@ def prover_of(
         kernel = Kernel(library, plan, max_value_bytes)
         marker = CrashMarker(directory, library.digest)
     except (KernelUnusableError, OSError) as error:
-        _LOG.warning("no compiled contract: %s", error)
+        _LOG.warning("--compiled_contract has no effect in this worker: %s", error)
         return None
     return Prover(kernel, marker, library.digest)
 
