@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from beam_pipeline.compiled.kernel import KernelLibrary
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
 from beam_pipeline.schemas import Contract
@@ -80,7 +81,8 @@ class ValidationRules:
     `event_time_field` is a dotted path, or None to take Kafka's timestamp as event time.
     `max_event_age_seconds` and `max_event_skew_seconds` are how far an event time may be before
     and after the append time; 0 sets no limit. `event_time_unit` is that of an event time that is a
-    number, one of `times.TIME_UNITS`.
+    number, one of `times.TIME_UNITS`. `kernel` proves rows by the compiled contract; without it,
+    and for the rows that it does not prove, the result is the same.
     """
 
     event_time_field: str | None
@@ -88,6 +90,7 @@ class ValidationRules:
     max_event_skew_seconds: int = 0
     max_value_bytes: int = 8 * 1024 * 1024
     event_time_unit: str = DEFAULT_TIME_UNIT
+    kernel: KernelLibrary | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class IngestConfig:
     create_time: CreateTimeTopics = CreateTimeTopics()
     plain_source: bool = False
     transforms: tuple[str, ...] = ()
+    compiled_contract: bool = True
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
     storage: StorageConfig = field(default_factory=StorageConfig)

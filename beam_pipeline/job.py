@@ -42,6 +42,7 @@ from beam_pipeline.landed_columns import landed_columns
 from beam_pipeline.options import IngestOptions
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.records import METRICS_NAMESPACE
+from beam_pipeline.runtime.programs.kernel import look_for_kernel
 from beam_pipeline.storage.durable import write_atomically
 from beam_pipeline.worker_pool import WorkerPool
 from beam_pipeline.worker_start import tune_garbage_collector
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
             config = ingest_options.ingest_config()
         pool = loopback_pool(options)  # ends when nothing refers to it
         config = replace(config, plain_source=ingest_options.plain_source)
+        config = with_kernel(config)
         config = with_create_time_topics(config)
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
@@ -90,6 +92,16 @@ def main(arguments: list[str] | None = None) -> int:
     code = _watch(result, stop, status_file, own.detach)
     del pool
     return code
+
+
+def with_kernel(config: IngestConfig) -> IngestConfig:
+    """Return the settings with the kernel of the compiled contract, if it is in the cache.
+
+    It travels with the transforms, so workers on other machines need no file.
+    """
+    if not config.compiled_contract:
+        return config
+    return replace(config, rules=replace(config.rules, kernel=look_for_kernel()))
 
 
 def with_create_time_topics(config: IngestConfig) -> IngestConfig:

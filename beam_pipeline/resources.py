@@ -47,7 +47,7 @@ def java_source_dir() -> Path:
 
 
 def requirements_path(name: str) -> Path:
-    """Return the pip requirements of a tool: "java", "go", "flink" or "flink-build"."""
+    """Return the pip requirements of a tool: "java", "go", "zig", "flink" or "flink-build"."""
     return _resource("requirements") / f"{name}.txt"
 
 

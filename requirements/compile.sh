@@ -29,6 +29,7 @@ print("\n".join(project["optional-dependencies"][sys.argv[1]]))' "$extra" >"$wor
 done
 compile requirements/java.txt requirements/java.in
 compile requirements/go.txt requirements/go.in
+compile requirements/zig.txt requirements/zig.in
 compile requirements/flink.txt requirements/flink.in
 oldest_python=3.11 # Quix Streams' oldest
 compile requirements/bench.txt requirements/bench.in

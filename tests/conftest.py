@@ -11,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from stores import Store, start_azure, start_gcs, start_s3
 
+from beam_pipeline.compiled.kernel import KernelLibrary
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.resources import java_lock_path
 from beam_pipeline.runtime.programs.java import fetch_jars, find_java
+from beam_pipeline.runtime.programs.kernel import find_kernel
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
 # No deadline and no check for slowness: a broker may keep the machine busy.
@@ -91,6 +93,18 @@ def kafka_jars() -> list[Path]:
     """The broker's class path."""
     with SetupProgress() as progress:
         return fetch_jars(java_lock_path("kafka"), progress)
+
+
+@pytest.fixture(scope="session")
+def kernel_library() -> KernelLibrary:
+    """The native code of compiled contracts."""
+    try:
+        with SetupProgress() as progress:
+            return find_kernel(progress)
+    except EnvironmentFailure as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 def _running(

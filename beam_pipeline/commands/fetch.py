@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 
 from beam_pipeline import resources
+from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.flink.engine import find_flink_tools
 from beam_pipeline.runtime.prism.engine import find_local_tools
 from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.java import fetch_jars
+from beam_pipeline.runtime.programs.kernel import find_kernel
 from beam_pipeline.runtime.programs.progress import SetupProgress
 from beam_pipeline.settings.flags import FLINK, add_shared
 
 _DESCRIPTION = """\
 Downloads Java, the jars and the runner that `run` and `demo` need, unless they are in the cache.
 `run` and `demo` do the same at their first start; this command is for images, CI and machines that
-will have no network.
+will have no network. Only this command builds the native code of --compiled_contract.
 """
 _EPILOG = """\
 The cache is $BEAM_PIPELINE_CACHE, else $XDG_CACHE_HOME/beam-pipeline, else ~/.cache/beam-pipeline.
@@ -41,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
     """
     with SetupProgress() as progress:
         fetch_jars(resources.java_lock_path("kafka"), progress)
+        try:
+            find_kernel(progress)
+        except EnvironmentFailure as error:
+            print(f"warning: {error}; runs do without --compiled_contract")
     if args.engine == FLINK:
         find_flink_tools(with_cluster=True)
     else:

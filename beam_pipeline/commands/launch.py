@@ -15,7 +15,9 @@ from threading import Event
 
 from rich.console import Console
 
+from beam_pipeline import resources
 from beam_pipeline.commands.live.view import RunView
+from beam_pipeline.compiled.plan import compile_plan, warn_of
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.records import REQUESTS
@@ -44,7 +46,9 @@ from beam_pipeline.runtime.lease_terms import Lease
 from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
+from beam_pipeline.runtime.programs.kernel import look_for_kernel
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
+from beam_pipeline.schemas import Contract
 from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.urls import absolute, is_url
@@ -120,8 +124,21 @@ class Launch:
         """
         for warning in preflight.check(self.settings):
             self.say(f"warning: {warning}")
-        for note in self.settings.contract().notes:
+        contract = self.settings.contract()
+        for note in contract.notes:
             self.say(note)
+        if self.settings.compiled_contract:
+            self._say_what_is_not_compiled(contract)
+
+    def _say_what_is_not_compiled(self, contract: Contract) -> None:
+        if look_for_kernel() is None:
+            fetch = f"{resources.program('run_direct.sh')} fetch"
+            self.say(
+                f"the native code of --compiled_contract is not there; `{fetch}` builds it, and "
+                "until then records take the exact path, with the same results"
+            )
+        elif warning := warn_of(compile_plan(contract)):
+            self.say(warning)
 
     @property
     def directories(self) -> dict[str, StoredPath]:

@@ -247,6 +247,7 @@ def _write_json(document: dict[str, Any]) -> None:
 
 
 def _run_show(args: argparse.Namespace) -> int:
+    from beam_pipeline.compiled.plan import compile_plan, describe
     from beam_pipeline.schemas import load_contract
     from beam_pipeline.schemas.contract import file_schema
     from beam_pipeline.terminal import printable, show
@@ -257,6 +258,7 @@ def _run_show(args: argparse.Namespace) -> int:
     schema = file_schema(Enrich(contract, args.reference_dir).output_schema(normalized))
     places = contract.coercion.places if contract.coercion else ()
     coerced = {place.path: list(place.names) for place in places}
+    compiled = describe(compile_plan(contract))
     if args.json:
         document = {
             "id": contract.ref.id,
@@ -266,6 +268,7 @@ def _run_show(args: argparse.Namespace) -> int:
             "coerced": coerced,
             "columns": [{"name": column.name, "type": str(column.type)} for column in schema],
             "notes": list(contract.notes),
+            "compiled": compiled,
         }
         _write_json(document)
     else:
@@ -273,7 +276,7 @@ def _run_show(args: argparse.Namespace) -> int:
         show(_columns_table(schema, columns, contract.event_time_field, coerced))
         name = printable(contract.ref.id or "(no $id)")
         print(f"schema {name} sha256 {contract.ref.sha256}")
-        for note in contract.notes:
+        for note in [*contract.notes, *compiled]:
             print(printable(note))
     return 0
 

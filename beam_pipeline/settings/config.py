@@ -25,6 +25,7 @@ from beam_pipeline.schemas import Contract, load_contracts
 from beam_pipeline.schemas.contract import check_event_time_field, check_partition_keys, is_reserved
 from beam_pipeline.settings.flags import (
     ASSERT,
+    AUTO,
     CREATE_TIME,
     DEFAULT_DEAD_LETTER_DIR,
     EVENT_TIME,
@@ -67,6 +68,7 @@ class PipelineSettings:
     max_event_age_seconds: int
     max_event_skew_seconds: int
     max_value_bytes: int
+    compiled_contract: bool
     window_by: str
     windowing: Windowing
     max_out_of_order_seconds: int
@@ -191,6 +193,7 @@ class PipelineSettings:
                 max_value_bytes=self.max_value_bytes,
                 event_time_unit=self._named_unit(contract) or DEFAULT_TIME_UNIT,
             ),
+            compiled_contract=self.compiled_contract,
             reference_dir=Path(self.reference_dir),
             windowing=self.windowing,
             timing=self.timing,
@@ -287,6 +290,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         max_event_age_seconds=values["max_event_age_seconds"],
         max_event_skew_seconds=values["max_event_skew_seconds"],
         max_value_bytes=values["max_value_bytes"],
+        compiled_contract=values["compiled_contract"] == AUTO,
         window_by=values["window_by"],
         windowing=Windowing(window_seconds, values["watermark_delay_seconds"]),
         max_out_of_order_seconds=values["max_out_of_order_seconds"],

@@ -19,6 +19,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_pipeline.compiled.prover import prover_of
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.records import (
@@ -27,6 +28,7 @@ from beam_pipeline.records import (
     METRICS_NAMESPACE,
     ErrorCode,
     Failure,
+    SchemaRef,
     nearest_time_ms,
 )
 from beam_pipeline.schemas import ColumnBuilder, Contract
@@ -173,6 +175,7 @@ class RecordValidator:
         self._scanned_bytes = 0
         if contract.digits is Digits.OF_INTEGERS:
             self._scanned_bytes = BYTES_PER_CALL * doubles_in(contract.node)
+        self._prover = prover_of(contract, rules.kernel, rules.max_value_bytes)
 
     def validate(self, records: pa.RecordBatch) -> tuple[list[pa.RecordBatch], DeadLetters]:
         """Return batches of `Contract.batch_schema` and dead letters for a batch of records.
@@ -184,10 +187,15 @@ class RecordValidator:
         """
         batches: list[pa.RecordBatch] = []
         dead: list[DeadLetters] = []
-        by_reference = _with_value_by_reference(records)
-        for version, decoded in self._decode(records).items():
+        proven, others = self._proven(records)
+        if proven is not None:
+            self._add_in_time(proven, self._first.ref, batches, dead)
+        if not others.num_rows:
+            return batches, DeadLetters.concat(dead)
+        by_reference = _with_value_by_reference(others)
+        for version, decoded in self._decode(others).items():
             if decoded.dead:
-                refused = _take(records, decoded.dead)
+                refused = _take(others, decoded.dead)
                 dead.append(DeadLetters.of_rows(refused, STAGE, decoded.failures, version.ref))
             valid = _take(by_reference, decoded.valid)
             for batch in self._build(version, decoded.events, valid):
@@ -196,13 +204,56 @@ class RecordValidator:
                     row = valid.slice(batch.row, 1)
                     dead.append(DeadLetters.of_rows(row, STAGE, [failure], version.ref))
                     continue
-                in_time, rejected = reject_bad_times(batch, self._rules)
-                for rows, failure in rejected:
-                    failures = [failure] * rows.num_rows
-                    dead.append(DeadLetters.of_rows(rows, STAGE, failures, version.ref))
-                if in_time.num_rows:
-                    batches.append(in_time)
+                self._add_in_time(batch, version.ref, batches, dead)
         return batches, DeadLetters.concat(dead)
+
+    def _add_in_time(
+        self,
+        batch: pa.RecordBatch,
+        ref: SchemaRef,
+        batches: list[pa.RecordBatch],
+        dead: list[DeadLetters],
+    ) -> None:
+        """Add the rows whose event times follow the rules to `batches`, the others to `dead`."""
+        in_time, rejected = reject_bad_times(batch, self._rules)
+        for rows, failure in rejected:
+            dead.append(DeadLetters.of_rows(rows, STAGE, [failure] * rows.num_rows, ref))
+        if in_time.num_rows:
+            batches.append(in_time)
+
+    def _proven(self, records: pa.RecordBatch) -> tuple[pa.RecordBatch | None, pa.RecordBatch]:
+        """Return the batch of the rows that the compiled contract proves, and the other records."""
+        if self._prover is None:
+            return None, records
+        riding = _with_value_by_reference(records)
+        proven = self._prover.prove(records, riding, self._with_record_columns, self._exact)
+        return (None, records) if proven is None else (proven.batch, proven.others)
+
+    def _exact(self, records: pa.RecordBatch) -> list[pa.RecordBatch]:
+        """Return the valid records as batches, each of which may have bad event times."""
+        return [
+            batch
+            for version, decoded in self._decode(records).items()
+            for batch in self._build(
+                version,
+                decoded.events,
+                _take(_with_value_by_reference(records), decoded.valid),
+            )
+            if isinstance(batch, pa.RecordBatch)
+        ]
+
+    def close(self) -> None:
+        """Give back what is not memory; the validator is not used any more."""
+        if self._prover is not None:
+            self._prover.close()
+
+    def take_proven(self) -> Counter[str]:
+        """Return what the compiled contract did since the last call (`compiled.prover`)."""
+        if self._prover is None:
+            return Counter()
+        counts = self._prover.counts.copy()
+        self._prover.counts.clear()
+        return counts
 
     def take_coerced(self) -> Counter[str]:
         """Return how many values were coerced since the last call, by path."""
@@ -269,16 +320,24 @@ class RecordValidator:
         refuses."""
 
         def build(start: int, end: int) -> pa.RecordBatch:
-            columns = [
-                *version.build(events[start:end]),
-                *records.slice(start, end - start).columns,
-            ]
-            rows = pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
-            times = event_times(rows, self._rules.event_time_field, self._rules.event_time_unit)
-            return pa.RecordBatch.from_arrays([*columns, times], schema=self._schema)
+            rows = records.slice(start, end - start)
+            return self._with_record_columns(version.build(events[start:end]), rows)
 
         if events:
             yield from split_on_error(build, len(events), ARROW_REFUSALS)
+
+    def _with_record_columns(
+        self, event_columns: list[pa.Array], records: pa.RecordBatch
+    ) -> pa.RecordBatch:
+        """Return a batch of `Contract.batch_schema`: the event time is made of the columns.
+
+        Raises:
+          one of ARROW_REFUSALS: a value does not fit its column.
+        """
+        columns = [*event_columns, *records.columns]
+        rows = pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
+        times = event_times(rows, self._rules.event_time_field, self._rules.event_time_unit)
+        return pa.RecordBatch.from_arrays([*columns, times], schema=self._schema)
 
 
 def _take(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
@@ -318,6 +377,9 @@ class _ValidateRecords(beam.DoFn):
         self._valid_counter = Metrics.counter(METRICS_NAMESPACE, "valid")
         self._skipped_counter = Metrics.counter(METRICS_NAMESPACE, "skipped")
 
+    def teardown(self) -> None:
+        self._validator.close()
+
     def start_bundle(self) -> None:
         self._records: list[pa.RecordBatch] = []
         self._rows = 0
@@ -350,6 +412,8 @@ class _ValidateRecords(beam.DoFn):
             yield _Output(batch, _earliest_ms(batch))
         for path, values in self._validator.take_coerced().items():
             Metrics.counter(METRICS_NAMESPACE, f"{COERCED}.{path}").inc(values)
+        for name, rows in self._validator.take_proven().items():
+            Metrics.counter(METRICS_NAMESPACE, name).inc(rows)
         if dead:
             count_dead(dead)
             yield _Output(dead, _earliest_ms(dead.batch))

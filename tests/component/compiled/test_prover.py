@@ -1,0 +1,177 @@
+"""The validator with a compiled contract: the same rows and letters, and when it is not used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from proven_rows import mutated_events
+from sample_records import commerce_contract, commerce_event, kafka_record
+
+from beam_pipeline.compiled import prover as provers
+from beam_pipeline.compiled.kernel import Kernel, KernelLibrary
+from beam_pipeline.compiled.prover import DIFFERENCES, PROVEN, prover_of
+from beam_pipeline.config import ValidationRules
+from beam_pipeline.io.kafka import batch_of_records
+from beam_pipeline.records import DeadLetter
+from beam_pipeline.transforms.validate import RecordValidator
+
+RULES = ValidationRules("event_time", max_event_age_seconds=600, max_event_skew_seconds=60)
+
+
+@pytest.fixture(autouse=True)
+def markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory of crash markers; nothing is switched off before or after a test."""
+    monkeypatch.setattr(provers, "marker_directory", lambda: tmp_path / "markers")
+    yield tmp_path / "markers"
+    provers._switched_off.clear()
+
+
+def records_of(values: list[Any]) -> pa.RecordBatch:
+    return batch_of_records(
+        [kafka_record(value, offset=offset) for offset, value in enumerate(values)]
+    )
+
+
+def by_offset(batches: list[pa.RecordBatch]) -> pa.Table:
+    return pa.Table.from_batches(batches).sort_by("kafka_offset")
+
+
+def in_order(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
+    timeless = [letter._replace(failed_at_ms=0) for letter in letters]
+    return sorted(timeless, key=lambda letter: letter.offset)
+
+
+def test_rows_and_letters_are_those_of_the_exact_path(kernel_library: KernelLibrary) -> None:
+    chance = random.Random(5)
+    values: list[Any] = [value for _ in range(8) for value in mutated_events(chance)[1]]
+    for time in ("2026-11-23T11:49:59Z", "2026-11-23T12:01:01Z", "2026-11-23T12:00:59Z"):
+        values.append(json.dumps(commerce_event(event_time=time)).encode())
+    records = records_of(values)
+    exact = RecordValidator(commerce_contract(), RULES)
+    compiled = RecordValidator(commerce_contract(), replace(RULES, kernel=kernel_library))
+    batches, letters = exact.validate(records)
+    made, made_letters = compiled.validate(records)
+    assert by_offset(made).equals(by_offset(batches))
+    assert in_order(made_letters) == in_order(letters)
+    counts = compiled.take_proven()
+    assert counts[PROVEN] > 100
+    assert counts[DIFFERENCES] == 0
+    assert compiled.take_proven() == {}
+    compiled.close()
+
+
+def test_a_validator_travels_with_its_kernel(kernel_library: KernelLibrary) -> None:
+    rules = pickle.loads(pickle.dumps(replace(RULES, kernel=kernel_library)))
+    validator = RecordValidator(commerce_contract(), rules)
+    validator.validate(records_of([json.dumps(commerce_event()).encode()]))
+    assert validator.take_proven() == {PROVEN: 1}
+
+
+def test_a_watched_row_that_differs_switches_the_kernel_off(
+    kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Kernel.prove
+
+    def wrong(self: Kernel, values: pa.Array) -> Any:
+        proven = whole(self, values)
+        user = commerce_contract().event_schema.get_field_index("user_id")
+        columns = [*proven.columns]
+        columns[user] = pa.array(["u-000000000000"] * len(proven.rows))
+        return proven._replace(columns=columns)
+
+    monkeypatch.setattr(Kernel, "prove", wrong)
+    records = records_of([json.dumps(commerce_event()).encode()] * 3)
+    rules = replace(RULES, kernel=kernel_library)
+    validator = RecordValidator(commerce_contract(), rules)
+    batches, letters = validator.validate(records)
+    assert by_offset(batches).equals(
+        by_offset(RecordValidator(commerce_contract(), RULES).validate(records)[0])
+    )
+    assert not letters
+    assert validator.take_proven() == {DIFFERENCES: 1}
+    (line,) = [each.message for each in caplog.records if each.levelno == logging.ERROR]
+    assert "differ on one of the records orders[0] 0 to 0;" in line
+    validator.validate(records)
+    assert validator.take_proven() == {}
+    assert prover_of(commerce_contract(), kernel_library, 100) is None
+
+
+def test_a_kernel_that_fails_is_not_used_any_more(
+    kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Kernel, "_columns_of", lambda *_: [][0])
+    validator = RecordValidator(commerce_contract(), replace(RULES, kernel=kernel_library))
+    records = records_of([json.dumps(commerce_event()).encode()] * 3)
+    for _ in range(2):
+        batches, _ = validator.validate(records)
+        assert batches[0].num_rows == 3
+    (line,) = [each.message for each in caplog.records if each.levelno == logging.ERROR]
+    assert "failed on the records orders[0] 0 to 2;" in line
+
+
+def test_every_thousandth_proven_row_is_watched(
+    kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[int] = []
+    whole = RecordValidator._exact
+
+    def counted(self: RecordValidator, records: pa.RecordBatch) -> list[pa.RecordBatch]:
+        watched.extend(records.column("kafka_offset").to_pylist())
+        return whole(self, records)
+
+    monkeypatch.setattr(RecordValidator, "_exact", counted)
+    validator = RecordValidator(commerce_contract(), replace(RULES, kernel=kernel_library))
+    records = records_of([json.dumps(commerce_event()).encode()] * 2_500)
+    for begin in range(0, 2_500, 400):
+        validator.validate(records.slice(begin, 400))
+    assert watched == [0, 1000, 2000]
+
+
+DIES = """
+import pickle, sys
+from beam_pipeline.compiled import layout, prover
+from sample_records import commerce_contract
+from pathlib import Path
+library, records = pickle.load(open(sys.argv[1], "rb"))
+found = prover.prover_of(commerce_contract(), library, 10_000, Path(sys.argv[2]))
+found._kernel._tables["child_count"] = 1  # a child beyond it is out of bounds
+found.prove(records, records, lambda columns, rows: rows, lambda rows: [])
+"""
+
+
+def test_a_worker_that_died_in_the_kernel_is_followed_by_one_without(
+    kernel_library: KernelLibrary,
+    tmp_path: Path,
+    markers: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    records = records_of([json.dumps(commerce_event()).encode()] * 3)
+    (tmp_path / "input").write_bytes(pickle.dumps((kernel_library, records)))
+    tests = Path(__file__).parents[2]
+    code = subprocess.run(
+        [sys.executable, "-c", DIES, str(tmp_path / "input"), str(markers)],
+        check=False,
+        cwd=tests.parent,
+        env={**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}"},
+    ).returncode
+    assert code in (-signal.SIGILL, -signal.SIGTRAP)  # a trap, and no silent read
+    validator = RecordValidator(commerce_contract(), replace(RULES, kernel=kernel_library))
+    batches, _ = validator.validate(records)
+    assert batches[0].num_rows == 3
+    assert validator.take_proven() == {}
+    (line,) = [each.message for each in caplog.records if each.levelno == logging.ERROR]
+    assert "died in the compiled contract" in line
+    assert "orders[0] 0 to 2" in line
