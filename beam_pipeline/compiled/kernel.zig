@@ -17,7 +17,21 @@ const GivenUp = text.GivenUp;
 
 // The layout of the tables. layout.py has the same; `layout` tells Python what this side has.
 
-const Kind = enum(i64) { unknown, text, category, integer, number, decimal, boolean, time, date, json, object, list, _ };
+const Kind = enum(i64) {
+    unknown,
+    text,
+    category,
+    integer,
+    number,
+    decimal,
+    boolean,
+    time,
+    date,
+    json,
+    object,
+    list,
+    _,
+};
 
 const TextFormat = enum(i64) { none, uuid, _ };
 
@@ -64,7 +78,13 @@ const Category = extern struct { at: i64, length: i64 };
 
 /// If `needed` are there and `child`, if there, is of a category of `categories`, then `then` must
 /// be there, otherwise `otherwise`. With `child` -1 only `needed` is asked.
-const Condition = extern struct { child: i64, categories: u64, needed: u64, then: u64, otherwise: u64 };
+const Condition = extern struct {
+    child: i64,
+    categories: u64,
+    needed: u64,
+    then: u64,
+    otherwise: u64,
+};
 
 const Column = extern struct {
     /// One byte a cell: whether it has a value.
@@ -178,7 +198,7 @@ const Walk = struct {
 
     /// A value to the cell `at`; `child` is the field that it is the value of.
     fn value(self: *Walk, node: *const Node, child: ?usize, at: usize) GivenUp!void {
-        const kind: Kind = @enumFromInt(node.kind);
+        const kind: Kind = @fromBackingInt(@intCast(node.kind));
         if (kind == .unknown) return error.GivenUp;
         const first = try self.reader.peek();
         if (first == 'n') {
@@ -208,7 +228,7 @@ const Walk = struct {
 
     /// Null for a node and all below it.
     fn nullCell(self: *Walk, node: *const Node, at: usize) GivenUp!void {
-        const kind: Kind = @enumFromInt(node.kind);
+        const kind: Kind = @fromBackingInt(@intCast(node.kind));
         if (kind == .unknown) return;
         const column = self.columnOf(node);
         if (at >= column.validity().len) return error.GivenUp;
@@ -239,7 +259,8 @@ const Walk = struct {
         if (found.points < node.min_length or found.points > node.max_length) return error.GivenUp;
         const bytes = column.bytesOf()[begin..][0..found.length];
         if (node.pattern >= 0 and !self.matches(node, bytes)) return error.GivenUp;
-        if (node.format == @intFromEnum(TextFormat.uuid) and !text.isUuid(bytes)) return error.GivenUp;
+        const is_uuid_asked = node.format == @backingInt(TextFormat.uuid);
+        if (is_uuid_asked and !text.isUuid(bytes)) return error.GivenUp;
         if (node.categories > 0) {
             const code = self.categoryOf(node, bytes) orelse return error.GivenUp;
             if (child) |index| self.codes[index] = @intCast(code);
@@ -262,9 +283,9 @@ const Walk = struct {
         return null;
     }
 
-    /// State 0 accepts nothing any more. State 1 is the first. A row has 256 next states; a second
-    /// table behind the last row would be another pattern's, so that what is accepted is told by
-    /// the state's entry for byte 0xFF, which no text has.
+    /// Whether a text matches the node's pattern. State 0 accepts nothing, state 1 is the first. A
+    /// state has 256 bytes: the next state for each byte, but the one for 0xFF, which is in no
+    /// text, says whether a text may end in this state.
     fn matches(self: *const Walk, node: *const Node, bytes: []const u8) bool {
         const table = self.patterns[@as(usize, @intCast(node.pattern)) * 256 ..];
         var state: usize = 1;
@@ -388,9 +409,12 @@ const Walk = struct {
         if (seen & node.required != node.required) return error.GivenUp;
         try self.checkConditions(node, first, seen);
         for (fields, 0..) |*field, index| {
-            if (seen >> @intCast(index) & 1 == 0) try self.nullCell(&self.nodes[@intCast(field.node)], at);
+            if (seen >> @intCast(index) & 1 == 1) continue;
+            try self.nullCell(&self.nodes[@intCast(field.node)], at);
         }
-        if (node.extra_column >= 0) try unnamed.write(&self.columns[@intCast(node.extra_column)], at);
+        if (node.extra_column >= 0) {
+            try unnamed.write(&self.columns[@intCast(node.extra_column)], at);
+        }
     }
 
     /// Which field a name is of. What came behind the last field the time before is tried first.
@@ -407,7 +431,8 @@ const Walk = struct {
     }
 
     fn isNamed(self: *const Walk, field: *const Child, name: []const u8) bool {
-        return std.mem.eql(u8, self.names[@intCast(field.name_at)..][0..@intCast(field.name_length)], name);
+        const known = self.names[@intCast(field.name_at)..][0..@intCast(field.name_length)];
+        return std.mem.eql(u8, known, name);
     }
 
     fn checkConditions(self: *const Walk, node: *const Node, first: usize, seen: u64) GivenUp!void {
@@ -467,12 +492,12 @@ fn put(column: *const Column, at: usize, bytes: []const u8) GivenUp!usize {
 
 fn checkBounds(node: *const Node, number: f64) GivenUp!f64 {
     if (node.has_minimum != 0) {
-        const is_above = if (node.is_minimum_exclusive != 0) number > node.minimum else number >= node.minimum;
-        if (!is_above) return error.GivenUp;
+        const is_equal = number == node.minimum and node.is_minimum_exclusive == 0;
+        if (!is_equal and !(number > node.minimum)) return error.GivenUp;
     }
     if (node.has_maximum != 0) {
-        const is_below = if (node.is_maximum_exclusive != 0) number < node.maximum else number <= node.maximum;
-        if (!is_below) return error.GivenUp;
+        const is_equal = number == node.maximum and node.is_maximum_exclusive == 0;
+        if (!is_equal and !(number < node.maximum)) return error.GivenUp;
     }
     return number;
 }

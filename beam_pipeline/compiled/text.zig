@@ -96,7 +96,8 @@ pub const Reader = struct {
             if (room.len - length < 4) return error.GivenUp;
             length += std.unicode.utf8Encode(point, room[length..]) catch return error.GivenUp;
         }
-        const points = if (is_beyond_ascii) try pointsOf(room[0..length]) else @as(i64, @intCast(length));
+        var points: i64 = @intCast(length);
+        if (is_beyond_ascii) points = try pointsOf(room[0..length]);
         return .{ .length = length, .points = points };
     }
 
@@ -230,7 +231,8 @@ pub const Digits = struct {
     /// (Clinger 1990, "How to read floating point numbers accurately").
     pub fn double(self: Digits) GivenUp!f64 {
         if (self.mantissa > 1 << 53) return error.GivenUp;
-        const magnitude = @as(f64, @floatFromInt(self.mantissa)) / powers_of_ten[@intCast(self.decimals)];
+        const whole: f64 = @floatFromInt(self.mantissa);
+        const magnitude = whole / powers_of_ten[@intCast(self.decimals)];
         return if (self.is_negative) -magnitude else magnitude;
     }
 };
@@ -258,7 +260,8 @@ pub fn dateOf(bytes: []const u8) GivenUp!i32 {
     const year = try digitsOf(bytes[0..4]);
     const month = try digitsOf(bytes[5..7]);
     const day = try digitsOf(bytes[8..10]);
-    if (year < 1 or month < 1 or month > 12 or day < 1 or day > daysIn(year, month)) return error.GivenUp;
+    if (year < 1 or month < 1 or month > 12) return error.GivenUp;
+    if (day < 1 or day > daysIn(year, month)) return error.GivenUp;
     return daysBefore(year, month) + day - 1;
 }
 
@@ -286,7 +289,8 @@ fn daysBefore(year: i32, month: i32) i32 {
 /// Microseconds since 1970 of a time such as 2026-01-31T12:30:00.250+01:00 (RFC 3339, upper case,
 /// at most six digits behind the point, no leap second).
 pub fn timeOf(bytes: []const u8) GivenUp!i64 {
-    if (bytes.len < 20 or bytes[10] != 'T' or bytes[13] != ':' or bytes[16] != ':') return error.GivenUp;
+    if (bytes.len < 20) return error.GivenUp;
+    if (bytes[10] != 'T' or bytes[13] != ':' or bytes[16] != ':') return error.GivenUp;
     const days = try dateOf(bytes[0..10]);
     const hour = try digitsOf(bytes[11..13]);
     const minute = try digitsOf(bytes[14..16]);
