@@ -86,7 +86,7 @@ def test_a_surrogate_in_utf_8_is_named() -> None:
 @pytest.mark.parametrize(
     ("value", "name"),
     [
-        (gzip.compress(TEXT.encode(, mtime=0)), "gzip"),
+        (gzip.compress(TEXT.encode(), mtime=0), "gzip"),
         (zlib.compress(TEXT.encode()), "zlib"),
         (bz2.compress(TEXT.encode()), "bzip2"),
         (lzma.compress(TEXT.encode()), "xz"),
