@@ -36,6 +36,7 @@ from beam_pipeline.commands.store import (
     DEFAULT_STORE_DIRECTORY,
     DEFAULT_STORE_PORT,
     check_bucket,
+    export_text,
 )
 from beam_pipeline.errors import UsageError
 from beam_pipeline.kafka.admin import TopicSpec, create_topics
@@ -45,7 +46,7 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 from beam_pipeline.runtime.programs.java import fetch_jars, find_java
 from beam_pipeline.runtime.programs.progress import SetupProgress
-from beam_pipeline.runtime.programs.store import EmbeddedStore
+from beam_pipeline.runtime.programs.store import REGION, EmbeddedStore
 from beam_pipeline.runtime.programs.versitygw import find_versitygw
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
@@ -62,6 +63,7 @@ from beam_pipeline.settings.flags import (
     add_supervision_flags,
 )
 from beam_pipeline.settings.sources import without_configuration
+from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.terminal import plural
 from beam_pipeline.tools.reconcile.run import reconcile
 from beam_pipeline.tools.summary.gather import summarise
@@ -370,51 +372,34 @@ def _stopped_text(status: RunStatus, settings: PipelineSettings) -> str:
 
 def _next_steps(settings: PipelineSettings) -> str:
     """Return where the files are, and commands to look at them."""
-    program = resources.program("run_direct.sh")
-    dead = [f"--dead_letter_dir={settings.dead_letter_dir}", *storage_flags(settings)]
-    commands = [
-        *query_commands(settings, "event_type"),
-        [program, "dlq", "stats", *dead],
-        [program, "report", f"--output_dir={settings.output_dir}", *dead],
-    ]
     return (
         f"rows are in {settings.output_dir}, dead letters in {settings.dead_letter_dir}; "
-        "look at them with\n" + "\n".join(f"  {_as_typed(command)}" for command in commands)
+        f"look at them with\n{_commands(settings)}"
     )
 
 
 def store_hint(settings: PipelineSettings, store: EmbeddedStore) -> str:
     """Return where the objects are, and commands to serve and to look at them."""
-    program = resources.program("run_direct.sh")
-    endpoint = f"127.0.0.1:{DEFAULT_STORE_PORT}"
-    variables = {**store.environment, "AWS_ENDPOINT_URL": f"http://{endpoint}"}
-    words = (f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    day, hour = settings.partition_keys
-    secret = (
-        "CREATE SECRET (TYPE s3, PROVIDER credential_chain, "
-        f"ENDPOINT '{endpoint}', URL_STYLE 'path', USE_SSL false)"
-    )
-    files = f"{settings.output_dir}/{day}=*/{hour}=*/*.parquet"
-    query = f"SELECT event_type, count(*) FROM read_parquet('{files}') GROUP BY 1"
-    dataset = f"{settings.output_dir}?endpoint_override={endpoint}&scheme=http"
-    code = (
-        "import pyarrow.dataset as ds; "
-        f"print(ds.dataset('{dataset}', partitioning='hive').count_rows())"
-    )
-    dead = f"--dead_letter_dir={settings.dead_letter_dir}"
-    commands = [
-        ["duckdb", "-c", f"{secret}; {query}"],
-        ["python", "-c", code],
-        [program, "dlq", "stats", dead],
-        [program, "report", f"--output_dir={settings.output_dir}", dead],
-    ]
+    url = f"http://127.0.0.1:{DEFAULT_STORE_PORT}"
     return (
         f"rows are in {settings.output_dir}, dead letters in {settings.dead_letter_dir}; the store "
         f"keeps them in {DEFAULT_STORE_DIRECTORY}/buckets. Serve them again with\n"
-        f"  {program} store\nand look at them in another terminal with\n"
-        f"  export {' '.join(words)}\n"
-        + "\n".join(f"  {_as_typed(command)}" for command in commands)
+        f"  {resources.program('run_direct.sh')} store\nand look at them in another terminal with\n"
+        f"  {export_text({**store.environment, 'AWS_ENDPOINT_URL': url})}\n"
+        f"{_commands(settings, StorageConfig(endpoint=url, region=REGION))}"
     )
+
+
+def _commands(settings: PipelineSettings, config: StorageConfig | None = None) -> str:
+    """Return commands to look at what was written, a line each."""
+    program = resources.program("run_direct.sh")
+    dead = [f"--dead_letter_dir={settings.dead_letter_dir}", *storage_flags(settings)]
+    commands = [
+        *query_commands(settings, "event_type", config),
+        [program, "dlq", "stats", *dead],
+        [program, "report", f"--output_dir={settings.output_dir}", *dead],
+    ]
+    return "\n".join(f"  {_as_typed(command)}" for command in commands)
 
 
 def _as_typed(words: Sequence[str]) -> str:

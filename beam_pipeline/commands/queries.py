@@ -10,12 +10,20 @@ from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.storage.urls import absolute, is_url
 
 
-def query_commands(settings: PipelineSettings, column: str) -> list[list[str]]:
+def query_commands(
+    settings: PipelineSettings, column: str, config: StorageConfig | None = None
+) -> list[list[str]]:
     """Return commands that count the rows by a column, each as its words.
 
     Of a directory DuckDB reads the files by their names. Of an object store DuckDB has an extension
     for S3 alone that takes the credentials of the environment; pyarrow reads all three.
+
+    Args:
+      settings: where the files are.
+      column: the column.
+      config: how the object store is reached; None takes what the settings say.
     """
+    config = config or settings.storage
     day, hour = settings.partition_keys
     output_dir = settings.output_dir
     if is_url(output_dir):
@@ -30,11 +38,11 @@ def query_commands(settings: PipelineSettings, column: str) -> list[list[str]]:
     with_arrow = [
         sys.executable,
         "-c",
-        _arrow_query(place, file_system(scheme, settings.storage), column),
+        _arrow_query(place, file_system(scheme, config), column),
     ]
     if scheme != "s3":
         return [with_arrow]
-    return [["duckdb", "-c", f"{_duckdb_secret(settings.storage)}; {query}"], with_arrow]
+    return [["duckdb", "-c", f"{_duckdb_secret(config)}; {query}"], with_arrow]
 
 
 def file_system(scheme: str, config: StorageConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         Console().print(
             f"S3 store is up at {store.url}; Ctrl-C stops it (log: {logs.file('store')}). "
-            f"Elsewhere:\n  {export_text(store)}\n  ./run_direct.sh inspect s3://{buckets[0]}",
+            f"Elsewhere:\n  {export_text(store.environment)}\n  ./run_direct.sh inspect s3://{buckets[0]}",
             highlight=False,
             soft_wrap=True,
         )
@@ -91,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def export_text(store: EmbeddedStore) -> str:
+def export_text(environment: Mapping[str, str]) -> str:
     """Return the command by which a shell finds the store and its keys."""
-    words = (f"{name}={shlex.quote(value)}" for name, value in store.environment.items())
+    words = (f"{name}={shlex.quote(value)}" for name, value in environment.items())
     return f"export {' '.join(words)}"
 
 
