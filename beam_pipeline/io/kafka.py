@@ -134,7 +134,10 @@ class ReadRecords(beam.PTransform[Any, Any]):
 
 
 class _ToBatches(beam.DoFn):
-    """Pack to pa.RecordBatch of `RECORD_SCHEMA`; notes how far the bundles that ended have read."""
+    """Element of packs to a pa.RecordBatch of `RECORD_SCHEMA` for each pack.
+
+    Notes how far the bundles that ended have read.
+    """
 
     def __init__(self, goal: ReadGoal | None) -> None:
         self._goal = goal
@@ -142,12 +145,13 @@ class _ToBatches(beam.DoFn):
     def start_bundle(self) -> None:
         self._read_ends: dict[tuple[str, int], int] = {}
 
-    def process(self, pack: Any) -> Iterator[pa.RecordBatch]:
-        batch = batch_of_pack(pack)
-        if self._goal and batch.num_rows:
-            end = batch.column("kafka_offset")[-1].as_py() + 1
-            self._read_ends[pack.topic, pack.partition] = end
-        yield batch
+    def process(self, element: Any) -> Iterator[pa.RecordBatch]:
+        for pack in element.packs:
+            batch = batch_of_pack(pack)
+            if self._goal:
+                end = batch.column("kafka_offset")[-1].as_py() + 1
+                self._read_ends[pack.topic, pack.partition] = end
+            yield batch
 
     def finish_bundle(self) -> None:
         if self._goal:
@@ -224,9 +228,9 @@ def batch_of_records(records: Sequence[KafkaRecord]) -> pa.RecordBatch:
 
 
 def batch_of_pack(pack: Any) -> pa.RecordBatch:
-    """Return a batch of `RECORD_SCHEMA` for a pack: what PackRecords.java writes, this reads.
+    """Return a batch of `RECORD_SCHEMA` for a pack: what Pack.java writes, this reads.
 
-    The pack's fields are named in java/src/beam_pipeline/PackRecords.java and are laid out as
+    The pack's fields are named in java/src/beam_pipeline/Pack.java and are laid out as
     Arrow's buffers, so they are not copied.
 
     >>> from types import SimpleNamespace as Row
