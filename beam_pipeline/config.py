@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,51 @@ class PaneTiming:
     early_pane_seconds: float = 0.0
 
 
+class PartitionEnd(NamedTuple):
+    """An offset of a partition, exclusive: every record before it."""
+
+    topic: str
+    partition: int
+    end: int
+
+
+@dataclass(frozen=True)
+class ReadGoal:
+    """What a run reads before it ends.
+
+    Attributes:
+      epoch: the submission of the job that reads it.
+      ends: the partitions that have unread records, and where the goal is in each.
+      readers: how many worker processes share the partitions.
+    """
+
+    epoch: str
+    ends: tuple[PartitionEnd, ...]
+    readers: int = 1
+
+    def end_of(self, topic: str, partition: int) -> int:
+        """Return where the goal is in a partition; 0 if it has nothing to read."""
+        return self._by_partition.get((topic, partition), 0)
+
+    def is_read(self, read_ends: Mapping[tuple[str, int], int]) -> bool:
+        """Return whether a worker process has read its share of the partitions to the goal.
+
+        A process is not told which partitions it reads. It takes those that it has seen for its
+        share, if there are as many as a share has at least.
+
+        >>> goal = ReadGoal("e1", (PartitionEnd("t", 0, 5), PartitionEnd("t", 1, 7)), readers=2)
+        >>> goal.is_read({("t", 1): 6}), goal.is_read({("t", 1): 7}), goal.is_read({})
+        (False, True, False)
+        """
+        least = max(1, len(self.ends) // self.readers)
+        seen = [key for key in read_ends if key in self._by_partition]
+        return len(seen) >= least and all(read_ends[key] >= self._by_partition[key] for key in seen)
+
+    @functools.cached_property
+    def _by_partition(self) -> dict[tuple[str, int], int]:
+        return {(end.topic, end.partition): end.end for end in self.ends}
+
+
 @dataclass(frozen=True)
 class ValidationRules:
     """What makes a record valid, apart from its schema.
@@ -130,3 +176,4 @@ class IngestConfig:
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
     storage: StorageConfig = field(default_factory=StorageConfig)
     parts_dir: str | None = None
+    goal: ReadGoal | None = None

@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         pool = loopback_pool(options)  # ends when nothing refers to it
         config = replace(config, plain_source=ingest_options.plain_source)
         config = with_kernel(config)
+        config = with_readers(config, options.view_as(PortableOptions))
         config = with_create_time_topics(config)
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
@@ -102,6 +103,14 @@ def with_kernel(config: IngestConfig) -> IngestConfig:
     if not config.compiled_contract:
         return config
     return replace(config, rules=replace(config.rules, kernel=look_for_kernel()))
+
+
+def with_readers(config: IngestConfig, options: PortableOptions) -> IngestConfig:
+    """Return the settings with the number of worker processes that share the partitions."""
+    if config.goal is None:
+        return config
+    processes = int(options.sdk_worker_parallelism)  # a text where the option is given
+    return replace(config, goal=replace(config.goal, readers=processes))
 
 
 def with_create_time_topics(config: IngestConfig) -> IngestConfig:

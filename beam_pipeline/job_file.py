@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from beam_pipeline.config import IngestConfig
+from beam_pipeline.config import IngestConfig, PartitionEnd, ReadGoal
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.settings.config import PipelineSettings
 
@@ -25,12 +25,14 @@ class JobFile:
       epoch: the identity of the submission.
       covered: the offsets that files of earlier epochs hold (`CoveredOffsets.to_json`).
       status_file: where the job writes its state and counters.
+      goal: what is read before the run ends; empty for a run without a goal.
     """
 
     settings: PipelineSettings
     epoch: str
     covered: list[dict[str, Any]]
     status_file: str
+    goal: tuple[PartitionEnd, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the file.
@@ -56,4 +58,5 @@ class JobFile:
           UsageError: a file is not usable.
         """
         covered = CoveredOffsets.from_json(self.covered)
-        return self.settings.ingest_config(self.epoch, expansion_service, covered)
+        config = self.settings.ingest_config(self.epoch, expansion_service, covered)
+        return replace(config, goal=ReadGoal(self.epoch, self.goal) if self.goal else None)

@@ -39,6 +39,7 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
         config.follow_append_time,
         config.create_time,
         config.plain_source,
+        config.goal,
     )
     landed = _land(records, config)
     _ = landed.letter_files | "PublishDeadLetters" >> PublishDeadLetterFiles(
@@ -91,12 +92,13 @@ def _land(records: beam.PCollection[Any], config: IngestConfig) -> _Landed:
             partition_keys=config.partition_keys,
             storage_config=config.storage,
             parts_dir=config.parts_dir,
+            goal=config.goal,
         )
         dead.collect(written)
 
     letters: beam.PCollection[Any] = dead.output() | WindowDeadLetters(windowing)
     written = letters | WriteDeadLetterFiles(
-        _letter_layout(config), config.num_shards, config.timing
+        _letter_layout(config), config.num_shards, config.timing, config.goal
     )
     return _Landed(letters, written.main)
 

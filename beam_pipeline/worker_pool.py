@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import subprocess
 import threading
@@ -51,6 +52,7 @@ class _Servicer(BeamFnExternalWorkerPoolServicer):
                 *("python", "-m", "beam_pipeline.worker_start"),
                 f"--control_endpoint={start_worker_request.control_endpoint.url}",
                 f"--worker_id={worker_id}",
+                f"--pool_pid={os.getpid()}",
                 f"--state_cache_bytes={self._state_cache_size}",
             ]
             _log.warning("starting worker %s", worker_id)

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from apache_beam import coders
 from apache_beam.io.kafka import WriteToKafka
 
-from beam_pipeline.config import PaneTiming
+from beam_pipeline.config import PaneTiming, ReadGoal
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, OutputFile
 from beam_pipeline.files.parts import PartRef
@@ -67,22 +67,28 @@ class WriteDeadLetterFiles(beam.PTransform[Any, Any]):
       layout: where the files go.
       num_shards: how many files a window and topic has; the partition picks one.
       timing: when panes fire besides the one at the window's end.
+      goal: what the run reads; once it is read, the panes fire.
 
     Raises:
       ValueError: the input is in the global window.
     """
 
     def __init__(
-        self, layout: FileLayout, num_shards: int, timing: PaneTiming | None = None
+        self,
+        layout: FileLayout,
+        num_shards: int,
+        timing: PaneTiming | None = None,
+        goal: ReadGoal | None = None,
     ) -> None:
         super().__init__()
+        self._goal = goal
         self._timing = timing
         self._layout = layout
         self._format = JsonLinesFormat(layout.epoch, max(1, num_shards), private=layout.private)
 
     def expand(self, letters: beam.PCollection[Any]) -> Outputs:
         outputs: Outputs = letters | "WriteWindows" >> WriteWindowedFiles(
-            self._layout, self._format, "dead_letters", self._timing
+            self._layout, self._format, "dead_letters", self._timing, self._goal
         )
         return outputs
 

@@ -15,8 +15,9 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.config import CreateTimeTopics
+from beam_pipeline.config import CreateTimeTopics, ReadGoal
 from beam_pipeline.errors import UsageError
+from beam_pipeline.io.read_goal import note_read
 from beam_pipeline.records import (
     MAX_BATCH_RECORDS,
     TIMESTAMP_TYPES,
@@ -50,6 +51,7 @@ class ReadRecords(beam.PTransform[Any, Any]):
       create_time: the topics whose timestamps are the producers'.
       plain_source: whether to use no class of this project's in the source, for a Flink cluster
         that lacks its jar. Then the bytes of a poll have no limit.
+      goal: what the run reads, for the sinks (`read_goal`).
 
     Raises:
       UsageError: there are topics with producers' timestamps, and Beam's own expansion service or
@@ -65,10 +67,12 @@ class ReadRecords(beam.PTransform[Any, Any]):
         follow_append_time: bool = True,
         create_time: CreateTimeTopics | None = None,
         plain_source: bool = False,
+        goal: ReadGoal | None = None,
     ) -> None:
         super().__init__()
         self._create_time = create_time or CreateTimeTopics()
         self._plain_source = plain_source
+        self._goal = goal
         is_plain = plain_source or expansion_service is None
         if follow_append_time and self._create_time.topics and is_plain:
             remedy = (
@@ -97,7 +101,7 @@ class ReadRecords(beam.PTransform[Any, Any]):
         batches: beam.PCollection[Any] = (
             begin
             | "ReadRecords" >> read(json.dumps(self._java_settings()))
-            | "ToBatches" >> returning_batches(beam.Map(batch_of_pack))
+            | "ToBatches" >> returning_batches(beam.ParDo(_ToBatches(self._goal)))
         )
         return batches
 
@@ -127,6 +131,32 @@ class ReadRecords(beam.PTransform[Any, Any]):
         )
         batches: beam.PCollection[Any] = rows | CollectRecords()
         return batches
+
+
+class _ToBatches(beam.DoFn):
+    """Element of packs to a pa.RecordBatch of `RECORD_SCHEMA` for each pack.
+
+    Notes how far the bundles that ended have read.
+    """
+
+    def __init__(self, goal: ReadGoal | None) -> None:
+        self._goal = goal
+
+    def start_bundle(self) -> None:
+        self._read_ends: dict[tuple[str, int], int] = {}
+
+    def process(self, element: Any) -> Iterator[pa.RecordBatch]:
+        for pack in element.packs:
+            batch = batch_of_pack(pack)
+            if self._goal:
+                end = batch.column("kafka_offset")[-1].as_py() + 1
+                self._read_ends[pack.topic, pack.partition] = end
+            yield batch
+
+    def finish_bundle(self) -> None:
+        if self._goal:
+            for (topic, partition), end in self._read_ends.items():
+                note_read(self._goal, topic, partition, end)
 
 
 class CollectRecords(beam.PTransform[Any, Any]):
@@ -198,9 +228,9 @@ def batch_of_records(records: Sequence[KafkaRecord]) -> pa.RecordBatch:
 
 
 def batch_of_pack(pack: Any) -> pa.RecordBatch:
-    """Return a batch of `RECORD_SCHEMA` for a pack: what PackRecords.java writes, this reads.
+    """Return a batch of `RECORD_SCHEMA` for a pack: what Pack.java writes, this reads.
 
-    The pack's fields are named in java/src/beam_pipeline/PackRecords.java and are laid out as
+    The pack's fields are named in java/src/beam_pipeline/Pack.java and are laid out as
     Arrow's buffers, so they are not copied.
 
     >>> from types import SimpleNamespace as Row

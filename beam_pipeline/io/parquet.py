@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
-from beam_pipeline.config import PaneTiming
+from beam_pipeline.config import PaneTiming, ReadGoal
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.files.footer import (
     FOOTER_KEY,
@@ -88,6 +88,7 @@ class WriteToParquet(beam.io.WriteToParquet):
       partition_keys: the names of day and hour in the names of directories.
       storage_config: how the object store of a URL is reached.
       parts_dir: a directory that all workers share, for the parts of files (see `FileLayout`).
+      goal: what the run reads; once it is read, the panes fire.
 
     Raises:
       UsageError: a column has the name of a partition key.
@@ -118,6 +119,7 @@ class WriteToParquet(beam.io.WriteToParquet):
         partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS,
         storage_config: StorageConfig | None = None,
         parts_dir: str | None = None,
+        goal: ReadGoal | None = None,
     ) -> None:
         without_meaning = {
             "record_batch_size": record_batch_size != _BEAM_RECORD_BATCH_SIZE,
@@ -144,6 +146,7 @@ class WriteToParquet(beam.io.WriteToParquet):
         )
         check_partition_keys(schema.names, partition_keys)
         self._timing = timing
+        self._goal = goal
         self._layout = FileLayout(
             file_path_prefix,
             epoch,
@@ -168,7 +171,7 @@ class WriteToParquet(beam.io.WriteToParquet):
 
     def expand(self, batches: beam.PCollection[Any]) -> Outputs:
         outputs: Outputs = batches | "WriteWindows" >> WriteWindowedFiles(
-            self._layout, self._format, "parquet", self._timing
+            self._layout, self._format, "parquet", self._timing, self._goal
         )
         return outputs
 

@@ -37,11 +37,12 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.config import MAX_BACKLOG_SECONDS, PaneTiming, Windowing
+from beam_pipeline.config import MAX_BACKLOG_SECONDS, PaneTiming, ReadGoal, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.ledger import content_of
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS, OutputFile
 from beam_pipeline.files.parts import PartRef, Parts, parts_below
+from beam_pipeline.io.read_goal import note_part, take_unfired
 from beam_pipeline.io.whole_bundles import keep_stateful_bundles_whole
 from beam_pipeline.records import METRICS_NAMESPACE, REQUESTS
 from beam_pipeline.storage.config import StorageConfig
@@ -205,11 +206,13 @@ class WriteWindowedFiles(beam.PTransform[Any, Any]):
         file_format: FileFormat,
         counter_prefix: str,
         timing: PaneTiming | None = None,
+        goal: ReadGoal | None = None,
     ) -> None:
         super().__init__()
         self._layout = layout
         self._format = file_format
         self._counter_prefix = counter_prefix
+        self._goal = goal
         self._timing = timing or PaneTiming()
 
     def expand(self, elements: beam.PCollection[Any]) -> Outputs:
@@ -223,7 +226,7 @@ class WriteWindowedFiles(beam.PTransform[Any, Any]):
         delay_seconds = delay_of(windowfn, self._layout.watermark_delay_seconds)
         layout = replace(self._layout, watermark_delay_seconds=delay_seconds)
         parts = elements | "WriteParts" >> beam.ParDo(
-            _WriteParts(layout, self._format)
+            _WriteParts(layout, self._format, self._goal)
         ).with_output_types(tuple[str, PartRef], **{DEAD: DeadLetters}).with_outputs(
             DEAD, main="parts"
         )
@@ -240,12 +243,16 @@ class WriteWindowedFiles(beam.PTransform[Any, Any]):
 class _WriteParts(beam.DoFn):
     """Elements to (key of window and shard, PartRef).
 
-    A part has the smallest timestamp of its elements.
+    A part has the smallest timestamp of its elements. Once the goal is read, each key gets a part
+    without rows, which calls on its pane to fire.
     """
 
-    def __init__(self, layout: FileLayout, file_format: FileFormat) -> None:
+    def __init__(
+        self, layout: FileLayout, file_format: FileFormat, goal: ReadGoal | None = None
+    ) -> None:
         self._layout = layout
         self._format = file_format
+        self._goal = goal
 
     def setup(self) -> None:
         self._parts = self._layout.parts()
@@ -277,9 +284,18 @@ class _WriteParts(beam.DoFn):
                 window=(window.start.micros // 1_000_000, window.end.micros // 1_000_000)
             )
             key = f"{ref.topic}/{ref.shard}/{ref.window[0]}/{ref.window[1]}"
+            if self._goal:
+                note_part(self._goal, self._layout.root, key, ref, window)
             yield WindowedValue((key, ref), part.timestamp, (window,))
         self.start_bundle()
+        yield from self._calls_to_fire()
         count_requests(self._layout.storage)
+
+    def _calls_to_fire(self) -> Iterator[WindowedValue]:
+        if self._goal is None:
+            return
+        for key, (call, window) in take_unfired(self._goal, self._layout.root).items():
+            yield WindowedValue((key, call), window.max_timestamp(), (window,))
 
 
 class _OpenPart:
@@ -299,7 +315,8 @@ class _AssembleFiles(beam.DoFn):
     """(key of window and shard, PartRef) to WrittenFile, one for each pane.
 
     A late or early pane is due some seconds after its first part (see `PaneTiming`). While parts
-    come from a backlog, it is due when no more come: a window would get a file every few seconds.
+    come from a backlog, it is due when no more come: a window would get a file every few seconds. A
+    part without rows makes it due at once.
 
     The state of a key: the parts that wait for the next pane, since when, the index of that pane,
     whether the window has closed, and the offsets in adopted files. The index stays when a pane has
@@ -355,9 +372,13 @@ class _AssembleFiles(beam.DoFn):
         end: Any = beam.DoFn.TimerParam(END),
     ) -> None:
         part = keyed_part[1]
-        parts.add(part)
         now, timing = time.time(), self._timing
         since = waiting_since.read()
+        if not part.rows:
+            if since is not None:
+                due.set(Timestamp.of(now))
+            return
+        parts.add(part)
         if since is None:
             waiting_since.write(now)
             end.set(GlobalWindow().max_timestamp())

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from beam_pipeline.config import BreakerLimits, PaneTiming, Windowing
+from beam_pipeline.config import BreakerLimits, PaneTiming, PartitionEnd, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import ExpiredNote, load_expired_note
@@ -457,6 +457,7 @@ class Supervisor:
             epoch=self.status.epoch,
             covered=self._covered,
             status_file=str(scratch / STATUS_FILE),
+            goal=self._unread_goal(),
         ).write(job_file)
         return ManagedProcess(
             "pipeline",
@@ -468,6 +469,13 @@ class Supervisor:
             ],
             self._log_file("pipeline"),
             env={"TMPDIR": str(scratch)},
+        )
+
+    def _unread_goal(self) -> tuple[PartitionEnd, ...]:
+        return tuple(
+            PartitionEnd(topic, partition, end)
+            for (topic, partition), end in (self._goal or {}).items()
+            if self._starts.get(TopicPartition(topic, partition), 0) < end
         )
 
     def _resume(self, resumed: ResumedEpoch | None) -> str | None:

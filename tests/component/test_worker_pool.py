@@ -81,6 +81,16 @@ def test_what_workers_print_is_in_the_pools_log(pool: ManagedProcess, runner: st
         wait_for(lambda: printed(2), "the last line of the one started again", 20)
 
 
+def test_a_worker_ends_with_its_pool(pool: ManagedProcess, runner: str) -> None:
+    """The runner is gone too, or never answers, so the connection tells the worker nothing."""
+    with ExitStack() as stack:
+        start_worker(pool, runner, stack)
+        wait_for(lambda: "printed" in pool.log_file.read_text(), "the worker's last line", 20)
+        (worker,) = workers(pool)
+        os.kill(pool.pid, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{worker}").exists(), "the worker's end", 20)
+
+
 def test_a_worker_that_dies_before_its_first_call(pool: ManagedProcess, runner: str) -> None:
     with ExitStack() as stack:
         stub = start_worker(pool, runner, stack)

@@ -163,6 +163,19 @@ def test_records_of_every_form_come_side_by_side(
         assert found == headers
 
 
+def test_a_run_with_a_goal_does_not_wait_for_its_panes(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    """The pane of a day would fire after an hour; the topic has a partition that stays empty."""
+    topic = fresh_topic(partitions=3)
+    send(kafka, topic, [*events(30), b"{"], 0)
+    send(kafka, topic, events(30, seed=2), 1)
+    flags = "--window_seconds=86400", "--early_pane_seconds=3600"
+    finished = run.catch_up(kafka, topic, *flags)
+    assert "read 61, valid 60, dead 1, files" in finished.output
+    assert_each_once(run, kafka, topic)
+
+
 def test_a_signal_ends_it_in_time_and_a_second_pipeline_is_refused(
     run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
 ) -> None:

@@ -9,13 +9,15 @@ import org.apache.beam.sdk.transforms.SerializableFunction;
 import org.apache.kafka.clients.consumer.Consumer;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.errors.SerializationException;
 import org.apache.kafka.common.header.Headers;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.Deserializer;
 
 /**
- * Makes consumers whose polls return records of a limited size in all, as they are in memory.
+ * Makes consumers whose polls return records of a limited size in all, as they are in memory, and
+ * which end a reader's turn soon after its last record.
  *
  * <p>{@code max.poll.records} limits their number, and the fetch limits count compressed bytes: 60
  * values of 8 MB that compress well are one fetch and one poll. In: a consumer's properties. Out:
@@ -36,17 +38,34 @@ final class BoundedPolls
   }
 
   private static final class BoundedConsumer extends KafkaConsumer<byte[], byte[]> {
+    private static final Duration QUIET = Duration.ofMillis(200);
+
     private final BoundedValues values;
+    private boolean hasReturnedRecords;
 
     BoundedConsumer(Map<String, Object> properties, BoundedValues values) {
       super(properties, new ByteArrayDeserializer(), values);
       this.values = values;
     }
 
+    /** Begins a turn of KafkaIO's reader on Prism (Beam 2.73, ReadFromKafkaDoFn). */
+    @Override
+    public void seek(TopicPartition partition, long offset) {
+      hasReturnedRecords = false;
+      super.seek(partition, offset);
+    }
+
+    /**
+     * In a turn that has records, waits for more for {@code QUIET} at most. A turn without more
+     * ends, and only then do its records go on; otherwise they would wait for all of the timeout.
+     */
     @Override
     public ConsumerRecords<byte[], byte[]> poll(Duration timeout) {
       values.beginPoll();
-      return super.poll(timeout);
+      boolean isShort = hasReturnedRecords && timeout.compareTo(QUIET) > 0;
+      ConsumerRecords<byte[], byte[]> records = super.poll(isShort ? QUIET : timeout);
+      hasReturnedRecords |= !records.isEmpty();
+      return records;
     }
 
     /** KafkaIO's reader on Flink calls this one (Beam 2.73, KafkaUnboundedReader). */

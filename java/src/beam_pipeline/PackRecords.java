@@ -1,62 +1,28 @@
 package beam_pipeline;
 
-import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
-import java.nio.charset.StandardCharsets;
-import java.util.ArrayList;
-import java.util.Arrays;
-import java.util.BitSet;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.apache.beam.sdk.io.kafka.KafkaRecord;
-import org.apache.beam.sdk.schemas.Schema;
-import org.apache.beam.sdk.schemas.Schema.FieldType;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.transforms.ParDo;
-import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
 import org.apache.beam.sdk.transforms.windowing.GlobalWindow;
 import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.Row;
-import org.apache.kafka.common.header.Header;
-import org.apache.kafka.common.header.Headers;
 import org.joda.time.Duration;
 import org.joda.time.Instant;
 
 /**
- * KafkaIO's records to packs of them, before they leave Java.
+ * KafkaIO's records to {@link Pack}s of them, before they leave Java, where KafkaIO is a splittable
+ * DoFn (on Prism).
  *
- * <p>An element costs the runner and Python's worker many times what a record's bytes cost them, so
- * records cross by thousands. In: KafkaIO's records, in the global window. Out: a row for the
- * records of one partition and timestamp type, in order, its fields laid out as Arrow's buffers are
- * (little-endian; ends begin with a zero; bit i of {@code valid} is record i), so that Python need
- * not look at them one by one. A pack has the timestamp of its earliest record, and no bundle's
- * records wait for another's.
+ * <p>In: KafkaIO's records, in the global window. Out: a row of {@link Pack#PACKS} with one pack,
+ * which has the timestamp of its earliest record. No bundle's records wait for another's.
  */
 final class PackRecords
     extends PTransform<PCollection<KafkaRecord<byte[], byte[]>>, PCollection<Row>> {
-  private static final Schema BINARIES =
-      Schema.builder()
-          .addByteArrayField("ends") // int32, one more than there are values
-          .addByteArrayField("data")
-          .addByteArrayField("valid") // a bitmap; empty where no value is null
-          .build();
-
-  private static final Schema PACK =
-      Schema.builder()
-          .addStringField("topic")
-          .addInt32Field("partition")
-          .addInt32Field("timestamp_type")
-          .addByteArrayField("offsets") // int64
-          .addByteArrayField("timestamps") // int64, milliseconds
-          .addField("keys", FieldType.row(BINARIES))
-          .addField("values", FieldType.row(BINARIES))
-          .addByteArrayField("header_ends") // int32, into the next two
-          .addField("header_keys", FieldType.row(BINARIES))
-          .addField("header_values", FieldType.row(BINARIES))
-          .build();
-
   private final long maxRecords;
   private final long maxBytes;
 
@@ -68,7 +34,7 @@ final class PackRecords
 
   @Override
   public PCollection<Row> expand(PCollection<KafkaRecord<byte[], byte[]>> records) {
-    return records.apply(ParDo.of(new PackFn(maxRecords, maxBytes))).setRowSchema(PACK);
+    return records.apply(ParDo.of(new PackFn(maxRecords, maxBytes))).setRowSchema(Pack.PACKS);
   }
 
   private static final class PackFn extends DoFn<KafkaRecord<byte[], byte[]>, Row> {
@@ -96,132 +62,21 @@ final class PackRecords
         @Element KafkaRecord<byte[], byte[]> record,
         @Timestamp Instant timestamp,
         OutputReceiver<Row> output) {
-      List<Object> source =
-          Arrays.asList(record.getTopic(), record.getPartition(), record.getTimestampType().id);
-      Pack pack = open.computeIfAbsent(source, unused -> new Pack());
+      Pack pack = open.computeIfAbsent(Pack.sourceOf(record), Pack::new);
       pack.add(record, timestamp);
-      if (pack.records >= maxRecords || pack.bytes() >= maxBytes) {
-        open.remove(source);
-        output.outputWithTimestamp(pack.toRow(source), pack.earliest);
+      if (pack.records() >= maxRecords || pack.bytes() >= maxBytes) {
+        open.remove(pack.source());
+        output.outputWithTimestamp(Pack.toRow(Collections.singleton(pack)), pack.earliest());
       }
     }
 
     @FinishBundle
     public void finishBundle(FinishBundleContext context) {
-      open.forEach(
-          (source, pack) ->
-              context.output(pack.toRow(source), pack.earliest, GlobalWindow.INSTANCE));
+      for (Pack pack : open.values()) {
+        Row packs = Pack.toRow(Collections.singleton(pack));
+        context.output(packs, pack.earliest(), GlobalWindow.INSTANCE);
+      }
       open = null;
-    }
-  }
-
-  private static final class Pack {
-    int records;
-    Instant earliest = BoundedWindow.TIMESTAMP_MAX_VALUE;
-    private final Numbers offsets = new Numbers();
-    private final Numbers timestamps = new Numbers();
-    private final Binaries keys = new Binaries();
-    private final Binaries values = new Binaries();
-    private final Numbers headerEnds = new Numbers().addInt(0);
-    private final Binaries headerKeys = new Binaries();
-    private final Binaries headerValues = new Binaries();
-
-    void add(KafkaRecord<byte[], byte[]> record, Instant timestamp) {
-      records++;
-      if (timestamp.isBefore(earliest)) {
-        earliest = timestamp;
-      }
-      offsets.addLong(record.getOffset());
-      timestamps.addLong(record.getTimestamp());
-      keys.add(record.getKV().getKey());
-      values.add(record.getKV().getValue());
-      Headers headers = record.getHeaders();
-      if (headers != null) {
-        for (Header header : headers) {
-          headerKeys.add(header.key().getBytes(StandardCharsets.UTF_8));
-          headerValues.add(header.value());
-        }
-      }
-      headerEnds.addInt(headerKeys.count);
-    }
-
-    long bytes() {
-      return keys.bytes + values.bytes + headerKeys.bytes + headerValues.bytes;
-    }
-
-    Row toRow(List<Object> source) {
-      return Row.withSchema(PACK)
-          .attachValues(
-              source.get(0),
-              source.get(1),
-              source.get(2),
-              offsets.toBytes(),
-              timestamps.toBytes(),
-              keys.toRow(),
-              values.toRow(),
-              headerEnds.toBytes(),
-              headerKeys.toRow(),
-              headerValues.toRow());
-    }
-  }
-
-  /** Holds the values themselves until they are put together: large ones are copied once. */
-  private static final class Binaries {
-    int count;
-    long bytes;
-    private final List<byte[]> values = new ArrayList<>();
-    private final Numbers ends = new Numbers().addInt(0);
-    private final BitSet valid = new BitSet();
-
-    void add(byte[] value) {
-      if (value != null) {
-        valid.set(count);
-        values.add(value);
-        bytes += value.length;
-      }
-      count++;
-      ends.addInt(Math.toIntExact(bytes));
-    }
-
-    Row toRow() {
-      byte[] bitmap = new byte[0];
-      if (valid.cardinality() < count) {
-        bitmap = Arrays.copyOf(valid.toByteArray(), (count + 7) / 8);
-      }
-      ByteBuffer data = ByteBuffer.allocate(Math.toIntExact(bytes));
-      values.forEach(data::put);
-      values.clear();
-      return Row.withSchema(BINARIES).attachValues(ends.toBytes(), data.array(), bitmap);
-    }
-  }
-
-  private static final class Numbers {
-    private ByteBuffer buffer = allocate(256);
-
-    Numbers addLong(long number) {
-      room(Long.BYTES).putLong(number);
-      return this;
-    }
-
-    Numbers addInt(int number) {
-      room(Integer.BYTES).putInt(number);
-      return this;
-    }
-
-    byte[] toBytes() {
-      return Arrays.copyOf(buffer.array(), buffer.position());
-    }
-
-    private ByteBuffer room(int bytes) {
-      if (buffer.remaining() < bytes) {
-        buffer.flip();
-        buffer = allocate(2 * buffer.capacity()).put(buffer);
-      }
-      return buffer;
-    }
-
-    private static ByteBuffer allocate(int bytes) {
-      return ByteBuffer.allocate(bytes).order(ByteOrder.LITTLE_ENDIAN);
     }
   }
 }

@@ -6,7 +6,10 @@ import java.util.List;
 import java.util.Map;
 import org.apache.beam.sdk.coders.ByteArrayCoder;
 import org.apache.beam.sdk.coders.NullableCoder;
+import org.apache.beam.sdk.io.Read;
 import org.apache.beam.sdk.io.kafka.KafkaIO;
+import org.apache.beam.sdk.io.kafka.RecordSources;
+import org.apache.beam.sdk.options.ExperimentalOptions;
 import org.apache.beam.sdk.transforms.PTransform;
 import org.apache.beam.sdk.values.PBegin;
 import org.apache.beam.sdk.values.PCollection;
@@ -15,7 +18,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.joda.time.Duration;
 
 /**
- * Reads Kafka topics with KafkaIO (Beam 2.73) and packs their records; see {@link PackRecords}.
+ * Reads Kafka topics with KafkaIO (Beam 2.73) and packs their records; see {@link Pack}.
  *
  * <p>Starts at the group's committed offsets and commits nothing. The elements are in the global
  * window.
@@ -61,6 +64,14 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
 
   @Override
   public PCollection<Row> expand(PBegin begin) {
+    boolean isReadByRunner =
+        ExperimentalOptions.hasExperiment(
+            begin.getPipeline().getOptions(), "use_deprecated_read");
+    if (isReadByRunner) {
+      // A consumer of several partitions has one fetch at a broker at a time. A fetch for those at
+      // their end holds up the one for a partition that has records, for Kafka's default of 500 ms.
+      settings.consumerConfig.putIfAbsent("fetch.max.wait.ms", "100");
+    }
     NullableCoder<byte[]> bytes = NullableCoder.of(ByteArrayCoder.of());
     KafkaIO.Read<byte[], byte[]> read =
         KafkaIO.<byte[], byte[]>read()
@@ -80,6 +91,12 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
       read =
           read.withTimestampPolicyFactory(
               new BoundedDisorder.Factory(settings.createTimeTopics, maxOutOfOrder));
+    }
+    if (isReadByRunner && !settings.plainSource) {
+      return begin.apply(
+          Read.from(
+              new PackedSource(
+                  RecordSources.of(read), settings.maxPackRecords, settings.maxPackBytes)));
     }
     return begin
         .apply(read)

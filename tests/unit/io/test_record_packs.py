@@ -17,7 +17,7 @@ from beam_pipeline.schemas.contract import RECORD_SCHEMA
 
 
 class Binaries(NamedTuple):
-    """Of PackRecords.java: ends, data and a bitmap, which is empty where nothing is null."""
+    """Of Pack.java: ends, data and a bitmap, which is empty where nothing is null."""
 
     ends: bytes
     data: bytes
@@ -25,7 +25,7 @@ class Binaries(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """A row of PackRecords.java."""
+    """A row of Pack.java."""
 
     topic: str
     partition: int
