@@ -147,6 +147,10 @@ class BreakerLimits:
     window_seconds: float
 
 
+TURN_WAIT_MS = 2_000
+"""How long KafkaIO's reader on Prism waits for records of a partition (Beam 2.73)."""
+
+
 @dataclass(frozen=True)
 class IngestConfig:
     """Everything that `build_pipeline` needs, checked. Transforms take plain values out of it."""
@@ -177,3 +181,4 @@ class IngestConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     parts_dir: str | None = None
     goal: ReadGoal | None = None
+    turn_wait_ms: int = TURN_WAIT_MS

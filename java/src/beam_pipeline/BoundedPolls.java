@@ -26,26 +26,34 @@ import org.apache.kafka.common.serialization.Deserializer;
 final class BoundedPolls
     implements SerializableFunction<Map<String, Object>, Consumer<byte[], byte[]>> {
   private final long maxBytes;
+  private final long maxWaitMs;
 
-  /** A poll ends with the record that brings keys and values to {@code maxBytes}. */
-  BoundedPolls(long maxBytes) {
+  /**
+   * A poll ends with the record that brings keys and values to {@code maxBytes}, and waits for a
+   * first record for {@code maxWaitMs} at most.
+   */
+  BoundedPolls(long maxBytes, long maxWaitMs) {
     this.maxBytes = maxBytes;
+    this.maxWaitMs = maxWaitMs;
   }
 
   @Override
   public Consumer<byte[], byte[]> apply(Map<String, Object> properties) {
-    return new BoundedConsumer(properties, new BoundedValues(maxBytes));
+    return new BoundedConsumer(
+        properties, new BoundedValues(maxBytes), Duration.ofMillis(maxWaitMs));
   }
 
   private static final class BoundedConsumer extends KafkaConsumer<byte[], byte[]> {
     private static final Duration QUIET = Duration.ofMillis(200);
 
     private final BoundedValues values;
+    private final Duration maxWait;
     private boolean hasReturnedRecords;
 
-    BoundedConsumer(Map<String, Object> properties, BoundedValues values) {
+    BoundedConsumer(Map<String, Object> properties, BoundedValues values, Duration maxWait) {
       super(properties, new ByteArrayDeserializer(), values);
       this.values = values;
+      this.maxWait = maxWait;
     }
 
     /** Begins a turn of KafkaIO's reader on Prism (Beam 2.73, ReadFromKafkaDoFn). */
@@ -62,8 +70,9 @@ final class BoundedPolls
     @Override
     public ConsumerRecords<byte[], byte[]> poll(Duration timeout) {
       values.beginPoll();
-      boolean isShort = hasReturnedRecords && timeout.compareTo(QUIET) > 0;
-      ConsumerRecords<byte[], byte[]> records = super.poll(isShort ? QUIET : timeout);
+      Duration limit = hasReturnedRecords ? QUIET : maxWait;
+      ConsumerRecords<byte[], byte[]> records =
+          super.poll(timeout.compareTo(limit) < 0 ? timeout : limit);
       hasReturnedRecords |= !records.isEmpty();
       return records;
     }
