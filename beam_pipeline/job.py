@@ -33,7 +33,7 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, 
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from beam_pipeline.config import TURN_WAIT_MS, IngestConfig
+from beam_pipeline.config import IngestConfig
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.admin import create_time_topics, partition_counts
@@ -49,7 +49,6 @@ from beam_pipeline.worker_start import tune_garbage_collector
 
 STATUS_INTERVAL_SECONDS = 0.5
 PARTITIONS_AT_A_TIME = 16
-LEAST_TURN_WAIT_MS = 100
 ENDPOINT_TIMEOUT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
@@ -133,10 +132,11 @@ def with_create_time_topics(config: IngestConfig) -> IngestConfig:
 
 
 def with_fair_turns(config: IngestConfig) -> IngestConfig:
-    """Return the settings with how long the reader waits at a partition that has no record.
+    """Return the settings with how long a turn of the reader at a partition takes.
 
-    Prism reads `PARTITIONS_AT_A_TIME`. Of more partitions each waits for those before it, so they
-    share the wait: the turns of all come round in the same time.
+    Prism reads `PARTITIONS_AT_A_TIME`. Of more partitions each waits for those before it, so turns
+    are shorter and come round in the same time. One without a record is shorter still: many idle
+    partitions must not hold up a busy one.
 
     Raises:
       EnvironmentFailure: the cluster refused.
@@ -144,7 +144,7 @@ def with_fair_turns(config: IngestConfig) -> IngestConfig:
     connection = KafkaConnection.of_java(config.client_properties)
     partitions = sum(partition_counts(connection, config.input_topics).values())
     rounds = max(1.0, partitions / PARTITIONS_AT_A_TIME)
-    return replace(config, turn_wait_ms=max(LEAST_TURN_WAIT_MS, int(TURN_WAIT_MS / rounds)))
+    return replace(config, turns=config.turns.shared_by(rounds))
 
 
 def loopback_pool(options: PipelineOptions) -> WorkerPool | None:

@@ -56,6 +56,9 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
 
     /** How long a turn of a partition waits for its first record. */
     public long maxWaitMs;
+
+    /** How long a turn with records goes on. */
+    public long maxTurnMs;
   }
 
   /**
@@ -84,7 +87,7 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
             .withTopics(settings.topics);
     if (!settings.plainSource) {
       read = read.withConsumerFactoryFn(
-              new BoundedPolls(settings.maxPackBytes, settings.maxWaitMs));
+              new BoundedPolls(settings.maxPackBytes, settings.maxWaitMs, settings.maxTurnMs));
     }
     if (!settings.followTimestamps) {
       read = read.withProcessingTime();
