@@ -148,6 +148,33 @@ class BreakerLimits:
 
 
 @dataclass(frozen=True)
+class Turns:
+    """How long a turn of KafkaIO's reader on Prism takes at one partition, in milliseconds.
+
+    Attributes:
+      wait_ms: how long it waits for a first record; KafkaIO's own limit is 2 s (Beam 2.73).
+      read_ms: how long a turn with records goes on.
+    """
+
+    wait_ms: int = 2_000
+    read_ms: int = 2_000
+
+    def shared_by(self, rounds: float) -> Turns:
+        """Return the turns where so many rounds of partitions take turns.
+
+        >>> Turns().shared_by(1), Turns().shared_by(4)
+        (Turns(wait_ms=2000, read_ms=2000), Turns(wait_ms=250, read_ms=500))
+        """
+        return Turns(
+            max(_LEAST_WAIT_MS, int(self.wait_ms / rounds**1.5)),
+            max(_LEAST_TURN_MS, int(self.read_ms / rounds)),
+        )
+
+
+_LEAST_WAIT_MS, _LEAST_TURN_MS = 50, 200
+
+
+@dataclass(frozen=True)
 class IngestConfig:
     """Everything that `build_pipeline` needs, checked. Transforms take plain values out of it."""
 
@@ -177,3 +204,4 @@ class IngestConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     parts_dir: str | None = None
     goal: ReadGoal | None = None
+    turns: Turns = Turns()

@@ -36,7 +36,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 from beam_pipeline.config import IngestConfig
 from beam_pipeline.errors import EnvironmentFailure, PipelineError
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
-from beam_pipeline.kafka.admin import create_time_topics
+from beam_pipeline.kafka.admin import create_time_topics, partition_counts
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.landed_columns import landed_columns
 from beam_pipeline.options import IngestOptions
@@ -48,6 +48,7 @@ from beam_pipeline.worker_pool import WorkerPool
 from beam_pipeline.worker_start import tune_garbage_collector
 
 STATUS_INTERVAL_SECONDS = 0.5
+PARTITIONS_AT_A_TIME = 16
 ENDPOINT_TIMEOUT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = with_kernel(config)
         config = with_readers(config, options.view_as(PortableOptions))
         config = with_create_time_topics(config)
+        config = with_fair_turns(config)
         await_endpoints(config.expansion_service, options.view_as(PortableOptions).job_endpoint)
         pipeline = beam.Pipeline(options=options)
         build_pipeline(pipeline, config)
@@ -127,6 +129,22 @@ def with_create_time_topics(config: IngestConfig) -> IngestConfig:
     connection = KafkaConnection.of_java(config.client_properties)
     topics = create_time_topics(connection, config.input_topics)
     return replace(config, create_time=replace(config.create_time, topics=topics))
+
+
+def with_fair_turns(config: IngestConfig) -> IngestConfig:
+    """Return the settings with how long a turn of the reader at a partition takes.
+
+    Prism reads `PARTITIONS_AT_A_TIME`. Of more partitions each waits for those before it, so turns
+    are shorter and come round in the same time. One without a record is shorter still: many idle
+    partitions must not hold up a busy one.
+
+    Raises:
+      EnvironmentFailure: the cluster refused.
+    """
+    connection = KafkaConnection.of_java(config.client_properties)
+    partitions = sum(partition_counts(connection, config.input_topics).values())
+    rounds = max(1.0, partitions / PARTITIONS_AT_A_TIME)
+    return replace(config, turns=config.turns.shared_by(rounds))
 
 
 def loopback_pool(options: PipelineOptions) -> WorkerPool | None:

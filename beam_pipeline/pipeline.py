@@ -40,6 +40,7 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
         config.create_time,
         config.plain_source,
         config.goal,
+        config.turns,
     )
     landed = _land(records, config)
     _ = landed.letter_files | "PublishDeadLetters" >> PublishDeadLetterFiles(

@@ -37,6 +37,7 @@ def end_with_pool(pool_pid: int) -> None:
     kernel's death signal is no help: it comes when the thread of the pool ends that began the
     process.
     """
+
     def watch() -> None:
         while os.getppid() == pool_pid:
             time.sleep(_LOOK_SECONDS)

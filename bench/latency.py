@@ -37,9 +37,8 @@ from beam_pipeline.runtime.programs.java import fetch_jars, find_java
 from beam_pipeline.runtime.programs.progress import SetupProgress
 from bench.landing import machine
 
-TOPIC = "latency"
+TOPIC, IDLE_TOPIC = "latency", "idle"
 FILES = "out/dt=*/hour=*/*.parquet"
-PARTITIONS = 4
 WARM_UP_EVENTS = 100
 SETTLE_SECONDS = 120.0
 STOP_SECONDS = 15.0
@@ -156,6 +155,8 @@ def _parse_flags() -> argparse.Namespace:
         ("--window_seconds", int, 5, "length of a window"),
         ("--watermark_delay_seconds", int, 2, "the pipeline's flag of that name"),
         ("--num_shards", int, 1, "files per window"),
+        ("--partitions", int, 4, "partitions that get events"),
+        ("--idle_partitions", int, 0, "partitions of another topic, which gets none"),
     ]
     for name, kind, default, text in flags:
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default: {default:g})")
@@ -187,7 +188,10 @@ def _measure(args: argparse.Namespace, directory: Path) -> tuple[float, float, b
     )
     with Console(stderr=True).status("starting Kafka") as status, broker:
         config = {"message.timestamp.type": "LogAppendTime"}
-        create_topics(broker.connection, [TopicSpec(TOPIC, PARTITIONS, config)])
+        topics = [TopicSpec(TOPIC, args.partitions, config)]
+        if args.idle_partitions:
+            topics.append(TopicSpec(IDLE_TOPIC, args.idle_partitions, config))
+        create_topics(broker.connection, topics)
         bench = _Bench(args, directory, broker.bootstrap)
         status.update("starting the pipeline")
         with bench.pipeline() as pipeline:
@@ -208,6 +212,10 @@ def _measure(args: argparse.Namespace, directory: Path) -> tuple[float, float, b
         return started, ended, bench.reconcile()
 
 
+def _topics(args: argparse.Namespace) -> str:
+    return f"{TOPIC},{IDLE_TOPIC}" if args.idle_partitions else TOPIC
+
+
 class _Bench:
     """The project's commands on one broker and one directory."""
 
@@ -220,7 +228,7 @@ class _Bench:
         """Start the pipeline."""
         args = self._args
         command = self._command(
-            *("run", f"--engine={args.engine}", f"--input_topics={TOPIC}", *self._files()),
+            *("run", f"--engine={args.engine}", f"--input_topics={_topics(args)}", *self._files()),
             f"--window_seconds={args.window_seconds}",
             f"--watermark_delay_seconds={args.watermark_delay_seconds}",
             f"--num_shards={args.num_shards}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from beam_pipeline.errors import EnvironmentFailure
@@ -58,12 +58,19 @@ class FakeEngine:
 
 
 class FakeSource:
-    """One partition of a log that begins at offset 0 and has a record at each offset."""
+    """Logs that begin at offset 0 and have a record at each offset.
+
+    Attributes:
+      partitions: those that there are now; one of `orders` at first.
+      names: the topics of the cluster.
+    """
 
     def __init__(self, reachable: Iterable[bool] = ()) -> None:
         """`reachable` is what `is_reachable` returns, one after another; then True."""
         self.reachable = list(reachable)
         self.log_begins = 0
+        self.partitions = [ORDERS]
+        self.names = ["orders"]
         self.group_offsets: list[Ends] = []
         self.asked: Counter[str] = Counter()
         self.resume_errors: list[EnvironmentFailure] = []
@@ -75,12 +82,23 @@ class FakeSource:
     def find_resume_point(self, ledger: Ledger) -> ResumePoint:
         if self.resume_errors:
             raise self.resume_errors.pop(0)
-        start = ledger.covered.prefix_end(*ORDERS, self.log_begins)
-        return ResumePoint({ORDERS: start}, {ORDERS: self.log_begins})
+        starts = {key: ledger.covered.prefix_end(*key, self.log_begins) for key in self.partitions}
+        return ResumePoint(starts, self._log_starts())
 
     def log_starts(self) -> dict[TopicPartition, int]:
         self.asked["log_starts"] += 1
-        return {ORDERS: self.log_begins}
+        return self._log_starts()
+
+    def _log_starts(self) -> dict[TopicPartition, int]:
+        return dict.fromkeys(self.partitions, self.log_begins)
+
+    def with_topics(self, topics: Sequence[str]) -> FakeSource:
+        known = {key.topic for key in self.partitions}
+        self.partitions = [
+            *(key for key in self.partitions if key.topic in topics),
+            *(TopicPartition(topic, 0) for topic in topics if topic not in known),
+        ]
+        return self
 
     def set_group_offsets(self, starts: Ends) -> None:
         self.group_offsets.append(dict(starts))

@@ -13,6 +13,7 @@ from beam_pipeline import resources
 from beam_pipeline.commands.launch import directories_of
 from beam_pipeline.errors import PipelineError
 from beam_pipeline.runtime import preflight
+from beam_pipeline.runtime.discovery import with_matching_topics
 from beam_pipeline.runtime.preflight import Check
 from beam_pipeline.settings.config import (
     EngineSettings,
@@ -114,6 +115,11 @@ def look(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Finding
     finding = _finding_of(preflight.broker_check(settings))
     yield finding
     if finding.state == RED:
+        return
+    try:
+        settings = with_matching_topics(settings)
+    except PipelineError as error:
+        yield Finding("topics", RED, str(error))
         return
     good_topics = []
     for topic, check in preflight.topic_checks(settings).items():

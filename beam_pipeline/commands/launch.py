@@ -167,6 +167,7 @@ class Launch:
             detach=self.engine.detach,
             dead_letter_topic_timeout_seconds=self.supervision.dead_letter_topic_timeout_seconds,
             accept_expired=self.supervision.accept_expired,
+            discovery_interval_seconds=self.supervision.discovery_interval_seconds,
         )
         end_earlier_jobs(output_dir)
         if self.engine.on_flink:

@@ -23,6 +23,7 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.records import COERCED
 from beam_pipeline.runtime import preflight
+from beam_pipeline.runtime.discovery import with_matching_topics
 from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.log_watch import expired_text, waiting_text
 from beam_pipeline.runtime.resume import ends_of
@@ -100,23 +101,24 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     if until_caught_up and args.early_pane_seconds is None:
         values["early_pane_seconds"] = CAUGHT_UP_EARLY_PANE_SECONDS
     settings, engine = pipeline_settings(values), engine_settings(values)
-    settings = with_parts_dir(settings, engine)
+    settings = with_matching_topics(with_parts_dir(settings, engine))
     supervision = supervision_settings(values)
     stop = stop_on_signals()
     launch = Launch(settings, engine, supervision, beam_flags, logs_in(args.log_dir), Console())
     launch.check()
     preflight.prepare(settings)
     connection, topics = settings.connection(), settings.topics()
+    title = settings.input_topic_pattern or ", ".join(topics)
     with ExitStack() as stack:
         supervisor = launch.supervisor(connection, stack)
         if until_caught_up:
             supervisor.set_goal(ends_of(connection, topics))
         launch.say(
-            f"writing {', '.join(topics)} from {connection.bootstrap_servers} to "
+            f"writing {title} from {connection.bootstrap_servers} to "
             f"{settings.output_dir}, dead letters to {settings.dead_letter_dir} "
             f"(log: {launch.logs.file('pipeline')})"
         )
-        with launch.view(", ".join(topics), connection) as view:
+        with launch.view(title, connection) as view:
             caught_up = supervisor.run(stop, view.show)
         if engine.detach and caught_up:
             launch.say(_detached_text(settings))

@@ -15,7 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipeline.config import CreateTimeTopics, ReadGoal
+from beam_pipeline.config import CreateTimeTopics, ReadGoal, Turns
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.read_goal import note_read
 from beam_pipeline.records import (
@@ -52,6 +52,7 @@ class ReadRecords(beam.PTransform[Any, Any]):
       plain_source: whether to use no class of this project's in the source, for a Flink cluster
         that lacks its jar. Then the bytes of a poll have no limit.
       goal: what the run reads, for the sinks (`read_goal`).
+      turns: how long the reader on Prism takes at one partition.
 
     Raises:
       UsageError: there are topics with producers' timestamps, and Beam's own expansion service or
@@ -68,8 +69,10 @@ class ReadRecords(beam.PTransform[Any, Any]):
         create_time: CreateTimeTopics | None = None,
         plain_source: bool = False,
         goal: ReadGoal | None = None,
+        turns: Turns | None = None,
     ) -> None:
         super().__init__()
+        self._turns = turns or Turns()
         self._create_time = create_time or CreateTimeTopics()
         self._plain_source = plain_source
         self._goal = goal
@@ -116,6 +119,8 @@ class ReadRecords(beam.PTransform[Any, Any]):
             "maxOutOfOrderMs": self._create_time.max_out_of_order_seconds * 1000,
             "maxPackRecords": MAX_BATCH_RECORDS,
             "maxPackBytes": MAX_PACK_BYTES,
+            "maxWaitMs": self._turns.wait_ms,
+            "maxTurnMs": self._turns.read_ms,
         }
 
     def _read_with_beams_own(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Any]:

@@ -211,6 +211,18 @@ def create_time_topics(connection: KafkaConnection, names: Iterable[str]) -> tup
     )
 
 
+def topic_names(connection: KafkaConnection, timeout_seconds: float = 2.0) -> list[str]:
+    """Return the names of all topics that the client may see; asks once.
+
+    Raises:
+        EnvironmentFailure: the cluster did not answer in time, or refused.
+    """
+    try:
+        return sorted(_admin(connection).list_topics(timeout=timeout_seconds).topics)
+    except KafkaException as error:
+        raise _failure("names of topics", error) from None
+
+
 def partition_counts(connection: KafkaConnection, names: Iterable[str]) -> dict[str, int]:
     """Return the number of partitions of each topic; leave out topics that don't exist.
 

@@ -69,15 +69,25 @@ class LogWatch:
     is no loss of this pipeline.
     """
 
-    def __init__(self, note: ExpiredNote, grace_seconds: float, *, accept: bool = False) -> None:
+    def __init__(
+        self,
+        note: ExpiredNote,
+        grace_seconds: float,
+        *,
+        accept: bool = False,
+        tells_of_added: bool = True,
+    ) -> None:
         """Args:
         note: what earlier runs noted; it is changed, and saved by the caller.
         grace_seconds: how long a record may be on its way (`landing_seconds`).
         accept: whether losses are accepted (`--accept_expired`).
+        tells_of_added: whether partitions that were added wait for the next start, so that the
+          user must know.
         """
         self.note = note
         self._grace_seconds = grace_seconds
         self._accept = accept
+        self._tells_of_added = tells_of_added
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._first_starts: dict[TopicPartition, int] = {}
         self._waiting: set[TopicPartition] = set()
@@ -148,7 +158,8 @@ class LogWatch:
             partition.candidates_since = now
         added = sorted(log_starts.keys() - self._partitions.keys() - self._waiting)
         self._waiting.update(added)
-        return [*self._confirm(found), *_notices_of_added(added)]
+        notices = _notices_of_added(added) if self._tells_of_added else []
+        return [*self._confirm(found), *notices]
 
     def finish(self, log_starts: Mapping[TopicPartition, int], ledger: Ledger) -> list[str]:
         """End the last epoch, whose job is over; return notices.

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -143,6 +143,16 @@ def prepare(settings: PipelineSettings) -> None:
     make_dead_letter_topics(
         settings.connection(), settings.topics(), settings.dead_letter_topic_suffix
     )
+
+
+def admit_topic(settings: PipelineSettings, topic: str) -> None:
+    """Check a topic that came while the pipeline runs, and make its dead-letter topic.
+
+    Raises:
+      UsageError, EnvironmentFailure: it can't be read.
+    """
+    _look_at_topic(replace(settings, input_topics=(*settings.input_topics, topic)), topic)
+    make_dead_letter_topics(settings.connection(), (topic,), settings.dead_letter_topic_suffix)
 
 
 def check_writable(directory: Path, flag: str, *, private: bool = False) -> None:

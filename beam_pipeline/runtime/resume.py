@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pyroaring import BitMap64
@@ -62,6 +62,9 @@ class Source(Protocol):
     def log_starts(self) -> dict[TopicPartition, int]:
         """Return the first offset of each partition that there is now."""
 
+    def with_topics(self, topics: Sequence[str]) -> Source:
+        """Return the source with other topics."""
+
 
 @dataclass(frozen=True)
 class KafkaSource:
@@ -89,6 +92,9 @@ class KafkaSource:
 
     def log_starts(self) -> dict[TopicPartition, int]:
         return log_starts(self.connection, self.topics, _LOG_STARTS_SECONDS)
+
+    def with_topics(self, topics: Sequence[str]) -> KafkaSource:
+        return replace(self, topics=topics)
 
 
 def find_resume_point(

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
@@ -32,6 +32,7 @@ from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.broker_watch import BrokerWatch
+from beam_pipeline.runtime.discovery import Admit, Discovery, NamesOf, names_of
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.held_columns import note_columns
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
@@ -43,6 +44,7 @@ from beam_pipeline.runtime.log_watch import (
     landing_seconds,
 )
 from beam_pipeline.runtime.outbox import Outbox, Unsent
+from beam_pipeline.runtime.preflight import admit_topic
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
@@ -92,7 +94,7 @@ class RunStatus:
       broker_away_since: since when no broker has answered; None while one answers.
       storage_away_since: since when an object store has not answered; None while all answer.
       expired: how many records expired unread, at most, and are not accepted.
-      waiting: the partitions that were added to topics, and wait for the next start.
+      waiting: the partitions that were added to topics, and wait for the next epoch.
     """
 
     state: str = "starting"
@@ -131,6 +133,7 @@ class RunPlan:
     detach: bool = False
     dead_letter_topic_timeout_seconds: float = 60.0
     accept_expired: bool = False
+    discovery_interval_seconds: float = 0.0
 
     @property
     def output_dir(self) -> StoredPath:
@@ -185,6 +188,8 @@ class Supervisor:
         on_submit: Callable[[ResumedEpoch], None] = lambda epoch: None,
         kept_epoch: Callable[[], str] = lambda: "",
         source: Source | None = None,
+        names: NamesOf | None = None,
+        admit: Admit = admit_topic,
         outbox: Outbox | None = None,
         restart_limits: RestartLimits | None = None,
         job_command: Sequence[str] = JOB_COMMAND,
@@ -200,6 +205,8 @@ class Supervisor:
           on_submit: called before each job is submitted.
           kept_epoch: called at the end; returns the epoch whose parts stay, for a savepoint of it.
           source: the topics; by default those of the plan.
+          names: the names of all topics; by default those of the plan's cluster.
+          admit: prepares to read a topic that has come.
           outbox: the dead-letter files that go to their topic; by default those of the plan.
           restart_limits: by default `max_restarts` of the plan with the usual backoff.
           job_command: the program that submits the job.
@@ -215,6 +222,12 @@ class Supervisor:
         self._log_file = log_file
         self._leases = leases
         self._source = source or plan.source
+        interval_seconds = plan.discovery_interval_seconds
+        self._discovery = Discovery(
+            plan.settings, interval_seconds, names or names_of(plan.connection), admit
+        )
+        self._look_seconds = min(LOOK_SECONDS, interval_seconds or LOOK_SECONDS)
+        self._change: str | None = None
         self._outbox = outbox or Outbox(
             plan.outbox_settings, self.status.notices.append, log_file("dead-letters")
         )
@@ -240,6 +253,7 @@ class Supervisor:
                 plan.settings.max_out_of_order_seconds,
             ),
             accept=plan.accept_expired,
+            tells_of_added=not self._discovery.is_on,
         )
         self._has_expired_note = False
         self._next_look = 0.0
@@ -314,6 +328,9 @@ class Supervisor:
             started = time.monotonic()
             resumed, self._resumed = self._resumed, None
             failure = self._run_epoch(stop, on_tick, resumed)
+            if failure is None and self._change is not None and not stop.is_set():
+                self._prepare_new_epoch(self._change)
+                continue
             if failure is None:
                 return not stop.is_set()
             ran_seconds = time.monotonic() - started
@@ -337,6 +354,12 @@ class Supervisor:
             self._await(self._storage_answers, "waiting for the object store", stop, on_tick)
             if stop.is_set():
                 return False
+
+    def _prepare_new_epoch(self, change: str) -> None:
+        """Go on after an epoch that was ended because topics or partitions have changed."""
+        self._change = None
+        self.status.state = "restarting"
+        self.status.notices.append(f"a new epoch begins: {change}")
 
     def _full_directories(self) -> Iterator[str]:
         """Yield a line for each directory of the run whose file system is full."""
@@ -496,6 +519,8 @@ class Supervisor:
         return None
 
     def _find_starts(self, resumed: ResumedEpoch | None) -> None:
+        if not resumed:  # a checkpoint knows the partitions that it began with
+            self._take_topics()
         self._ledger = self._new_ledger()
         self._ledger.load_snapshot()
         if resumed:
@@ -510,7 +535,7 @@ class Supervisor:
         self._starts = self.status.starts = point.starts
         self.status.covered = self._ledger.covered
         now = time.monotonic()
-        self._next_look = now + LOOK_SECONDS
+        self._next_look = now + self._look_seconds
         self._take_notices(
             self._log_watch.begin(
                 point.starts, point.log_starts, self._ledger, is_restored=bool(resumed), now=now
@@ -521,6 +546,29 @@ class Supervisor:
             return
         self._source.set_group_offsets(self._starts)
         self._covered = self._ledger.covered.beyond(self._starts).to_json()
+
+    def _take_topics(self) -> None:
+        """Take the topics that there are now into the plan; what is gone is no goal any more.
+
+        Raises:
+          EnvironmentFailure: the cluster did not answer, or no topic is left.
+        """
+        try:
+            self._discovery.begin_epoch(time.monotonic())
+        finally:
+            self._take_discovery_notices()
+        settings = self._discovery.settings
+        topics = settings.input_topics
+        if topics == self._plan.settings.input_topics:
+            return
+        self._plan = replace(self._plan, settings=settings)
+        self._source = self._source.with_topics(topics)
+        if self._goal is not None:
+            self._goal = {key: end for key, end in self._goal.items() if key.topic in topics}
+
+    def _take_discovery_notices(self) -> None:
+        self.status.notices += self._discovery.notices
+        self._discovery.notices.clear()
 
     def _new_ledger(self) -> Ledger:
         return Ledger(*self._roots, partition_keys=self._plan.settings.partition_keys)
@@ -561,6 +609,8 @@ class Supervisor:
             self._with_storage(self._look_for_files)
             self._note_columns(status_file)
             self._look_at_logs()
+            if self._needs_new_epoch():
+                return None
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
             self._with_storage(self._outbox.look)
@@ -645,8 +695,17 @@ class Supervisor:
             self._next_look = time.monotonic() + AWAY_SECONDS
             return
         now = time.monotonic()
-        self._next_look = now + LOOK_SECONDS
+        self._next_look = now + self._look_seconds
         self._take_notices(self._log_watch.look(log_starts, self._ledger, now))
+
+    def _needs_new_epoch(self) -> bool:
+        """Look whether topics or partitions have changed; a run with a goal reads what it began."""
+        if self._goal is not None or self._plan.detach:
+            return False
+        with contextlib.suppress(EnvironmentFailure):  # the broker is away: the next look tells
+            self._change = self._discovery.change(self.status.waiting, time.monotonic())
+        self._take_discovery_notices()
+        return self._change is not None
 
     def _look_at_logs_last(self) -> None:
         """Look once more when the job is over; where the broker is away the next start does it."""

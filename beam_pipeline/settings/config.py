@@ -84,6 +84,7 @@ class PipelineSettings:
     part_retention_seconds: int
     storage_config: str | None = None
     parts_dir: str | None = None
+    input_topic_pattern: str | None = None
 
     def connection(self) -> KafkaConnection:
         """Return the cluster that `--kafka_bootstrap_servers` and `--kafka_config` describe.
@@ -119,9 +120,15 @@ class PipelineSettings:
         Raises:
           UsageError: there is none.
         """
+        if not self.input_topics and self.input_topic_pattern:
+            raise UsageError(
+                f"--input_topic_pattern={self.input_topic_pattern}: only `run` and `doctor` look "
+                "for topics; name them with --input_topics"
+            )
         if not self.input_topics:
             raise UsageError(
-                "--input_topics is missing: name the topic to read, or several separated by commas"
+                "--input_topics is missing: name the topic to read, or several separated by "
+                "commas, or give --input_topic_pattern"
             )
         return self.input_topics
 
@@ -243,6 +250,7 @@ class SupervisionSettings:
     dead_letter_topic_timeout_seconds: float
     accept_expired: bool
     log_dir: Path
+    discovery_interval_seconds: float
 
 
 def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
@@ -306,6 +314,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         part_retention_seconds=values["part_retention_seconds"],
         storage_config=values["storage_config"],
         parts_dir=values["parts_dir"],
+        input_topic_pattern=_topic_pattern(values),
     )
 
 
@@ -362,6 +371,22 @@ def _topics(text: str | None) -> tuple[str, ...]:
                 f"name, which may have {MAX_TOPIC_LENGTH} at most"
             )
     return topics
+
+
+def _topic_pattern(values: Mapping[str, Any]) -> str | None:
+    """Check the pattern of `--input_topic_pattern`."""
+    pattern: str | None = values.get("input_topic_pattern")
+    if pattern is None:
+        return None
+    if values.get("input_topics"):
+        raise UsageError("--input_topics and --input_topic_pattern exclude each other; give one")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(
+            f"--input_topic_pattern={pattern}: is no regular expression of Python's: {error}"
+        ) from None
+    return pattern
 
 
 def _partition_keys(text: str) -> tuple[str, str]:
@@ -432,7 +457,15 @@ def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
         raise UsageError(
             f"--dead_letter_topic_timeout_seconds={timeout_seconds:g}: must be 0 or more"
         )
+    interval_seconds = values["discovery_interval"]
+    if not 0 <= interval_seconds < float("inf"):
+        raise UsageError(f"--discovery_interval={interval_seconds:g}: must be 0 or more")
     limits = None if ratio is None else BreakerLimits(ratio, window_seconds)
     return SupervisionSettings(
-        max_restarts, limits, timeout_seconds, values["accept_expired"], values["log_dir"]
+        max_restarts=max_restarts,
+        breaker_limits=limits,
+        dead_letter_topic_timeout_seconds=timeout_seconds,
+        accept_expired=values["accept_expired"],
+        log_dir=values["log_dir"],
+        discovery_interval_seconds=interval_seconds,
     )

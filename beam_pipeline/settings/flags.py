@@ -164,6 +164,13 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
         help="the topics to write; they must exist",
     )
     source.add_argument(
+        "--input_topic_pattern",
+        metavar="REGEX",
+        help="instead of --input_topics: all topics whose whole name matches this regular "
+        "expression, also those that come while the pipeline runs; they share one --schema, and "
+        "topics of dead letters and Kafka's own are left out",
+    )
+    source.add_argument(
         "--consumer_group",
         metavar="NAME",
         help="consumer group; each start sets its committed offsets from the files and reads from "
@@ -434,5 +441,14 @@ def add_supervision_flags(group: Flags) -> None:
         default=60.0,
         help="at the end of a bounded run, how long the dead-letter topic may take no dead letter "
         "before the run ends with exit code 1 (default: %(default)g)",
+    )
+    group.add_argument(
+        "--discovery_interval",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="how often a run without a goal looks for new partitions and topics, and for topics "
+        "that were deleted; a new epoch then reads what there is, new ones from their first "
+        "record; 0 never looks (default: %(default)g)",
     )
     add_shared(group, "accept_expired", "log_dir")

@@ -130,7 +130,7 @@ def test_partitions_that_are_added_wait_for_the_next_start_and_are_told(
     run, topic = PipelineRun(tmp_path / "run"), fresh_topic()
     path = tmp_path / "event.schema.json"
     path.write_text(json.dumps(INTEGERS))
-    words = run.run_words(kafka, topic, f"--schema={path}", *FLAGS)
+    words = run.run_words(kafka, topic, f"--schema={path}", *FLAGS, "--discovery_interval=0")
     log = tmp_path / "run.out"
     with log.open("w") as output, running(run, words, output=output):
         send(kafka, topic, [event(n=1)])

@@ -26,44 +26,65 @@ import org.apache.kafka.common.serialization.Deserializer;
 final class BoundedPolls
     implements SerializableFunction<Map<String, Object>, Consumer<byte[], byte[]>> {
   private final long maxBytes;
+  private final long maxWaitMs;
+  private final long maxTurnMs;
 
-  /** A poll ends with the record that brings keys and values to {@code maxBytes}. */
-  BoundedPolls(long maxBytes) {
+  /**
+   * A poll ends with the record that brings keys and values to {@code maxBytes}, and waits for a
+   * first record for {@code maxWaitMs} at most. A turn with records ends after {@code maxTurnMs}.
+   */
+  BoundedPolls(long maxBytes, long maxWaitMs, long maxTurnMs) {
     this.maxBytes = maxBytes;
+    this.maxWaitMs = maxWaitMs;
+    this.maxTurnMs = maxTurnMs;
   }
 
   @Override
   public Consumer<byte[], byte[]> apply(Map<String, Object> properties) {
-    return new BoundedConsumer(properties, new BoundedValues(maxBytes));
+    return new BoundedConsumer(
+        properties, new BoundedValues(maxBytes), Duration.ofMillis(maxWaitMs), maxTurnMs);
   }
 
   private static final class BoundedConsumer extends KafkaConsumer<byte[], byte[]> {
     private static final Duration QUIET = Duration.ofMillis(200);
 
     private final BoundedValues values;
+    private final Duration maxWait;
+    private final long maxTurnMs;
+    private long turnBeganNanos;
     private boolean hasReturnedRecords;
 
-    BoundedConsumer(Map<String, Object> properties, BoundedValues values) {
+    BoundedConsumer(
+        Map<String, Object> properties, BoundedValues values, Duration maxWait, long maxTurnMs) {
       super(properties, new ByteArrayDeserializer(), values);
       this.values = values;
+      this.maxWait = maxWait;
+      this.maxTurnMs = maxTurnMs;
     }
 
     /** Begins a turn of KafkaIO's reader on Prism (Beam 2.73, ReadFromKafkaDoFn). */
     @Override
     public void seek(TopicPartition partition, long offset) {
       hasReturnedRecords = false;
+      turnBeganNanos = System.nanoTime();
       super.seek(partition, offset);
     }
 
     /**
      * In a turn that has records, waits for more for {@code QUIET} at most. A turn without more
      * ends, and only then do its records go on; otherwise they would wait for all of the timeout.
+     * No records end a turn, as they do when {@code maxTurnMs} are over.
      */
     @Override
     public ConsumerRecords<byte[], byte[]> poll(Duration timeout) {
       values.beginPoll();
-      boolean isShort = hasReturnedRecords && timeout.compareTo(QUIET) > 0;
-      ConsumerRecords<byte[], byte[]> records = super.poll(isShort ? QUIET : timeout);
+      if (hasReturnedRecords
+          && System.nanoTime() - turnBeganNanos > Duration.ofMillis(maxTurnMs).toNanos()) {
+        return ConsumerRecords.empty();
+      }
+      Duration limit = hasReturnedRecords ? QUIET : maxWait;
+      ConsumerRecords<byte[], byte[]> records =
+          super.poll(timeout.compareTo(limit) < 0 ? timeout : limit);
       hasReturnedRecords |= !records.isEmpty();
       return records;
     }

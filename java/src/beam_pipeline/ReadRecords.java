@@ -53,6 +53,12 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
 
     /** or keys and values of so many bytes; a poll ends there, too. */
     public long maxPackBytes;
+
+    /** How long a turn of a partition waits for its first record. */
+    public long maxWaitMs;
+
+    /** How long a turn with records goes on. */
+    public long maxTurnMs;
   }
 
   /**
@@ -80,7 +86,8 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
             .withValueDeserializerAndCoder(ByteArrayDeserializer.class, bytes)
             .withTopics(settings.topics);
     if (!settings.plainSource) {
-      read = read.withConsumerFactoryFn(new BoundedPolls(settings.maxPackBytes));
+      read = read.withConsumerFactoryFn(
+              new BoundedPolls(settings.maxPackBytes, settings.maxWaitMs, settings.maxTurnMs));
     }
     if (!settings.followTimestamps) {
       read = read.withProcessingTime();

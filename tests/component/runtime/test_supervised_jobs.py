@@ -31,6 +31,7 @@ from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseLostError, LeaseT
 from beam_pipeline.runtime.restarts import RestartLimits
 from beam_pipeline.runtime.resume import Ends
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
+from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject, Upload
@@ -42,7 +43,12 @@ from pathlib import Path
 directory, flags = Path(sys.argv[1]), dict(flag.split("=", 1) for flag in sys.argv[2:])
 number = len(list(directory.glob("job-*.json")))
 told = json.loads(Path(flags["--job_file"]).read_text())
-note = {"epoch": told["epoch"], "covered": told["covered"], "pid": os.getpid()}
+note = {
+    "epoch": told["epoch"],
+    "covered": told["covered"],
+    "pid": os.getpid(),
+    "topics": told["settings"]["input_topics"],
+}
 (directory / f"job-{number}.json").write_text(json.dumps(note))
 def report(**counters):
     file = Path(told["status_file"])
@@ -71,6 +77,9 @@ class Run:
     states: list[str] = field(default_factory=list)
     plan_class: type[RunPlan] = RunPlan
     resumed: ResumedEpoch | None = None
+    flags: tuple[str, ...] = ("--input_topics=orders",)
+    discovery_interval_seconds: float = 0.0
+    refused: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tree = OutputTree(self.directory)
@@ -79,13 +88,14 @@ class Run:
         plan = self.plan_class(
             connection=KafkaConnection("127.0.0.1:9"),
             settings=settings_of(
-                "--input_topics=orders",
+                *self.flags,
                 f"--output_dir={self.tree.output_dir}",
                 f"--dead_letter_dir={self.tree.dead_letter_dir}",
             ),
             beam_flags=[],
             max_restarts=self.limits.max_restarts,
             detach=self.detach,
+            discovery_interval_seconds=self.discovery_interval_seconds,
         )
         self.made = Supervisor(
             plan,
@@ -95,10 +105,16 @@ class Run:
             resumed=self.resumed,
             on_submit=self.on_submit,
             source=self.source,
+            names=lambda: list(self.source.names),
+            admit=self.admit,
             restart_limits=self.limits,
             job_command=[sys.executable, "-c", JOB + job, str(self.directory)],
         )
         return self.made
+
+    def admit(self, settings: PipelineSettings, topic: str) -> None:
+        if topic in self.refused:
+            raise EnvironmentFailure(self.refused[topic])
 
     def until(self, job: str, condition: Callable[[RunStatus], bool]) -> RunStatus:
         """Run until a status meets the condition, then stop."""
@@ -613,3 +629,87 @@ def test_a_broker_that_does_not_answer_a_look_is_no_failure(
     monkeypatch.setattr(run.source, "log_starts", log_starts)
     status = run.until(RUN, lambda status: is_running(status) and bool(asked))
     assert status.restarts == 0
+
+
+def test_partitions_that_are_added_are_read_by_a_new_epoch(tmp_path: Path) -> None:
+    run = Run(tmp_path, discovery_interval_seconds=0.05)
+    added = TopicPartition("orders", 1)
+
+    def reads_both(status: RunStatus) -> bool:
+        if status.counters["read"]:
+            run.source.partitions = [ORDERS, added]
+        return set(status.starts) == {ORDERS, added} and len(run.jobs()) == 2
+
+    status = run.until(RUN, reads_both)
+    assert status.restarts == 0
+    assert len(set(run.engine.epochs)) == 2
+    assert run.source.group_offsets[-1] == {ORDERS: 0, added: 0}
+    assert status.notices == ["a new epoch begins: new: orders/1"]
+
+
+def test_topics_that_match_are_read_when_they_come(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        flags=("--input_topic_pattern=orders.*",),
+        discovery_interval_seconds=0.05,
+        refused={"orders.bad": "stamps records itself"},
+    )
+    run.source.partitions = []
+
+    def reads_all(status: RunStatus) -> bool:
+        if status.counters["read"]:
+            run.source.names = ["orders", "orders.bad", "orders.eu", "orders.eu.dlq", "other"]
+        return len(run.jobs()) == 2
+
+    status = run.until(RUN, reads_all)
+    assert [job["topics"] for job in run.jobs()] == [["orders"], ["orders", "orders.eu"]]
+    assert status.notices == [
+        "orders.bad is not read: stamps records itself",
+        "a new epoch begins: new: orders.eu",
+    ]
+
+
+def test_a_topic_that_is_deleted_does_not_stop_the_others(tmp_path: Path) -> None:
+    run = Run(tmp_path, flags=("--input_topics=orders,refunds",), discovery_interval_seconds=0.05)
+    refunds = TopicPartition("refunds", 0)
+    run.source.partitions, run.source.names = [ORDERS, refunds], ["orders", "refunds"]
+
+    def reads_one(status: RunStatus) -> bool:
+        if status.counters["read"]:
+            run.source.names = ["orders"]
+        if len(run.jobs()) == 2:
+            run.source.names = ["orders", "refunds"]  # another topic of that name
+        return len(run.jobs()) == 2 and run.states.count("running") > 8
+
+    status = run.until(RUN, reads_one)
+    assert [job["topics"] for job in run.jobs()] == [["orders", "refunds"], ["orders"]]
+    assert set(status.starts) == {ORDERS}
+    assert status.notices == [
+        "a new epoch begins: deleted: refunds",
+        "refunds deleted; what was not in files is lost. The other topics are read on",
+    ]
+
+
+def test_a_run_whose_topics_are_all_deleted_ends(tmp_path: Path) -> None:
+    run = Run(tmp_path, discovery_interval_seconds=0.05)
+
+    def delete(status: RunStatus) -> bool:
+        if status.counters["read"]:
+            run.source.names = []
+        return False
+
+    with pytest.raises(EnvironmentFailure, match="orders deleted while the run read it"):
+        run.until(RUN, delete)
+
+
+@pytest.mark.parametrize("interval_seconds", [0.0, 3600.0])
+def test_no_epoch_begins_before_the_interval(tmp_path: Path, interval_seconds: float) -> None:
+    run = Run(tmp_path, discovery_interval_seconds=interval_seconds)
+
+    def after_some_looks(status: RunStatus) -> bool:
+        if status.counters["read"]:
+            run.source.names = []
+        return run.states.count("running") > 8
+
+    run.until(RUN, after_some_looks)
+    assert len(run.jobs()) == 1
