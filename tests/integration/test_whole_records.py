@@ -106,6 +106,6 @@ def as_sent(row: dict[str, Any]) -> Sent:
 def produce(kafka: KafkaConnection, topic: str, records: Sequence[Sent]) -> None:
     producer = Producer(kafka.for_librdkafka())
     for record in records:
-        headers = list(record.headers)
+        headers: list[tuple[str, str | bytes | None]] = [*record.headers]
         producer.produce(topic, record.value, record.key, partition=0, headers=headers)
     assert producer.flush(30) == 0
