@@ -14,6 +14,7 @@ import numpy.typing as npt
 from beam_pipeline.compiled.kernel import KernelLibrary
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
+from beam_pipeline.records import DEFAULT_KAFKA_COLUMNS
 from beam_pipeline.schemas import Contract
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.times import DEFAULT_TIME_UNIT
@@ -127,8 +128,10 @@ class ValidationRules:
     `event_time_field` is a dotted path, or None to take Kafka's timestamp as event time.
     `max_event_age_seconds` and `max_event_skew_seconds` are how far an event time may be before
     and after the append time; 0 sets no limit. `event_time_unit` is that of an event time that is a
-    number, one of `times.TIME_UNITS`. `kernel` proves rows by the compiled contract; without it,
-    and for the rows that it does not prove, the result is the same.
+    number, one of `times.TIME_UNITS`. `keeps_null_values` makes a record whose value is null a row
+    of its Kafka columns, at its Kafka timestamp; else it is a dead letter. `kernel` proves rows by
+    the compiled contract; without it, and for the rows that it does not prove, the result is the
+    same.
     """
 
     event_time_field: str | None
@@ -137,6 +140,7 @@ class ValidationRules:
     max_value_bytes: int = 8 * 1024 * 1024
     event_time_unit: str = DEFAULT_TIME_UNIT
     kernel: KernelLibrary | None = None
+    keeps_null_values: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,3 +209,4 @@ class IngestConfig:
     parts_dir: str | None = None
     goal: ReadGoal | None = None
     turns: Turns = Turns()
+    kafka_columns: tuple[str, ...] = DEFAULT_KAFKA_COLUMNS

@@ -217,7 +217,9 @@ def reason_of(result: PipelineResult) -> str:
 
 def write_columns(path: Path, config: IngestConfig) -> None:
     """Write the columns of the files for the supervisor, which notes them once rows have landed."""
-    columns = landed_columns(config.contract, config.reference_dir, config.transforms)
+    columns = landed_columns(
+        config.contract, config.reference_dir, config.transforms, config.kafka_columns
+    )
     write_atomically(path, json.dumps(columns).encode(), durable=False, private=False)
 
 

@@ -23,7 +23,10 @@ from beam_pipeline.transforms import Enrich, Normalize, user_transforms
 
 
 def landed_columns(
-    contract: Contract, reference_dir: Path, transforms: Sequence[str]
+    contract: Contract,
+    reference_dir: Path,
+    transforms: Sequence[str],
+    kafka_columns: Sequence[str],
 ) -> dict[str, ReadType]:
     """Return the columns of the files.
 
@@ -34,7 +37,7 @@ def landed_columns(
     schema = Enrich(contract, reference_dir).output_schema(schema)
     for transform in user_transforms(transforms, schema, contract.ref):
         schema = transform.output_schema(schema)
-    return columns_with_encodings(file_schema(schema), contract)
+    return columns_with_encodings(file_schema(schema, kafka_columns), contract)
 
 
 def main() -> int:
@@ -42,7 +45,10 @@ def main() -> int:
     try:
         settings = msgspec.json.decode(sys.stdin.buffer.read(), type=PipelineSettings)
         columns = landed_columns(
-            settings.contract(), Path(settings.reference_dir), settings.transforms
+            settings.contract(),
+            Path(settings.reference_dir),
+            settings.transforms,
+            settings.kafka_columns,
         )
     except PipelineError as error:
         print(error, file=sys.stderr)

@@ -84,7 +84,7 @@ def _land(records: beam.PCollection[Any], config: IngestConfig) -> _Landed:
         windowed = rows | "WindowBatches" >> WindowBatches(windowing, bound_seconds)
         written = windowed | "WriteToParquet" >> WriteToParquet(
             config.output_dir,
-            file_schema(schema),
+            file_schema(schema, config.kafka_columns),
             codec=config.parquet_codec,
             num_shards=config.num_shards,
             epoch=config.epoch,

@@ -21,6 +21,15 @@ MAX_BATCH_RECORDS = 4_000
 
 Header = tuple[str, "bytes | None"]
 
+PROVENANCE_COLUMNS = ("topic", "partition", "offset", "timestamp")
+"""The Kafka columns, without their prefix `kafka_`, that every file has: exactly-once rests on
+them."""
+
+KAFKA_COLUMNS = (*PROVENANCE_COLUMNS, "key", "headers", "value")
+"""All Kafka columns that a file may have, in their order, as `--kafka_columns` names them."""
+
+DEFAULT_KAFKA_COLUMNS = (*PROVENANCE_COLUMNS, "key", "headers")
+
 MIN_TIME_MS = -62_104_060_800_000
 MAX_TIME_MS = 253_370_764_799_999
 """0002-01-01 and the last millisecond of 9998, in milliseconds since 1970. Event times must be

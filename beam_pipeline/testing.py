@@ -19,8 +19,8 @@ from beam_pipeline.config import ValidationRules
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import DeadLetter, KafkaRecord, SchemaRef
 from beam_pipeline.resources import reference_dir as shipped_reference_dir
-from beam_pipeline.schemas import Contract, file_schema
-from beam_pipeline.schemas.contract import RIDE_ALONG_FIELDS
+from beam_pipeline.schemas import Contract
+from beam_pipeline.schemas.contract import RIDE_ALONG_FIELDS, row_schema
 from beam_pipeline.times import DEFAULT_TIME_UNIT
 from beam_pipeline.transforms import (
     BatchTransform,
@@ -44,7 +44,7 @@ TIMESTAMP_MS = 1_790_000_000_000
 
 @dataclass(frozen=True)
 class Results:
-    """The rows that would be in the files, and the dead letters."""
+    """The rows that would be in the files, without key, headers and value, and the dead letters."""
 
     table: pa.Table
     dead: list[DeadLetter]
@@ -172,4 +172,4 @@ def _run_steps(
             letters += refused
         batches = passed
     table = pa.Table.from_batches(batches, schema)
-    return Results(table.select(file_schema(schema).names), letters)
+    return Results(table.select(row_schema(schema).names), letters)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from beam_pipeline import resources
+from beam_pipeline.records import PROVENANCE_COLUMNS
 
 CONTENDERS_DIR = Path(__file__).resolve().parent / "contenders"
 JOB_VARIABLE = "BENCH_JOB"
@@ -102,6 +103,7 @@ def _ours(*flags: str) -> Callable[[Workload, Path], Launch]:
             f"--input_topics={workload.topic}",
             f"--window_seconds={workload.window_seconds}",
             *("--output_dir=out", "--dead_letter_dir=dead"),
+            f"--kafka_columns={','.join(PROVENANCE_COLUMNS)}",
             f"--log_dir={directory / 'logs'}",
             *([f"--schema={workload.schema}"] if workload.schema else []),
             *flags,

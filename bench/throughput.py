@@ -21,6 +21,7 @@ from rich.table import Table
 
 from beam_pipeline import resources
 from beam_pipeline.errors import PipelineError
+from beam_pipeline.records import PROVENANCE_COLUMNS
 from beam_pipeline.schemas import load_contract
 from beam_pipeline.schemas.contract import file_schema
 from beam_pipeline.transforms import Enrich, Normalize
@@ -190,7 +191,7 @@ def _row_schema() -> Any:
     contract = load_contract(resources.event_schema_path())
     enrich = Enrich(contract, resources.reference_dir())
     normalized = Normalize(contract).output_schema(contract.batch_schema)
-    return file_schema(enrich.output_schema(normalized))
+    return file_schema(enrich.output_schema(normalized), PROVENANCE_COLUMNS)
 
 
 def results_json(results: dict[Contender, list[Run]], args: argparse.Namespace) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     show = _add_command(commands, "show", "print the Arrow columns that files get")
     show.description = _SHOW_DESCRIPTION
     show.add_argument("file", metavar="FILE", help="a JSON Schema, JSON or YAML")
-    add_shared(show, "formats", "max_columns", "reference_dir", "json")
+    add_shared(show, "formats", "max_columns", "reference_dir", "kafka_columns", "json")
     show.set_defaults(schema_run=_run_show)
 
     check = _add_command(commands, "check", "check whether one schema may replace another")
@@ -250,12 +250,14 @@ def _run_show(args: argparse.Namespace) -> int:
     from beam_pipeline.compiled.plan import compile_plan, describe
     from beam_pipeline.schemas import load_contract
     from beam_pipeline.schemas.contract import file_schema
+    from beam_pipeline.settings.config import kafka_columns
     from beam_pipeline.terminal import printable, show
     from beam_pipeline.transforms import Enrich, Normalize
 
     contract = load_contract(args.file, "FILE", args.max_columns, args.formats == ASSERT)
     normalized = Normalize(contract).output_schema(contract.batch_schema)
-    schema = file_schema(Enrich(contract, args.reference_dir).output_schema(normalized))
+    enriched = Enrich(contract, args.reference_dir).output_schema(normalized)
+    schema = file_schema(enriched, kafka_columns(args.kafka_columns))
     places = contract.coercion.places if contract.coercion else ()
     coerced = {place.path: list(place.names) for place in places}
     compiled = describe(compile_plan(contract))
@@ -287,7 +289,7 @@ def _columns_table(
     from rich.table import Table
     from rich.text import Text
 
-    from beam_pipeline.schemas.contract import KAFKA_FIELDS
+    from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_SOURCES
     from beam_pipeline.terminal import printable
 
     kafka = {column.name for column in KAFKA_FIELDS}
@@ -300,6 +302,8 @@ def _columns_table(
                 what = "the event time"
             elif column.name in kafka:
                 what = "where the row is from"
+            elif column.name in RIDE_ALONG_SOURCES:
+                what = "of the Kafka record"
             elif _is_json_text(node):
                 what = "JSON text"
             elif path.split(".")[-1].lstrip("_") == "extra" and node is None:

@@ -29,7 +29,7 @@ from beam_pipeline.io.shards import cut_by_shard, distinct, offsets_of
 from beam_pipeline.io.windowed_files import FileLayout, Piece, Shard, WriteWindowedFiles
 from beam_pipeline.offset_sets import ranges
 from beam_pipeline.records import ErrorCode, SchemaRef
-from beam_pipeline.schemas.contract import check_partition_keys
+from beam_pipeline.schemas.contract import RIDE_ALONG_SOURCES, check_partition_keys
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.transforms.batches import Refusal, apply_or_split, letters_of
 from beam_pipeline.transforms.dead_letters import DeadLetters
@@ -58,7 +58,8 @@ class WriteToParquet(beam.io.WriteToParquet):
     pane overwrite the on-time file. This one writes each pane to a file of its own, as
     `WriteWindowedFiles` says.
 
-    Writes the columns of `schema` and drops others, such as the ride-along columns. A row that
+    Writes the columns of `schema` and drops others. If batches lack `kafka_key`, `kafka_headers` or
+    `kafka_value`, it is made of the ride-along column `_key`, `_headers` or `_value`. A row that
     can't be cast to `schema` becomes a dead letter. If it has no `_value` column, which a dead
     letter needs, the error is raised. The column `kafka_topic` names the file, and
     `kafka_partition` modulo `num_shards` picks the shard; rows without these columns go to
@@ -350,7 +351,8 @@ def _cast_column(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Arra
         value.
       KeyError, pa.ArrowException: there is no such column, or no such cast.
     """
-    column = batch.column(name)
+    is_riding = name not in batch.schema.names
+    column = batch.column(RIDE_ALONG_SOURCES.get(name, name) if is_riding else name)
     if column.type == kind:
         return column
     try:

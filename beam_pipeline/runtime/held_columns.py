@@ -166,7 +166,7 @@ def columns_to_land(settings: PipelineSettings, contract: Contract) -> dict[str,
         "x-decimal" in part for part in schemas_in(contract.plain_document)
     )
     if not annotated and not settings.transforms:
-        return file_columns(contract)
+        return file_columns(contract, settings.kafka_columns)
     child = subprocess.run(
         [sys.executable, "-m", "beam_pipeline.landed_columns"],
         input=msgspec.json.encode(settings),

@@ -14,7 +14,7 @@ import pyarrow as pa
 from jsonschema.validators import validator_for
 
 from beam_pipeline.errors import UsageError
-from beam_pipeline.records import SchemaRef
+from beam_pipeline.records import DEFAULT_KAFKA_COLUMNS, KAFKA_COLUMNS, SchemaRef
 from beam_pipeline.schemas.coercion import Coercion, coercion_of
 from beam_pipeline.schemas.judge import Judge, compile_validator
 from beam_pipeline.schemas.nodes import (
@@ -46,13 +46,16 @@ KAFKA_FIELDS = (
 )
 """Where a row comes from; in every row of the output."""
 
+HEADERS_TYPE = pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))
+"""The headers of a record in their order; null if it has none."""
+
 RECORD_SCHEMA = pa.schema(
     [
         *KAFKA_FIELDS,
         pa.field("_timestamp_type", pa.string()),
         pa.field("_key", pa.binary()),
         pa.field("_value", pa.binary()),
-        pa.field("_headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
+        pa.field("_headers", HEADERS_TYPE),
     ]
 )
 """The columns of a batch of records, one row a record; the event time is in the value."""
@@ -64,9 +67,20 @@ RIDE_ALONG_FIELDS = (
     RECORD_SCHEMA.field("_headers"),
     pa.field("_event_time", pa.timestamp("us", tz="UTC")),
 )
-"""What dead letters and windows need of a record; every batch has it as far as the sink's parts,
-and no file does. `_value` refers to the values of the batch that was read, so that a step that
-takes, filters or cuts rows copies an index and not the bytes."""
+"""What dead letters, windows and `RECORD_FIELDS` need of a record; every batch has it as far as the
+sink's parts. `_value` refers to the values of the batch that was read, so that a step that takes,
+filters or cuts rows copies an index and not the bytes."""
+
+RECORD_FIELDS = {
+    "key": pa.field("kafka_key", pa.binary()),
+    "headers": pa.field("kafka_headers", HEADERS_TYPE),
+    "value": pa.field("kafka_value", pa.binary()),
+}
+"""The columns of files that `--kafka_columns` may name beside `KAFKA_FIELDS`, by their names there.
+Batches have them under the names in `RIDE_ALONG_FIELDS`."""
+
+RIDE_ALONG_SOURCES = {column.name: f"_{name}" for name, column in RECORD_FIELDS.items()}
+"""The ride-along column that each of `RECORD_FIELDS` is made of."""
 
 
 @dataclass(frozen=True)
@@ -197,14 +211,65 @@ class Contract:
         return None if named is None else str(named)
 
 
-def file_schema(batch_schema: pa.Schema) -> pa.Schema:
-    """Return the schema of the files for batches of `batch_schema`: no ride-along columns.
+def row_schema(batch_schema: pa.Schema) -> pa.Schema:
+    """Return `batch_schema` without the ride-along columns.
 
-    >>> file_schema(pa.schema([("n", pa.int64()), *RIDE_ALONG_FIELDS])).names
+    >>> row_schema(pa.schema([("n", pa.int64()), *RIDE_ALONG_FIELDS])).names
     ['n']
     """
     dropped = {column.name for column in RIDE_ALONG_FIELDS}
     return pa.schema([column for column in batch_schema if column.name not in dropped])
+
+
+def file_schema(
+    batch_schema: pa.Schema, kafka_columns: Sequence[str] = DEFAULT_KAFKA_COLUMNS
+) -> pa.Schema:
+    """Return the schema of the files for batches of `batch_schema`.
+
+    Args:
+      batch_schema: the columns of the event, the Kafka columns, and perhaps ride-along columns.
+      kafka_columns: which Kafka columns the files have, of `records.KAFKA_COLUMNS`.
+
+    Raises:
+      UsageError: the event has a column with the name of one of `RECORD_FIELDS` that is asked for.
+
+    >>> schema = pa.schema([("n", pa.int64()), *RIDE_ALONG_FIELDS])
+    >>> file_schema(schema, ["topic", "key", "headers"]).names
+    ['n', 'kafka_key', 'kafka_headers']
+    """
+    rows = row_schema(batch_schema)
+    check_record_columns(rows.names, kafka_columns)
+    return pa.schema([*rows, *record_fields(kafka_columns)])
+
+
+def record_fields(kafka_columns: Iterable[str]) -> list[pa.Field]:
+    """Return those of `RECORD_FIELDS` that `kafka_columns` names, in the order of the files."""
+    named = set(kafka_columns)
+    return [RECORD_FIELDS[name] for name in KAFKA_COLUMNS if name in named & RECORD_FIELDS.keys()]
+
+
+def check_record_columns(
+    names: Iterable[str], kafka_columns: Sequence[str], where: str = ""
+) -> None:
+    """Check that no column of an event has the name of a Kafka column that the files get beside it.
+
+    Args:
+      names: the columns of the event.
+      kafka_columns: which Kafka columns the files have.
+      where: the flag that the columns come from, for the message.
+
+    Raises:
+      UsageError: a column has such a name, in any case.
+    """
+    added = {column.name for column in record_fields(kafka_columns)}
+    for name in names:
+        if name.casefold() in added:
+            short = name.casefold().removeprefix("kafka_")
+            others = ",".join(column for column in kafka_columns if column != short)
+            raise UsageError(
+                f"{where and where + ': '}column {name!r} has the name of a column that "
+                f"--kafka_columns adds; rename it, or give --kafka_columns={others}"
+            )
 
 
 def check_event_time_field(contract: Contract, path: str, unit: str | None = None) -> None:
@@ -381,7 +446,8 @@ def same_but_case(names: Iterable[str]) -> tuple[str, str] | None:
 def is_reserved(name: str) -> bool:
     """Return whether no field of an event may have a column of this name, in any case.
 
-    DuckDB, Spark and Hive ignore the case of names.
+    DuckDB, Spark and Hive ignore the case of names. `check_record_columns` has the names that are
+    taken only where `--kafka_columns` asks for them.
     """
     return name.casefold() in _RESERVED
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from beam_pipeline.schemas.contract import KAFKA_FIELDS, Contract
+from beam_pipeline.schemas.contract import KAFKA_FIELDS, Contract, record_fields
 from beam_pipeline.schemas.nodes import JSON_TEXT, Encoding, Leaf, ListOf, MapOf, Node, Struct
 
 ReadType: TypeAlias = "str | Mapping[str, Any]"
@@ -77,9 +77,10 @@ def columns_with_encodings(schema: pa.Schema, contract: Contract) -> dict[str, R
     return {column.name: read_type(column.type, nodes.get(column.name)) for column in schema}
 
 
-def file_columns(contract: Contract) -> dict[str, ReadType]:
+def file_columns(contract: Contract, kafka_columns: Sequence[str]) -> dict[str, ReadType]:
     """Return the columns of files where no transform changes or adds any."""
-    kafka = {column.name: read_type(column.type, None) for column in KAFKA_FIELDS}
+    fields = [*KAFKA_FIELDS, *record_fields(kafka_columns)]
+    kafka = {column.name: read_type(column.type, None) for column in fields}
     return {**columns_of(contract), **kafka}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jsonschema_rs
 
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
-from beam_pipeline.schemas.contract import is_reserved
+from beam_pipeline.schemas.contract import RIDE_ALONG_SOURCES, is_reserved
 from beam_pipeline.schemas.nodes import MAX_LEVELS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -311,7 +311,8 @@ def infer_schema(
 
 
 def _is_taken(name: str) -> bool:
-    return is_reserved(name) or name.casefold() in DEFAULT_PARTITION_KEYS
+    folded = name.casefold()
+    return is_reserved(name) or folded in RIDE_ALONG_SOURCES or folded in DEFAULT_PARTITION_KEYS
 
 
 def _times(seen: Seen, schema: dict[str, Any], min_share: float) -> list[str]:

@@ -21,8 +21,14 @@ from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import UsageError
 from beam_pipeline.files.names import MAX_TOPIC_LENGTH
 from beam_pipeline.kafka.connection import KafkaConnection
+from beam_pipeline.records import DEFAULT_KAFKA_COLUMNS, KAFKA_COLUMNS, PROVENANCE_COLUMNS
 from beam_pipeline.schemas import Contract, load_contracts
-from beam_pipeline.schemas.contract import check_event_time_field, check_partition_keys, is_reserved
+from beam_pipeline.schemas.contract import (
+    check_event_time_field,
+    check_partition_keys,
+    check_record_columns,
+    is_reserved,
+)
 from beam_pipeline.settings.flags import (
     ASSERT,
     AUTO,
@@ -31,6 +37,7 @@ from beam_pipeline.settings.flags import (
     EVENT_TIME,
     FLINK,
     PRIVATE,
+    ROW,
 )
 from beam_pipeline.settings.places import check_place
 from beam_pipeline.storage.config import StorageConfig, read_storage_config
@@ -85,6 +92,8 @@ class PipelineSettings:
     storage_config: str | None = None
     parts_dir: str | None = None
     input_topic_pattern: str | None = None
+    kafka_columns: tuple[str, ...] = DEFAULT_KAFKA_COLUMNS
+    keeps_null_values: bool = False
 
     def connection(self) -> KafkaConnection:
         """Return the cluster that `--kafka_bootstrap_servers` and `--kafka_config` describe.
@@ -148,6 +157,7 @@ class PipelineSettings:
         )
         names = contract.event_schema.names
         check_partition_keys(names, self.partition_keys, f"--schema={self.schema}")
+        check_record_columns(names, self.kafka_columns, f"--schema={self.schema}")
         return contract
 
     def event_time_path(self, contract: Contract) -> str | None:
@@ -199,6 +209,7 @@ class PipelineSettings:
                 max_event_skew_seconds=self.max_event_skew_seconds,
                 max_value_bytes=self.max_value_bytes,
                 event_time_unit=self._named_unit(contract) or DEFAULT_TIME_UNIT,
+                keeps_null_values=self.keeps_null_values,
             ),
             compiled_contract=self.compiled_contract,
             reference_dir=Path(self.reference_dir),
@@ -220,6 +231,7 @@ class PipelineSettings:
             client_properties=self.connection().for_java(),
             transforms=self.transforms,
             covered=covered or CoveredOffsets(),
+            kafka_columns=self.kafka_columns,
         )
 
 
@@ -315,6 +327,8 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         storage_config=values["storage_config"],
         parts_dir=values["parts_dir"],
         input_topic_pattern=_topic_pattern(values),
+        kafka_columns=kafka_columns(values["kafka_columns"]),
+        keeps_null_values=values["null_values"] == ROW,
     )
 
 
@@ -387,6 +401,27 @@ def _topic_pattern(values: Mapping[str, Any]) -> str | None:
             f"--input_topic_pattern={pattern}: is no regular expression of Python's: {error}"
         ) from None
     return pattern
+
+
+def kafka_columns(text: str) -> tuple[str, ...]:
+    """Return the Kafka columns that `--kafka_columns` names, in the order of the files.
+
+    Raises:
+      UsageError: a name is unknown, or a column is left out that every file must have.
+    """
+    names = {part.strip() for part in text.split(",")}
+    unknown = sorted(names - {*KAFKA_COLUMNS})
+    if unknown:
+        raise UsageError(
+            f"--kafka_columns={text}: {unknown[0]!r} is none of {', '.join(KAFKA_COLUMNS)}"
+        )
+    missing = [name for name in PROVENANCE_COLUMNS if name not in names]
+    if missing:
+        raise UsageError(
+            f"--kafka_columns={text}: {missing[0]} is missing; every file has "
+            f"{', '.join(PROVENANCE_COLUMNS)}, so that no record is lost or written twice"
+        )
+    return tuple(name for name in KAFKA_COLUMNS if name in names)
 
 
 def _partition_keys(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from beam_pipeline import resources
 from beam_pipeline.files.names import DEFAULT_PARTITION_KEYS
+from beam_pipeline.records import DEFAULT_KAFKA_COLUMNS
 from beam_pipeline.times import TIME_UNITS
 from beam_pipeline.topic_names import is_topic_name
 
@@ -16,6 +17,7 @@ PRIVATE, SHARED = "private", "shared"
 PRISM, FLINK = "prism", "flink"
 AUTO, OFF = "auto", "off"
 ASSERT, ANNOTATE = "assert", "annotate"
+DEAD, ROW = "dead", "row"
 
 DEFAULT_OUTPUT_DIR, DEFAULT_DEAD_LETTER_DIR = "data/output", "data/dead"
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
@@ -77,6 +79,13 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "YAML file that says how an object store is reached: endpoint, region, profile, "
         "path_style, account, project; credentials come from the store's own SDK (default: none)",
+    },
+    "kafka_columns": {
+        "metavar": "NAME[,…]",
+        "default": ",".join(DEFAULT_KAFKA_COLUMNS),
+        "help": "what of a Kafka record the files have as columns kafka_NAME beside the event's: "
+        "topic, partition, offset and timestamp, which are always there, and key, headers and "
+        "value, the bytes as they were produced (default: %(default)s)",
     },
     "dead_letter_topic_suffix": {
         "metavar": "SUFFIX",
@@ -241,6 +250,13 @@ def _add_contract_flags(contract: Flags) -> None:
         help="a larger value is a dead letter (default: %(default)s)",
     )
     contract.add_argument(
+        "--null_values",
+        choices=(DEAD, ROW),
+        default=DEAD,
+        help="what a record whose value is null (a tombstone) becomes: a dead letter, or a row "
+        "whose event columns are null, at the record's Kafka timestamp (default: %(default)s)",
+    )
+    contract.add_argument(
         "--compiled_contract",
         choices=(AUTO, OFF),
         default=AUTO,
@@ -310,7 +326,7 @@ def _add_sink_flags(sink: Flags) -> None:
         help="who may read the files in --dead_letter_dir: the pipeline's user alone, or whoever "
         "the umask allows (default: %(default)s)",
     )
-    add_shared(sink, "dead_letter_topic_suffix")
+    add_shared(sink, "dead_letter_topic_suffix", "kafka_columns")
     sink.add_argument(
         "--partition_keys",
         metavar="DAY,HOUR",

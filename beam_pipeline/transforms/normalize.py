@@ -104,8 +104,17 @@ class NormalizeBatch:
             except pa.ArrowInvalid as error:
                 path = ".".join((rule.column, *rule.steps)).replace(f".{LIST_STEP}", LIST_STEP)
                 raise pa.ArrowInvalid(f"{path}: {error}") from error
+            if rule.default is not None and not rule.steps:
+                column = _null_without_value(batch, column)
             batch = batch.set_column(position, rule.column, column)
         return batch
+
+
+def _null_without_value(batch: pa.RecordBatch, column: pa.Array) -> pa.Array:
+    """Return `column` with null, not a default, in the rows of records without a value."""
+    if "_value" not in batch.schema.names or not batch.column("_value").null_count:
+        return column
+    return pc.if_else(batch.column("_value").is_valid(), column, pa.scalar(None, column.type))
 
 
 def rules_of(contract: Contract) -> tuple[Rule, ...]:

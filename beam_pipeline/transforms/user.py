@@ -13,7 +13,7 @@ from beam_pipeline.records import SchemaRef
 from beam_pipeline.schemas.contract import (
     KAFKA_FIELDS,
     RIDE_ALONG_FIELDS,
-    file_schema,
+    row_schema,
     same_but_case,
 )
 from beam_pipeline.transforms.batches import BatchTransform
@@ -26,10 +26,11 @@ class Transform(Protocol):
     """What `--transform=package.module:Name` names: a function, or a class that is created without
     arguments and whose instances are called.
 
-    It is called with a batch that has the columns of the files, which are the event's and the four
-    Kafka columns, and returns a batch with the same rows in the same order. It may change, add and
-    remove columns of the event; the Kafka columns stay. Which columns it returns, and their types,
-    must not depend on the rows: it is called with no rows when the job is built.
+    It is called with a batch that has the event's columns and `kafka_topic`, `kafka_partition`,
+    `kafka_offset` and `kafka_timestamp`, and returns a batch with the same rows in the same order.
+    It may change, add and remove columns of the event; the Kafka columns stay. Which columns it
+    returns, and their types, must not depend on the rows: it is called with no rows when the job is
+    built. With `--null_values=row`, all columns of the event are null in a tombstone's row.
 
     An exception makes dead letters (`TRANSFORM_ERROR`). The transform is called again for each half
     of the batch, down to single rows, and those for which it still raises become dead letters with
@@ -106,7 +107,7 @@ class UserFunction:
         """
         if self._transform is None:
             self.setup()
-        result = self._transform(batch.select(file_schema(batch.schema).names))
+        result = self._transform(batch.select(row_schema(batch.schema).names))
         if not isinstance(result, pa.RecordBatch):
             kind = type(result).__name__
             raise TypeError(f"{self.name} returned a {kind}, not a pyarrow.RecordBatch")

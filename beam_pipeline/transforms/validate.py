@@ -187,6 +187,11 @@ class RecordValidator:
         """
         batches: list[pa.RecordBatch] = []
         dead: list[DeadLetters] = []
+        if self._rules.keeps_null_values and records.column("_value").null_count:
+            is_null = records.column("_value").is_null()
+            rows = self._null_rows(records.filter(is_null))
+            self._add_in_time(rows, self._first.ref, batches, dead)
+            records = records.filter(pc.invert(is_null))
         proven, others = self._proven(records)
         if proven is not None:
             self._add_in_time(proven, self._first.ref, batches, dead)
@@ -206,6 +211,19 @@ class RecordValidator:
                     continue
                 self._add_in_time(batch, version.ref, batches, dead)
         return batches, DeadLetters.concat(dead)
+
+    def _null_rows(self, records: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows of records without a value; the event's columns are null.
+
+        Their `_value` is a null index, by which later steps know them.
+        """
+        count = records.num_rows
+        events = [pa.nulls(count, column.type) for column in self._contract.event_schema]
+        position = records.schema.get_field_index("_value")
+        values = pa.nulls(count, self._schema.field("_value").type)
+        records = records.set_column(position, "_value", values)
+        times = event_times(records, None)
+        return pa.RecordBatch.from_arrays([*events, *records.columns, times], schema=self._schema)
 
     def _add_in_time(
         self,

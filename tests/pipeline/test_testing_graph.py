@@ -13,7 +13,7 @@ from sample_records import commerce_contract, commerce_event, kafka_record
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.io.kafka import CollectRecords
 from beam_pipeline.resources import reference_dir
-from beam_pipeline.schemas import file_schema
+from beam_pipeline.schemas.contract import row_schema
 from beam_pipeline.testing import run_events
 from beam_pipeline.transforms import (
     DeadLetterCollector,
@@ -34,7 +34,7 @@ TRANSFORMS = ["examples.transforms:AmountBand", "examples.transforms:refuse_bots
 
 
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = batch.select(file_schema(batch.schema).names).to_pylist()
+    rows: list[dict[str, Any]] = batch.select(row_schema(batch.schema).names).to_pylist()
     return rows
 
 

@@ -40,9 +40,9 @@ def settings(tree: OutputTree, *flags: str, **properties: Any) -> PipelineSettin
     )
 
 
-def land(tree: OutputTree, **properties: Any) -> None:
+def land(tree: OutputTree, *flags: str, **properties: Any) -> None:
     """Write a file and the note that a run with these properties leaves."""
-    landed = settings(tree, **properties)
+    landed = settings(tree, *flags, **properties)
     add_file(tree)
     note_columns(tree.output_dir, columns_to_land(landed, landed.contract()), landed)
 
@@ -128,9 +128,29 @@ def test_files_of_older_versions_tell_types_and_no_encodings(tree: OutputTree) -
     held = held_columns(tree.output_dir)
     assert held is not None
     assert not held.knows_encodings
-    assert check_columns(settings(tree, a=EITHER, n=INTEGER, e={"enum": ["x"]})) == []
+    assert check_columns(settings(tree, a=EITHER, n=INTEGER, e={"enum": ["x"]})) == [
+        "columns that the files there do not have: "
+        "kafka_key, kafka_headers[].key, kafka_headers[].value"
+    ]
     with pytest.raises(UsageError, match="column 'n' is int64 and string"):
         check_columns(settings(tree, a=TEXT, n=TEXT, e={"enum": ["x"]}))
+
+
+def test_the_kafka_columns_of_the_files_may_become_more_and_fewer(tree: OutputTree) -> None:
+    few = "--kafka_columns=topic,partition,offset,timestamp"
+    land(tree, few, a=INTEGER)
+    assert check_columns(settings(tree, few, a=INTEGER)) == []
+    added = "columns that the files there do not have: kafka_key, kafka_headers[].key, "
+    assert check_columns(settings(tree, a=INTEGER)) == [f"{added}kafka_headers[].value"]
+    land(tree, a=INTEGER)
+    (gone,) = check_columns(settings(tree, few, a=INTEGER))
+    assert gone.startswith("columns of the files there that new files will not have: kafka_key")
+
+
+def test_an_event_s_own_column_is_not_taken_for_the_record_s(tree: OutputTree) -> None:
+    land(tree, "--kafka_columns=topic,partition,offset,timestamp", kafka_key=TEXT)
+    with pytest.raises(UsageError, match="column 'kafka_key' is string and binary"):
+        check_columns(settings(tree, a=INTEGER))
 
 
 def test_other_topics_and_windows_are_told(tree: OutputTree) -> None:

@@ -123,7 +123,10 @@ def test_the_command_proposes_a_schema_that_loads(
     assert main(["schema", "show", str(proposed), "--json"]) == 0
     columns = json.loads(capsys.readouterr().out)["columns"]
     assert {"name": "event_time", "type": "timestamp[us, tz=UTC]"} in columns
-    assert columns[-1]["name"] == "kafka_timestamp"
+    assert [column["name"] for column in columns[-2:]] == ["kafka_key", "kafka_headers"]
+    only = "--kafka_columns=topic,partition,offset,timestamp,value"
+    assert main(["schema", "show", str(proposed), "--json", only]) == 0
+    assert json.loads(capsys.readouterr().out)["columns"][-1]["name"] == "kafka_value"
 
 
 def test_show_says_what_each_column_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -145,6 +148,7 @@ def test_show_says_what_each_column_is(capsys: pytest.CaptureFixture[str], tmp_p
         ("by{}[]", "int64"),
         ("extra", "string", "JSON text of the fields"),
         ("kafka_offset", "int64", "where the row is from"),
+        ("kafka_headers[].value", "binary", "of the Kafka record"),
     ):
         assert any(all(word in line for word in words) for line in lines), words
 

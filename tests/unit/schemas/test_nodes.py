@@ -8,7 +8,15 @@ import pyarrow as pa
 import pytest
 from sample_records import commerce_contract, contract_of
 
-from beam_pipeline.schemas.contract import KAFKA_FIELDS, RIDE_ALONG_FIELDS, file_schema
+from beam_pipeline.errors import UsageError
+from beam_pipeline.records import KAFKA_COLUMNS, PROVENANCE_COLUMNS
+from beam_pipeline.schemas.contract import (
+    KAFKA_FIELDS,
+    RECORD_FIELDS,
+    RIDE_ALONG_FIELDS,
+    file_schema,
+    row_schema,
+)
 from beam_pipeline.schemas.nodes import (
     BIG_INTEGER,
     EXTRA,
@@ -309,7 +317,20 @@ def test_a_batch_has_event_kafka_and_ride_along_columns() -> None:
     contract = contract_of({"properties": {"a": {"type": "integer"}}})
     event = [pa.field("a", pa.int64()), pa.field("extra", pa.string())]
     assert contract.batch_schema == pa.schema([*event, *KAFKA_FIELDS, *RIDE_ALONG_FIELDS])
-    assert file_schema(contract.batch_schema) == pa.schema([*event, *KAFKA_FIELDS])
+    rows = pa.schema([*event, *KAFKA_FIELDS])
+    assert row_schema(contract.batch_schema) == rows
+    assert file_schema(contract.batch_schema, PROVENANCE_COLUMNS) == rows
+    whole = file_schema(contract.batch_schema, KAFKA_COLUMNS)
+    assert whole == pa.schema([*rows, *RECORD_FIELDS.values()])
+
+
+@pytest.mark.parametrize("name", ["kafka_key", "Kafka_Headers"])
+def test_an_event_s_column_is_refused_where_the_record_has_it(name: str) -> None:
+    contract = contract_of({"properties": {name: {"type": "string"}}})
+    with pytest.raises(UsageError, match=rf"column '{name}' has the name .* --kafka_columns=topic"):
+        file_schema(contract.batch_schema)
+    rest = tuple(column for column in KAFKA_COLUMNS if f"kafka_{column}" != name.lower())
+    assert name in file_schema(contract.batch_schema, rest).names
 
 
 @pytest.mark.parametrize(

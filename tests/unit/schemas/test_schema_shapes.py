@@ -29,7 +29,7 @@ from beam_pipeline.io.parquet import ParquetFormat
 from beam_pipeline.io.windowed_files import Piece
 from beam_pipeline.records import DeadLetter, ErrorCode
 from beam_pipeline.schemas import load_contract
-from beam_pipeline.schemas.contract import file_schema
+from beam_pipeline.schemas.contract import row_schema
 from beam_pipeline.transforms.validate import RecordValidator
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -95,7 +95,7 @@ def landed(name: str, values: list[Any], directory: Path) -> tuple[pa.Table, Seq
         for offset, value in enumerate(values)
     ]
     batches, dead = validator.validate(batch_of_records(records))
-    sink = ParquetFormat(file_schema(contract.batch_schema), 1, contract.ref, row_group_bytes=1)
+    sink = ParquetFormat(row_schema(contract.batch_schema), 1, contract.ref, row_group_bytes=1)
     cut = [piece for batch in batches for piece in sink.shards_of(batch)]
     pieces_in_place = [piece for piece in cut if isinstance(piece, Piece)]
     assert len(pieces_in_place) == len(cut)

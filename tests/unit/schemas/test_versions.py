@@ -21,7 +21,7 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import ErrorCode
 from beam_pipeline.schemas import Contract, Judge, build_column, load_contracts
-from beam_pipeline.schemas.contract import file_schema
+from beam_pipeline.schemas.contract import row_schema
 from beam_pipeline.schemas.judge import unwrap
 from beam_pipeline.schemas.nodes import derive_node
 from beam_pipeline.schemas.versions import align, unify, version_of
@@ -152,7 +152,7 @@ def test_files_of_two_versions_are_one_dataset(tmp_path: Path, contract: Contrac
         ]
         batches, dead = RecordValidator(known, RULES).validate(batch_of_records(records))
         assert dead == []
-        table = pa.Table.from_batches(batches).select(file_schema(known.batch_schema).names)
+        table = pa.Table.from_batches(batches).select(row_schema(known.batch_schema).names)
         pq.write_table(table, root / f"orders-{number}.parquet")
 
     schemas = [pq.read_schema(path) for path in sorted(root.iterdir())]

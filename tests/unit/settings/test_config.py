@@ -60,11 +60,32 @@ def test_settings_come_back_from_the_jobs_file(tmp_path: Path) -> None:
         ("--partition_keys=_dt,hour", "--partition_keys=_dt,hour: must be two names"),
         ("--partition_keys=d/t,hour", "--partition_keys=d/t,hour: must be two names"),
         ("--partition_keys=dt,Kafka_Offset", "--partition_keys=dt,Kafka_Offset: must be two names"),
+        ("--kafka_columns=key", "--kafka_columns=key: topic is missing; every file has topic"),
+        ("--kafka_columns=topic,bytes", "--kafka_columns=topic,bytes: 'bytes' is none of topic"),
+        ("--kafka_columns=", "--kafka_columns=: '' is none of topic"),
     ],
 )
 def test_values_out_of_range_are_refused(flag: str, refusal: str) -> None:
     with pytest.raises(UsageError, match=refusal):
         settings_of(flag)
+
+
+def test_the_kafka_columns_have_one_order() -> None:
+    assert settings_of().kafka_columns[-2:] == ("key", "headers")
+    shuffled = settings_of("--kafka_columns=value, offset,topic,timestamp,partition,value")
+    assert shuffled.kafka_columns == ("topic", "partition", "offset", "timestamp", "value")
+
+
+def test_a_field_named_like_a_column_of_the_record_is_refused_while_files_have_that(
+    tmp_path: Path,
+) -> None:
+    schema = tmp_path / "event.json"
+    schema.write_text(json.dumps({"properties": {"kafka_key": {"type": "integer"}}}))
+    without = "--kafka_columns=topic,partition,offset,timestamp,headers"
+    with pytest.raises(UsageError, match=f"column 'kafka_key' has the name .* give {without}"):
+        settings_of(f"--schema={schema}").contract()
+    contract = settings_of(f"--schema={schema}", without).contract()
+    assert "kafka_key" in contract.event_schema.names
 
 
 def test_two_directories_have_two_consumer_groups() -> None:
