@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_pipeline.compiled import layout
+from beam_pipeline.compiled.asked import refused_cells
 from beam_pipeline.compiled.layout import Kind
-from beam_pipeline.compiled.plan import Part, Plan
+from beam_pipeline.compiled.plan import Asked, Part, Plan
 from beam_pipeline.schemas.columns import build_column
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Leaf
 
@@ -117,6 +118,8 @@ class Kernel:
         self._columns: list[_ColumnMemory] = []
         self._cells = self._bytes = 0
         self._nulls: dict[int, pa.Array] = {}
+        self._made: dict[int, pa.Array] = {}
+        self._is_kept = {part.index for asked in plan.asked for part in (asked.part, *asked.lists)}
         self._in_lists = _columns_in_lists(plan.root)
         self._tables["max_value_bytes"] = max_value_bytes
         self._fill_tables()
@@ -140,7 +143,26 @@ class Kernel:
             self._values[0] = (data.address, ends.address, values.offset, rows, _at(is_null))
             done = self._prove(_at(self._tables), _at(self._values), _at(proven))
         columns = self._columns_of(self._root, done) if done else []
-        return ProvenColumns(proven[:done], columns)
+        return self._without_refused(ProvenColumns(proven[:done], columns))
+
+    def _without_refused(self, proven: ProvenColumns) -> ProvenColumns:
+        """Return the rows without those whose values jsonschema-rs refuses (`plan.Asked`)."""
+        refused = [self._refused_rows(asked) for asked in self._plan.asked if len(proven.rows)]
+        self._made.clear()
+        if not any(map(len, refused)):
+            return proven
+        kept = np.ones(len(proven.rows), np.bool_)
+        for rows in refused:
+            kept[rows] = False
+        mask = pa.array(kept)
+        return ProvenColumns(proven.rows[kept], [column.filter(mask) for column in proven.columns])
+
+    def _refused_rows(self, asked: Asked) -> Any:
+        rows = refused_cells(asked.rules, asked.part.kind, self._made[asked.part.index])
+        for part in reversed(asked.lists):
+            ends = self._columns[part.column].ends[: len(self._made[part.index]) + 1]
+            rows = np.searchsorted(ends, rows, side="right") - 1
+        return rows
 
     def _fill_tables(self) -> None:
         plan, names = self._plan, bytearray()
@@ -198,10 +220,16 @@ class Kernel:
 
     def _columns_of(self, part: Part, count: int) -> list[pa.Array]:
         """Return the columns of an object's fields, and that of its unnamed ones."""
-        columns = [self._array(child, count) for child in part.parts]
+        columns = [self._made_array(child, count) for child in part.parts]
         if part.extra_column >= 0:
             columns.append(self._texts(self._columns[part.extra_column], count))
         return columns
+
+    def _made_array(self, part: Part, count: int) -> pa.Array:
+        array = self._array(part, count)
+        if part.index in self._is_kept:
+            self._made[part.index] = array
+        return array
 
     def _array(self, part: Part, count: int) -> pa.Array:
         if part.kind is Kind.UNKNOWN:
@@ -216,7 +244,7 @@ class Kernel:
             return pa.Array.from_buffers(kind, count, [bitmap], nulls, children=children)
         if part.kind is Kind.LIST:
             ends = memory.ends[: count + 1].copy()
-            items = self._array(part.parts[0], int(ends[count]))
+            items = self._made_array(part.parts[0], int(ends[count]))
             buffers = [bitmap, pa.py_buffer(ends)]
             return pa.Array.from_buffers(kind, count, buffers, nulls, children=[items])
         if part.kind is Kind.BOOLEAN:

@@ -46,7 +46,11 @@ def accepts(table: bytes, text: str) -> bool:
 @settings(max_examples=300)
 @given(PATTERNS, st.data())
 def test_a_table_accepts_what_the_pattern_matches(pattern: str, data: st.DataObject) -> None:
-    table = compile_pattern(pattern)
+    try:
+        table = compile_pattern(pattern)
+    except PatternNotCompiledError as error:
+        assert str(error) == "too many states"  # such as ^[a-b]*a[a-b]{12}$
+        return
     plain = re.compile(pattern.replace("(?!\\n)", "").replace("$", r"\Z"), re.ASCII)
     text = data.draw(st.from_regex(plain) | st.text(CHARACTERS, max_size=8))
     is_accepted = accepts(table, text)
