@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -43,7 +43,7 @@ from beam_pipeline.runtime.programs.kernel import look_for_kernel
 from beam_pipeline.schemas import ColumnBuilder, Contract, load_contract
 from beam_pipeline.schemas.contract import RECORD_SCHEMA, file_schema
 from beam_pipeline.transforms import DeadLetters, Enrich, Normalize
-from beam_pipeline.transforms.validate import RecordValidator
+from beam_pipeline.transforms.validate import RecordValidator, Validated
 from beam_pipeline.transforms.windowing import cut_by_window, cut_letters_by_window, late_rows
 from bench.landing import NumberFlag, add_numbers, machine, say, work_directory
 
@@ -58,6 +58,10 @@ WINDOW_SECONDS = 10
 START_MS = 1_790_000_000_000
 AGE_AND_SKEW_SECONDS = (7 * 24 * 3600, 300)
 """The defaults of `--max_event_age_seconds` and `--max_event_skew_seconds`."""
+
+BUNDLE_BYTES = 8 * 1024 * 1024
+"""How many bytes a bundle of a source has on Prism
+(docs/design/0022-prism-with-a-patch.md)."""
 
 TOTAL = "sum"
 STAGES = (
@@ -353,21 +357,37 @@ class _Worker:
         clock = _Clock()
         rows = _Sink(self._parquet, directory, clock, "parts", "files")
         letters = _Sink(self._json_lines, directory, clock, "letters", "letters")
-        for pack in packs:
-            gc.disable()
-            batches, dead = clock.run("validate", self._validator.validate, pack)
-            gc.enable()
-            for batch in batches:
+        for validated in self._validated(packs, clock):
+            for batch in validated.batches:
                 batch = clock.run("normalize", self._normalize, batch)
                 batch = clock.run("enrich", self._enrich, batch)
                 for window, piece in clock.run("windows", self._cut, batch):
                     clock.run("shards", rows.add, window, piece)
-            clock.run("letters", self._add_letters, letters, dead)
+            clock.run("letters", self._add_letters, letters, validated.dead)
             rows.flush_if_full()
             letters.flush_if_full()
         rows.finish()
         letters.finish()
         return clock
+
+    def _validated(self, packs: Sequence[pa.RecordBatch], clock: _Clock) -> Iterator[Validated]:
+        """Yield what becomes of each pack, and, once a bundle, of what is not proven of them."""
+        waiting: list[pa.RecordBatch] = []
+        bundle_bytes = 0
+        for number, pack in enumerate(packs, 1):
+            proven, others = clock.run("validate", self._validator.prove, pack)
+            yield proven
+            waiting.append(others)
+            bundle_bytes += pack.nbytes
+            are_many = sum(records.num_rows for records in waiting) >= MAX_BATCH_RECORDS
+            if are_many or bundle_bytes >= BUNDLE_BYTES or number == len(packs):
+                gc.disable()
+                yield clock.run("validate", self._judged, waiting)
+                gc.enable()
+                waiting, bundle_bytes = [], 0
+
+    def _judged(self, waiting: Sequence[pa.RecordBatch]) -> Validated:
+        return self._validator.judge(pa.concat_batches(waiting))
 
     def take_validation_apart(self, packs: Sequence[pa.RecordBatch], clock: _Clock) -> None:
         """Do the parts of validation one after the other, for the times of each."""

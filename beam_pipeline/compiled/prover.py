@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_pipeline.compiled.crash_marker import CrashMarker, crashes, marker_directory
 from beam_pipeline.compiled.kernel import (
@@ -25,6 +26,10 @@ from beam_pipeline.schemas.contract import Contract
 
 WATCH_EVERY = 1_000
 """One in so many proven rows is judged by the exact path as well."""
+
+WATCH_TOGETHER = 16
+"""So many watched rows are judged in one batch, of `WATCH_EVERY` times as many proven rows: most of
+the price of a few rows on the exact path is that of a batch."""
 
 PROVEN, DIFFERENCES = "proven", "proven_differences"
 """Counters: rows that the kernel proved, and watched rows that the exact path makes otherwise."""
@@ -115,10 +120,12 @@ class Prover:
         rows: Rows,
         exact: Callable[[pa.RecordBatch], list[pa.RecordBatch]],
     ) -> bool:
-        watched = np.arange(self._until_watched, len(rows), self._watch_every)
-        self._until_watched = (self._until_watched - len(rows)) % self._watch_every
-        if not len(watched):
+        self._until_watched -= len(rows)
+        if self._until_watched > 0:
             return True
+        self._until_watched += self._watch_every * WATCH_TOGETHER
+        self._until_watched = max(self._until_watched, 1)
+        watched = np.unique(np.linspace(0, len(rows) - 1, WATCH_TOGETHER, dtype=np.intp))
         wanted = exact(records.take(pa.array(rows[watched])))
         made = batch.take(pa.array(watched))
         if len(wanted) == 1 and _plain(wanted[0]).equals(_plain(made)):
@@ -192,6 +199,11 @@ def _without(records: pa.RecordBatch, rows: Rows) -> pa.RecordBatch:
 
 def _described(records: pa.RecordBatch) -> str:
     """Return topics, partitions and offsets such as `events[0] 17 to 4016`."""
+    topics = pc.unique(records.column("kafka_topic"))
+    partitions = records.column("kafka_partition").to_numpy()
+    offsets = records.column("kafka_offset").to_numpy()
+    if len(topics) == 1 and partitions.min() == partitions.max():
+        return f"{topics[0]}[{partitions[0]}] {offsets.min()} to {offsets.max()}"
     places = pa.table([records.column(name) for name in _PLACE], names=list(_PLACE))
     grouped = places.group_by([*_PLACE[:2]], use_threads=False).aggregate(
         [(_PLACE[2], "min"), (_PLACE[2], "max")]

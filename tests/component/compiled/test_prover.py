@@ -22,11 +22,23 @@ from sample_records import commerce_contract, commerce_event, kafka_record
 
 from beam_pipeline.compiled import prover as provers
 from beam_pipeline.compiled.kernel import Kernel, KernelLibrary
-from beam_pipeline.compiled.prover import DIFFERENCES, PROVEN, prover_of
+from beam_pipeline.compiled.prover import (
+    DIFFERENCES,
+    PROVEN,
+    WATCH_EVERY,
+    WATCH_TOGETHER,
+    prover_of,
+)
 from beam_pipeline.config import ValidationRules
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import DeadLetter
-from beam_pipeline.transforms.validate import RecordValidator
+from beam_pipeline.transforms.validate import (
+    BatchLimits,
+    RecordValidator,
+    Validated,
+    _ValidateRecords,
+)
 
 RULES = ValidationRules("event_time", max_event_age_seconds=600, max_event_skew_seconds=60)
 
@@ -101,9 +113,9 @@ def test_a_watched_row_that_differs_switches_the_kernel_off(
         by_offset(RecordValidator(commerce_contract(), RULES).validate(records)[0])
     )
     assert not letters
-    assert validator.take_proven() == {DIFFERENCES: 1}
+    assert validator.take_proven() == {DIFFERENCES: 3}
     (line,) = [each.message for each in caplog.records if each.levelno == logging.ERROR]
-    assert "differ on one of the records orders[0] 0 to 0;" in line
+    assert "differ on one of the records orders[0] 0 to 2;" in line
     validator.validate(records)
     assert validator.take_proven() == {}
     assert prover_of(commerce_contract(), kernel_library, 100) is None
@@ -122,22 +134,54 @@ def test_a_kernel_that_fails_is_not_used_any_more(
     assert "failed on the records orders[0] 0 to 2;" in line
 
 
-def test_every_thousandth_proven_row_is_watched(
+def test_one_in_a_thousand_proven_rows_is_watched(
     kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched: list[int] = []
     whole = RecordValidator._exact
 
     def counted(self: RecordValidator, records: pa.RecordBatch) -> list[pa.RecordBatch]:
-        watched.extend(records.column("kafka_offset").to_pylist())
+        watched.append(records.num_rows)
         return whole(self, records)
 
     monkeypatch.setattr(RecordValidator, "_exact", counted)
     validator = RecordValidator(commerce_contract(), replace(RULES, kernel=kernel_library))
-    records = records_of([json.dumps(commerce_event()).encode()] * 2_500)
-    for begin in range(0, 2_500, 400):
-        validator.validate(records.slice(begin, 400))
-    assert watched == [0, 1000, 2000]
+    records = records_of([json.dumps(commerce_event()).encode()] * 400)
+    for _ in range(81):
+        validator.validate(records)
+    assert watched == [WATCH_TOGETHER] * 3
+    assert 2 * WATCH_TOGETHER * WATCH_EVERY <= 81 * 400 < 3 * WATCH_TOGETHER * WATCH_EVERY
+
+
+def test_records_that_are_not_proven_wait_for_the_end_of_the_bundle(
+    kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+    whole = RecordValidator.judge
+
+    def counted(self: RecordValidator, records: pa.RecordBatch) -> Validated:
+        judged.append(records.num_rows)
+        return whole(self, records)
+
+    monkeypatch.setattr(RecordValidator, "judge", counted)
+    rules = replace(RULES, kernel=kernel_library)
+    step = _ValidateRecords(commerce_contract(), rules, BatchLimits(10), CoveredOffsets())
+    step.setup()
+    values = [json.dumps(commerce_event(event_type=kind)) for kind in ("none", "page_view")]
+    records = records_of([value.encode() for value in values] * 5)
+    step.start_bundle()
+    first = [*step.process(records)]
+    assert [type(element) for element in first] == [pa.RecordBatch]
+    assert judged == []
+    second = [*step.process(records)]
+    assert judged == [10]  # as many as the limit
+    assert len(second) == 2
+    assert [*step.process(records.slice(0, 3))] == []
+    batch, letters = (output.value for output in step.finish_bundle())
+    assert judged == [10, 2]
+    assert batch.num_rows == 1
+    assert len(letters.value) == 2
+    step.teardown()
 
 
 DIES = """
