@@ -95,6 +95,20 @@ class ProvenColumns(NamedTuple):
     columns: list[pa.Array]
 
 
+class TimeRule(NamedTuple):
+    """Rows whose event time breaks it are given up; times are microseconds, from 1970 on.
+
+    `min_time` and `max_time` are the first and last event time that there can be, `max_age` and
+    `max_skew` how far one may be before and after the time of the append.
+    """
+
+    part: Part
+    min_time: int
+    max_time: int
+    max_age: int
+    max_skew: int
+
+
 class Kernel:
     """Proves rows by one plan. It has scratch memory, and is for one thread at a time.
 
@@ -102,12 +116,19 @@ class Kernel:
       library: the kernel's code.
       plan: one with a root.
       max_value_bytes: how large a value may be.
+      times: what event times must be; None if they may be any.
 
     Raises:
       KernelUnusableError: the library can't be used here.
     """
 
-    def __init__(self, library: KernelLibrary, plan: Plan, max_value_bytes: int) -> None:
+    def __init__(
+        self,
+        library: KernelLibrary,
+        plan: Plan,
+        max_value_bytes: int,
+        times: TimeRule | None = None,
+    ) -> None:
         assert plan.root is not None
         self._prove = library.load().proveRows
         self._plan = plan
@@ -122,13 +143,21 @@ class Kernel:
         self._is_kept = {part.index for asked in plan.asked for part in (asked.part, *asked.lists)}
         self._in_lists = _columns_in_lists(plan.root)
         self._tables["max_value_bytes"] = max_value_bytes
+        self._tables["event_time_node"] = -1
+        if times is not None:
+            self._tables["event_time_node"] = times.part.index
+            for name in ("min_time", "max_time", "max_age", "max_skew"):
+                self._tables[name] = getattr(times, name)
         self._fill_tables()
 
-    def prove(self, values: pa.Array) -> ProvenColumns:
+    def prove(
+        self, values: pa.Array, append_times: npt.NDArray[np.int64] | None = None
+    ) -> ProvenColumns:
         """Return the rows that are proven; of the others nothing is said.
 
         Args:
           values: JSON texts, binary, with nulls.
+          append_times: microseconds since 1970; needed if there is a `TimeRule`.
         """
         rows = len(values)
         _, ends, data = values.buffers()
@@ -140,7 +169,13 @@ class Kernel:
             )
             own_ends = np.frombuffer(ends, np.int32)[values.offset : values.offset + rows + 1]
             self._make_room(rows, int(own_ends[-1] - own_ends[0]))
-            self._values[0] = (data.address, ends.address, values.offset, rows, _at(is_null))
+            if append_times is None:
+                append_times = np.zeros(rows, np.int64)
+            assert len(append_times) == rows
+            times_at = _at(append_times)
+            nulls_at = _at(is_null)
+            place = (data.address, ends.address, values.offset, rows)
+            self._values[0] = (*place, nulls_at, times_at)
             done = self._prove(_at(self._tables), _at(self._values), _at(proven))
         columns = self._columns_of(self._root, done) if done else []
         return self._without_refused(ProvenColumns(proven[:done], columns))

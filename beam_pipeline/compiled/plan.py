@@ -123,6 +123,26 @@ class Plan:
     left_out: list[NotCompiled] = field(default_factory=list)
 
 
+def time_part_of(plan: Plan, path: str) -> Part | None:
+    """Return the part of the field at a dotted path, if it holds times and is in no list.
+
+    As for `transforms.nested.leaf_at`, a field at the top may have dots in its name.
+    """
+    part, steps = plan.root, path.split(".")
+    if part is not None and path in _names_of(plan, part):
+        steps = [path]
+    for step in steps:
+        if part is None or part.kind is not Kind.OBJECT:
+            return None
+        part = _names_of(plan, part).get(step)
+    return part if part is not None and part.kind is Kind.TIME else None
+
+
+def _names_of(plan: Plan, part: Part) -> dict[str, Part]:
+    first = part.row["first_child"]
+    return dict(plan.fields[first : first + part.row["children"]])
+
+
 def compile_plan(contract: Contract) -> Plan:
     """Return the plan of a contract; `root` is None if no row could be proven by it."""
     compiler = _Compiler(contract)

@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 from beam_pipeline.compiled.crash_marker import CrashMarker, crashes, marker_directory
 from beam_pipeline.compiled.kernel import (
     Kernel,
-    KernelLibrary,
     KernelUnusableError,
     ProvenColumns,
+    TimeRule,
 )
-from beam_pipeline.compiled.plan import compile_plan
+from beam_pipeline.compiled.plan import Plan, compile_plan, time_part_of
+from beam_pipeline.config import ValidationRules
+from beam_pipeline.records import MAX_TIME_MS, MIN_TIME_MS
 from beam_pipeline.schemas.columns import ARROW_REFUSALS
 from beam_pipeline.schemas.contract import Contract
 
@@ -53,11 +55,18 @@ class Prover:
 
     Attributes:
       counts: what became of rows since it was last emptied, by `PROVEN` and `DIFFERENCES`.
+      has_time_rule: whether the event times of proven rows follow the rules.
     """
 
     def __init__(
-        self, kernel: Kernel, marker: CrashMarker, digest: str, watch_every: int = WATCH_EVERY
+        self,
+        kernel: Kernel,
+        marker: CrashMarker,
+        digest: str,
+        has_time_rule: bool,
+        watch_every: int = WATCH_EVERY,
     ) -> None:
+        self.has_time_rule = has_time_rule
         self.counts: Counter[str] = Counter()
         self._kernel = kernel
         self._marker = marker
@@ -105,7 +114,7 @@ class Prover:
     def _in_kernel(self, records: pa.RecordBatch) -> ProvenColumns:
         self._marker.enter(_described(records))
         try:
-            return self._kernel.prove(records.column("_value"))
+            return self._kernel.prove(records.column("_value"), _append_times(records))
         finally:
             self._marker.leave()
 
@@ -147,20 +156,35 @@ def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.set_column(position, "_value", value.cast(value.type.value_type))
 
 
+def _append_times(records: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    append_ms = records.column("kafka_timestamp").cast(pa.int64()).to_numpy()
+    append_us: npt.NDArray[np.int64] = np.clip(append_ms, MIN_TIME_MS, MAX_TIME_MS) * 1_000
+    return append_us
+
+
+def _time_rule(plan: Plan, rules: ValidationRules) -> TimeRule | None:
+    """Return what the kernel is to check of event times; None if it can't make them."""
+    part = None
+    if rules.event_time_field is not None:
+        part = time_part_of(plan, rules.event_time_field)
+    if part is None:
+        return None
+    limits = (rules.max_event_age_seconds, rules.max_event_skew_seconds)
+    max_age, max_skew = (limit * 1_000_000 if limit else 2**63 - 1 for limit in limits)
+    return TimeRule(part, MIN_TIME_MS * 1_000, (MAX_TIME_MS + 1) * 1_000 - 1, max_age, max_skew)
+
+
 def prover_of(
-    contract: Contract,
-    library: KernelLibrary | None,
-    max_value_bytes: int,
-    directory: Path | None = None,
+    contract: Contract, rules: ValidationRules, directory: Path | None = None
 ) -> Prover | None:
     """Return the prover of a contract; None if all records take the exact path.
 
     Args:
       contract: the schema.
-      library: the kernel; None if there is none, or it is switched off.
-      max_value_bytes: how large a value may be.
+      rules: those of validation; its kernel is None if there is none, or it is switched off.
       directory: where crash markers are; None for that of the machine.
     """
+    library = rules.kernel
     if library is None or library.digest in _switched_off:
         return None
     plan = compile_plan(contract)
@@ -177,12 +201,13 @@ def prover_of(
         )
         return None
     try:
-        kernel = Kernel(library, plan, max_value_bytes)
+        times = _time_rule(plan, rules)
+        kernel = Kernel(library, plan, rules.max_value_bytes, times)
         marker = CrashMarker(directory, library.digest)
     except (KernelUnusableError, OSError) as error:
         _LOG.warning("--compiled_contract has no effect in this worker: %s", error)
         return None
-    return Prover(kernel, marker, library.digest)
+    return Prover(kernel, marker, library.digest, times is not None)
 
 
 _WITHOUT = (

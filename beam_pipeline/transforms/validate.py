@@ -46,6 +46,7 @@ from beam_pipeline.transforms.dead_letters import (
     failure_of,
 )
 from beam_pipeline.transforms.event_times import event_times, reject_bad_times
+from beam_pipeline.transforms.nested import leaf_at
 from beam_pipeline.transforms.outputs import DEAD, Outputs, with_batch_outputs
 
 STAGE = "validate"
@@ -182,7 +183,7 @@ class RecordValidator:
         self._scanned_bytes = 0
         if contract.digits is Digits.OF_INTEGERS:
             self._scanned_bytes = BYTES_PER_CALL * doubles_in(contract.node)
-        self._prover = prover_of(contract, rules.kernel, rules.max_value_bytes)
+        self._prover = prover_of(contract, rules)
 
     def validate(self, records: pa.RecordBatch) -> Validated:
         """Return batches of `Contract.batch_schema` and dead letters for a batch of records.
@@ -211,10 +212,16 @@ class RecordValidator:
         others = records
         if self._prover is not None:
             riding = _with_value_by_reference(records)
-            proven = self._prover.prove(records, riding, self._with_record_columns, self._exact)
+            with_columns = self._with_record_columns
+            if self._prover.has_time_rule:
+                with_columns = self._with_columns_in_time
+            proven = self._prover.prove(records, riding, with_columns, self._exact)
             if proven is not None:
-                self._add_in_time(proven.batch, self._first.ref, batches, dead)
                 others = proven.others
+                if self._prover.has_time_rule:
+                    batches.append(proven.batch)
+                else:
+                    self._add_in_time(proven.batch, self._first.ref, batches, dead)
         return Validated(batches, DeadLetters.concat(dead)), others
 
     def judge(self, records: pa.RecordBatch) -> Validated:
@@ -359,10 +366,23 @@ class RecordValidator:
         Raises:
           one of ARROW_REFUSALS: a value does not fit its column.
         """
-        columns = [*event_columns, *records.columns]
-        rows = pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
+        rows = self._without_times(event_columns, records)
         times = event_times(rows, self._rules.event_time_field, self._rules.event_time_unit)
-        return pa.RecordBatch.from_arrays([*columns, times], schema=self._schema)
+        return pa.RecordBatch.from_arrays([*rows.columns, times], schema=self._schema)
+
+    def _with_columns_in_time(
+        self, event_columns: list[pa.Array], records: pa.RecordBatch
+    ) -> pa.RecordBatch:
+        """Return a batch as `_with_record_columns` does; a column has the times, none is null."""
+        rows = self._without_times(event_columns, records)
+        times = leaf_at(rows, str(self._rules.event_time_field))
+        return pa.RecordBatch.from_arrays([*rows.columns, times], schema=self._schema)
+
+    def _without_times(
+        self, event_columns: list[pa.Array], records: pa.RecordBatch
+    ) -> pa.RecordBatch:
+        columns = [*event_columns, *records.columns]
+        return pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
 
 
 def _take(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:

@@ -27,12 +27,14 @@ from beam_pipeline.compiled.prover import (
     PROVEN,
     WATCH_EVERY,
     WATCH_TOGETHER,
+    _plain,
     prover_of,
 )
 from beam_pipeline.config import ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.io.kafka import batch_of_records
 from beam_pipeline.records import DeadLetter
+from beam_pipeline.schemas import load_contract
 from beam_pipeline.transforms.validate import (
     BatchLimits,
     RecordValidator,
@@ -58,7 +60,7 @@ def records_of(values: list[Any]) -> pa.RecordBatch:
 
 
 def by_offset(batches: list[pa.RecordBatch]) -> pa.Table:
-    return pa.Table.from_batches(batches).sort_by("kafka_offset")
+    return pa.Table.from_batches([*map(_plain, batches)]).sort_by("kafka_offset")
 
 
 def in_order(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
@@ -66,23 +68,75 @@ def in_order(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
     return sorted(timeless, key=lambda letter: letter.offset)
 
 
-def test_rows_and_letters_are_those_of_the_exact_path(kernel_library: KernelLibrary) -> None:
+@pytest.mark.parametrize(
+    ("rules", "least"),
+    [(RULES, 1), (ValidationRules("event_time"), 100), (ValidationRules(None), 100)],
+)
+def test_rows_and_letters_are_those_of_the_exact_path(
+    kernel_library: KernelLibrary, rules: ValidationRules, least: int
+) -> None:
     chance = random.Random(5)
     values: list[Any] = [value for _ in range(8) for value in mutated_events(chance)[1]]
     for time in ("2026-11-23T11:49:59Z", "2026-11-23T12:01:01Z", "2026-11-23T12:00:59Z"):
         values.append(json.dumps(commerce_event(event_time=time)).encode())
     records = records_of(values)
-    exact = RecordValidator(commerce_contract(), RULES)
-    compiled = RecordValidator(commerce_contract(), replace(RULES, kernel=kernel_library))
+    exact = RecordValidator(commerce_contract(), rules)
+    compiled = RecordValidator(commerce_contract(), replace(rules, kernel=kernel_library))
     batches, letters = exact.validate(records)
     made, made_letters = compiled.validate(records)
     assert by_offset(made).equals(by_offset(batches))
     assert in_order(made_letters) == in_order(letters)
     counts = compiled.take_proven()
-    assert counts[PROVEN] > 100
+    assert counts[PROVEN] >= least
     assert counts[DIFFERENCES] == 0
     assert compiled.take_proven() == {}
     compiled.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "times", "in_time"),
+    [
+        ("event_time", ["2026-11-23T11:50:00Z", "2026-11-23T12:01:00Z"], True),
+        ("event_time", ["2026-11-23T11:49:59.999999Z", "2026-11-23T12:01:00.000001Z"], False),
+        ("event_time", ["0001-12-31T00:00:00Z", "9999-01-01T00:00:00Z"], False),
+        ("meta.at", ["2026-11-23T11:50:00Z", "2026-11-23T12:01:00Z"], True),
+        ("meta.at", ["2026-11-23T11:49:59Z", None, ...], False),
+    ],
+)
+def test_the_kernel_gives_up_rows_that_are_not_in_time(
+    kernel_library: KernelLibrary, tmp_path: Path, path: str, times: list[Any], in_time: bool
+) -> None:
+    contract = commerce_contract()
+    events = [commerce_event(event_time=time) for time in times]
+    if path == "meta.at":
+        at = {"type": ["string", "null"], "format": "date-time"}
+        meta = {"type": "object", "properties": {"at": at}}
+        document = {"type": "object", "properties": {"meta": meta}}
+        (tmp_path / "schema.json").write_text(json.dumps(document))
+        contract = load_contract(tmp_path / "schema.json")
+        events = [{} if time is ... else {"meta": {"at": time}} for time in times]
+    rules = replace(RULES, event_time_field=path)
+    records = records_of([json.dumps(event).encode() for event in events])
+    compiled = RecordValidator(contract, replace(rules, kernel=kernel_library))
+    made, made_letters = compiled.validate(records)
+    batches, letters = RecordValidator(contract, rules).validate(records)
+    assert compiled.take_proven() == ({PROVEN: len(times)} if in_time else {})
+    assert in_order(made_letters) == in_order(letters)
+    assert [*map(_plain, made)] == [*map(_plain, batches)]
+    assert len(letters) == (0 if in_time else len(times))
+
+
+def test_event_times_without_limits_are_checked_too(kernel_library: KernelLibrary) -> None:
+    rules = ValidationRules("event_time", kernel=kernel_library)
+    times = ("0001-12-31T00:00:00Z", "0002-01-01T00:00:00Z", "9998-12-31T23:59:59.999999Z")
+    events = [commerce_event(event_time=time) for time in (*times, "9999-01-01T00:00:00Z")]
+    validator = RecordValidator(commerce_contract(), rules)
+    (batch,), letters = validator.validate(
+        records_of([json.dumps(event).encode() for event in events])
+    )
+    assert validator.take_proven() == {PROVEN: 2}
+    assert batch.column("kafka_offset").to_pylist() == [1, 2]
+    assert [letter.offset for letter in letters] == [0, 3]
 
 
 def test_a_validator_travels_with_its_kernel(kernel_library: KernelLibrary) -> None:
@@ -97,8 +151,8 @@ def test_a_watched_row_that_differs_switches_the_kernel_off(
 ) -> None:
     whole = Kernel.prove
 
-    def wrong(self: Kernel, values: pa.Array) -> Any:
-        proven = whole(self, values)
+    def wrong(self: Kernel, values: pa.Array, append_times: Any) -> Any:
+        proven = whole(self, values, append_times)
         user = commerce_contract().event_schema.get_field_index("user_id")
         columns = [*proven.columns]
         columns[user] = pa.array(["u-000000000000"] * len(proven.rows))
@@ -118,7 +172,7 @@ def test_a_watched_row_that_differs_switches_the_kernel_off(
     assert "differ on one of the records orders[0] 0 to 2;" in line
     validator.validate(records)
     assert validator.take_proven() == {}
-    assert prover_of(commerce_contract(), kernel_library, 100) is None
+    assert prover_of(commerce_contract(), rules) is None
 
 
 def test_a_kernel_that_fails_is_not_used_any_more(
@@ -187,10 +241,13 @@ def test_records_that_are_not_proven_wait_for_the_end_of_the_bundle(
 DIES = """
 import pickle, sys
 from beam_pipeline.compiled import layout, prover
+from beam_pipeline.config import ValidationRules
 from sample_records import commerce_contract
 from pathlib import Path
 library, records = pickle.load(open(sys.argv[1], "rb"))
-found = prover.prover_of(commerce_contract(), library, 10_000, Path(sys.argv[2]))
+found = prover.prover_of(
+    commerce_contract(), ValidationRules(None, kernel=library), Path(sys.argv[2])
+)
 found._kernel._tables["child_count"] = 1  # a child beyond it is out of bounds
 found.prove(records, records, lambda columns, rows: rows, lambda rows: [])
 """

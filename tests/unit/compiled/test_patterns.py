@@ -6,7 +6,7 @@ import re
 
 import jsonschema_rs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from beam_pipeline.compiled.patterns import PatternNotCompiledError, compile_pattern
@@ -48,9 +48,8 @@ def accepts(table: bytes, text: str) -> bool:
 def test_a_table_accepts_what_the_pattern_matches(pattern: str, data: st.DataObject) -> None:
     try:
         table = compile_pattern(pattern)
-    except PatternNotCompiledError as error:
-        assert str(error) == "too many states"  # such as ^[a-b]*a[a-b]{12}$
-        return
+    except PatternNotCompiledError:  # too many states, such as ^[a-b]*a[a-b]{12}$
+        reject()
     plain = re.compile(pattern.replace("(?!\\n)", "").replace("$", r"\Z"), re.ASCII)
     text = data.draw(st.from_regex(plain) | st.text(CHARACTERS, max_size=8))
     is_accepted = accepts(table, text)
