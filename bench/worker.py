@@ -1,7 +1,8 @@
 """Measures the worker's CPU time a record, stage by stage: one process, no runner, no broker.
 
-The stages are the functions that the pipeline calls, on packs of synthetic events. With
-`--baseline` another checkout does the same in turn, and the table has the ratio of both.
+The stages are the functions that the pipeline calls, on packs of synthetic events. As in a run, the
+compiled contract proves rows if its kernel is in the cache. With `--baseline` another checkout does
+the same in turn, and the table has the ratio of both.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from beam_pipeline import resources
+from beam_pipeline.compiled.kernel import Kernel, KernelLibrary
+from beam_pipeline.compiled.plan import compile_plan
 from beam_pipeline.config import ValidationRules, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
@@ -36,10 +39,11 @@ from beam_pipeline.io.parquet import ParquetFormat
 from beam_pipeline.io.windowed_files import MAX_OPEN_BYTES, FileFormat, Shard
 from beam_pipeline.producer.source import SourceRecord, synthetic
 from beam_pipeline.records import MAX_BATCH_RECORDS
+from beam_pipeline.runtime.programs.kernel import look_for_kernel
 from beam_pipeline.schemas import ColumnBuilder, Contract, load_contract
 from beam_pipeline.schemas.contract import RECORD_SCHEMA, file_schema
 from beam_pipeline.transforms import DeadLetters, Enrich, Normalize
-from beam_pipeline.transforms.validate import RecordValidator
+from beam_pipeline.transforms.validate import RecordValidator, Validated
 from beam_pipeline.transforms.windowing import cut_by_window, cut_letters_by_window, late_rows
 from bench.landing import NumberFlag, add_numbers, machine, say, work_directory
 
@@ -55,6 +59,10 @@ START_MS = 1_790_000_000_000
 AGE_AND_SKEW_SECONDS = (7 * 24 * 3600, 300)
 """The defaults of `--max_event_age_seconds` and `--max_event_skew_seconds`."""
 
+BUNDLE_BYTES = 8 * 1024 * 1024
+"""How many bytes a bundle of a source has on Prism
+(docs/design/0022-prism-with-a-patch.md)."""
+
 TOTAL = "sum"
 STAGES = (
     "validate",
@@ -68,8 +76,14 @@ STAGES = (
 )
 """What the worker does, in order; their sum is the figure."""
 
-PARTS_OF_VALIDATE = ("decode", "verdict", "explain", "columns")
-"""What validation is made of, measured once more beside it, and in no sum."""
+PARTS_OF_VALIDATE = ("kernel", "decode", "verdict", "explain", "columns")
+"""What validation is made of, measured once more beside it, and in no sum.
+
+`kernel` takes all records, the others do what the exact path does with all records.
+"""
+
+OLDEST_BENCH = "77ac422"
+"""The commit whose bench/worker.py measures checkouts that have none."""
 
 Result = TypeVar("Result")
 Figures = dict[str, float]
@@ -79,7 +93,7 @@ def main() -> int:
     """Run the benchmark; return 0, or 2 for a wrong flag."""
     args = _parse_flags()
     if args.packs is not None:
-        print(json.dumps(measured(args.packs, args.passes)))
+        print(json.dumps(measured(args.packs, args.passes, args.compiled_contract == "auto")))
         return 0
     with work_directory("beam_pipeline_worker_", keep=False) as directory:
         try:
@@ -87,7 +101,7 @@ def main() -> int:
             packs = directory / "packs.arrow"
             say(f"making {args.events:,} events ...")
             records = write_packs(packs, args.events, args.invalid_ratio, args.seed)
-            figures = _in_turns(checkouts, packs, args.repeats, args.passes)
+            figures = _in_turns(checkouts, packs, args)
         except PipelineError as error:
             say(f"worker: {error}")
             return error.exit_code
@@ -103,7 +117,10 @@ def main() -> int:
             "records": records,
             "flags": {
                 name: getattr(args, name)
-                for name in ("events", "invalid_ratio", "repeats", "passes", "seed")
+                for name in (
+                    *("events", "invalid_ratio", "repeats", "passes", "seed"),
+                    "compiled_contract",
+                )
             },
         },
     }
@@ -130,6 +147,12 @@ def _parse_flags() -> argparse.Namespace:
         help="another checkout that has bench/worker.py, to be measured in turn with this one",
     )
     parser.add_argument(
+        "--compiled_contract",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: rows are proven by the kernel if it is in the cache; off: never",
+    )
+    parser.add_argument(
         "--results",
         type=Path,
         default=RESULTS,
@@ -151,24 +174,28 @@ def _checkouts(baseline: Path | None) -> dict[str, Path]:
     if baseline is not None:
         if not (baseline / "bench" / "worker.py").is_file():
             raise UsageError(
-                f"--baseline={baseline}: there is no bench/worker.py; give the root of a checkout "
-                "that has it, or copy this one there"
+                f"--baseline={baseline}: there is no bench/worker.py; give the root of a checkout, "
+                f"and if its commit is from before {OLDEST_BENCH}, take the file from that one: "
+                f"git show {OLDEST_BENCH}:bench/worker.py > {baseline / 'bench' / 'worker.py'}"
             )
         checkouts["baseline"] = baseline.resolve()
     return checkouts
 
 
 def _in_turns(
-    checkouts: dict[str, Path], packs: Path, repeats: int, passes: int
+    checkouts: dict[str, Path], packs: Path, args: argparse.Namespace
 ) -> dict[str, Figures]:
     """Return the least CPU time of each stage by checkout, in microseconds a record."""
     least: dict[str, Figures] = {name: {} for name in checkouts}
-    for repeat in range(1, repeats + 1):
+    for repeat in range(1, args.repeats + 1):
         for name, directory in checkouts.items():
-            say(f"run {repeat} of {repeats}: {name} ...")
+            say(f"run {repeat} of {args.repeats}: {name} ...")
             command = [sys.executable, "-m", "bench.worker", f"--packs={packs}"]
+            command.append(f"--passes={args.passes}")
+            if _knows_the_kernel(directory):
+                command.append(f"--compiled_contract={args.compiled_contract}")
             child = subprocess.run(
-                [*command, f"--passes={passes}"],
+                command,
                 cwd=directory,
                 capture_output=True,
                 text=True,
@@ -183,6 +210,11 @@ def _in_turns(
     return least
 
 
+def _knows_the_kernel(checkout: Path) -> bool:
+    """Return whether the bench of a checkout has the flag for the kernel; older ones do not."""
+    return "--compiled_contract" in (checkout / "bench" / "worker.py").read_text()
+
+
 def _table(figures: dict[str, Figures], records: int, args: argparse.Namespace) -> Table:
     table = Table(
         title=f"{records:,} records, {args.invalid_ratio:.1%} invalid: CPU of the worker, "
@@ -190,7 +222,8 @@ def _table(figures: dict[str, Figures], records: int, args: argparse.Namespace) 
         title_justify="left",
         min_width=80,
         caption=f"the least of {args.repeats} processes with {args.passes} passes each. Indented: "
-        "measured once more beside the stage, and in no sum.",
+        "measured once more beside the stage with all records, and in no sum. Without a figure for "
+        "kernel, all records took the exact path.",
         caption_justify="left",
     )
     table.add_column("stage")
@@ -259,22 +292,29 @@ def _pack(
     return pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA)
 
 
-def measured(path: Path, passes: int) -> Figures:
-    """Return the least CPU time of each stage over some passes, in microseconds a record."""
+def measured(path: Path, passes: int, is_compiled: bool) -> Figures:
+    """Return the least CPU time of each stage over some passes, in microseconds a record.
+
+    Args:
+      path: what `write_packs` wrote.
+      passes: how often all packs are landed.
+      is_compiled: whether the kernel proves rows if it is in the cache.
+    """
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
         packs = [reader.get_batch(number) for number in range(reader.num_record_batches)]
     records = sum(pack.num_rows for pack in packs)
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)  # those of the workers of `run`
-    worker = _Worker()
+    worker = _Worker(look_for_kernel() if is_compiled else None)
     least: Figures = {}
     for _ in range(passes):
         with tempfile.TemporaryDirectory() as directory:
             clock = worker.land(packs, Path(directory))
         worker.take_validation_apart(packs, clock)
-        for stage in (*STAGES, *PARTS_OF_VALIDATE):
+        for stage in clock.spent_ns:
             micros = clock.spent_ns[stage] / records / 1_000
             least[stage] = min(least.get(stage, micros), micros)
+    worker.close()
     return least
 
 
@@ -294,12 +334,17 @@ class _Clock:
 class _Worker:
     """The pipeline's steps for one topic, without Beam."""
 
-    def __init__(self) -> None:
+    def __init__(self, library: KernelLibrary | None) -> None:
         self._contract: Contract = load_contract(resources.event_schema_path())
-        rules = ValidationRules(self._contract.event_time_field, *AGE_AND_SKEW_SECONDS)
+        rules = ValidationRules(
+            self._contract.event_time_field, *AGE_AND_SKEW_SECONDS, kernel=library
+        )
         self._judge = self._contract.judge(rules.max_value_bytes)
         self._columns = ColumnBuilder(self._contract)
         self._validator = RecordValidator(self._contract, rules)
+        self._kernel: Kernel | None = None
+        if library is not None:
+            self._kernel = Kernel(library, compile_plan(self._contract), rules.max_value_bytes)
         self._normalize = Normalize(self._contract).function
         self._enrich = Enrich(self._contract, resources.reference_dir()).function
         self._windowing = Windowing(WINDOW_SECONDS)
@@ -312,21 +357,37 @@ class _Worker:
         clock = _Clock()
         rows = _Sink(self._parquet, directory, clock, "parts", "files")
         letters = _Sink(self._json_lines, directory, clock, "letters", "letters")
-        for pack in packs:
-            gc.disable()
-            batches, dead = clock.run("validate", self._validator.validate, pack)
-            gc.enable()
-            for batch in batches:
+        for validated in self._validated(packs, clock):
+            for batch in validated.batches:
                 batch = clock.run("normalize", self._normalize, batch)
                 batch = clock.run("enrich", self._enrich, batch)
                 for window, piece in clock.run("windows", self._cut, batch):
                     clock.run("shards", rows.add, window, piece)
-            clock.run("letters", self._add_letters, letters, dead)
+            clock.run("letters", self._add_letters, letters, validated.dead)
             rows.flush_if_full()
             letters.flush_if_full()
         rows.finish()
         letters.finish()
         return clock
+
+    def _validated(self, packs: Sequence[pa.RecordBatch], clock: _Clock) -> Iterator[Validated]:
+        """Yield what becomes of each pack, and, once a bundle, of what is not proven of them."""
+        waiting: list[pa.RecordBatch] = []
+        bundle_bytes = 0
+        for number, pack in enumerate(packs, 1):
+            proven, others = clock.run("validate", self._validator.prove, pack)
+            yield proven
+            waiting.append(others)
+            bundle_bytes += pack.nbytes
+            are_many = sum(records.num_rows for records in waiting) >= MAX_BATCH_RECORDS
+            if are_many or bundle_bytes >= BUNDLE_BYTES or number == len(packs):
+                gc.disable()
+                yield clock.run("validate", self._judged, waiting)
+                gc.enable()
+                waiting, bundle_bytes = [], 0
+
+    def _judged(self, waiting: Sequence[pa.RecordBatch]) -> Validated:
+        return self._validator.judge(pa.concat_batches(waiting))
 
     def take_validation_apart(self, packs: Sequence[pa.RecordBatch], clock: _Clock) -> None:
         """Do the parts of validation one after the other, for the times of each."""
@@ -335,7 +396,13 @@ class _Worker:
             self._take_apart(pack, clock)
             gc.enable()
 
+    def close(self) -> None:
+        """Give back what is not memory."""
+        self._validator.close()
+
     def _take_apart(self, pack: pa.RecordBatch, clock: _Clock) -> None:
+        if self._kernel is not None:
+            clock.run("kernel", self._kernel.prove, pack.column("_value"))
         judge = self._judge
         values = pack.column("_value").to_numpy(zero_copy_only=False)
         decoded = clock.run("decode", lambda: [judge.decode(value) for value in values])

@@ -322,6 +322,12 @@ class SchemaMaker:
                 {"type": "boolean"},
                 {"type": ["string", "integer"]},
                 {},
+                {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "integer", "minimum": 5}]},
+                {"not": {"enum": ["a", 1, None, True]}},
+                {"const": chance.choice([1, 1.5, "a", True, None])},
+                {"enum": [1, 2.5, 100]},
+                {"type": "string", "contentEncoding": "base64"},
+                {"type": "string", "format": chance.choice(["uri", "ipv4", "time", "regex"])},
             ]
         )
         schema = dict(schema)
@@ -343,14 +349,16 @@ class SchemaMaker:
                         "^[0-9]+\\.[0-9]{1,2}\\.?3(?!\\n)$",
                         "b$",
                         "^a?b?c?$",
+                        "a|é",
+                        "^(?!x)",
                     ]
                 )
         if kind in ("integer", "number"):
             for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
                 if chance.random() < 0.15:
                     schema[keyword] = chance.choice([0, 1, 0.01, 1.5, 100, 10000000, -5])
-            if chance.random() < 0.05:
-                schema["multipleOf"] = chance.choice([1, 2, 0.5])
+            if chance.random() < 0.15:
+                schema["multipleOf"] = chance.choice([1, 2, 0.5, 0.1, 0.01])
         return schema
 
 

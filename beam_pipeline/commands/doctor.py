@@ -28,10 +28,10 @@ GREEN, NOTE, RED = "ok", "note", "wrong"
 
 _DESCRIPTION = """\
 Checks what a run needs, with the flags that `run` will get: Python, Java, Prism (or Flink with
---engine=flink), jars and their checksums, the schema, directories and disk space, the files of
-earlier runs, and, where a broker is named, the broker, the topics, their settings and the clocks.
-It changes and downloads nothing; in an object store it writes a few small objects and removes them
-again. A run makes the same checks.
+--engine=flink), jars and their checksums, the kernel of compiled contracts, the schema, directories
+and disk space, the files of earlier runs, and, where a broker is named, the broker, the topics,
+their settings and the clocks. It changes and downloads nothing; in an object store it writes a few
+small objects and removes them again. A run makes the same checks.
 """
 _EPILOG = """\
 exit codes:
@@ -100,6 +100,7 @@ def look(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Finding
         *([] if engine.on_flink else [("Prism", _prism)]),
         ("jars", lambda: _jars("flink" if engine.on_flink else "expansion")),
         ("jars, demo", lambda: _jars("kafka")),
+        ("kernel", lambda: _kernel(settings)),
     ]
     for name, examine in programs:
         yield _finding(name, examine)
@@ -195,6 +196,18 @@ def _jars(name: str) -> tuple[str, str]:
         counts = f"{len(jars.missing)} of {len(jars.paths)}"
         return NOTE, f"{counts} are not in the cache; they are fetched when needed"
     return GREEN, f"{len(jars.paths)} in {jars.directory}, checksums right"
+
+
+def _kernel(settings: PipelineSettings) -> tuple[str, str]:
+    from beam_pipeline.runtime.programs.kernel import look_for_kernel
+
+    if not settings.compiled_contract:
+        return NOTE, "not used, by --compiled_contract=off; records take the exact path"
+    library = look_for_kernel()
+    if library is None:
+        fetch = f"{resources.program('run_direct.sh')} fetch"
+        return NOTE, f"not built; `{fetch}` builds it, and until then records take the exact path"
+    return GREEN, f"built, {library.digest} in the cache"
 
 
 def _flink(settings: PipelineSettings, engine: EngineSettings) -> Iterator[Finding]:

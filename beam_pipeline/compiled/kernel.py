@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_pipeline.compiled import layout
+from beam_pipeline.compiled.asked import refused_cells
 from beam_pipeline.compiled.layout import Kind
-from beam_pipeline.compiled.plan import Part, Plan
+from beam_pipeline.compiled.plan import Asked, Part, Plan
 from beam_pipeline.schemas.columns import build_column
 from beam_pipeline.schemas.nodes import TIMESTAMP_TYPE, Leaf
 
@@ -94,6 +95,20 @@ class ProvenColumns(NamedTuple):
     columns: list[pa.Array]
 
 
+class TimeRule(NamedTuple):
+    """Rows whose event time breaks it are given up; times are microseconds, from 1970 on.
+
+    `min_time` and `max_time` are the first and last event time that there can be, `max_age` and
+    `max_skew` how far one may be before and after the time of the append.
+    """
+
+    part: Part
+    min_time: int
+    max_time: int
+    max_age: int
+    max_skew: int
+
+
 class Kernel:
     """Proves rows by one plan. It has scratch memory, and is for one thread at a time.
 
@@ -101,12 +116,19 @@ class Kernel:
       library: the kernel's code.
       plan: one with a root.
       max_value_bytes: how large a value may be.
+      times: what event times must be; None if they may be any.
 
     Raises:
       KernelUnusableError: the library can't be used here.
     """
 
-    def __init__(self, library: KernelLibrary, plan: Plan, max_value_bytes: int) -> None:
+    def __init__(
+        self,
+        library: KernelLibrary,
+        plan: Plan,
+        max_value_bytes: int,
+        times: TimeRule | None = None,
+    ) -> None:
         assert plan.root is not None
         self._prove = library.load().proveRows
         self._plan = plan
@@ -117,15 +139,25 @@ class Kernel:
         self._columns: list[_ColumnMemory] = []
         self._cells = self._bytes = 0
         self._nulls: dict[int, pa.Array] = {}
+        self._made: dict[int, pa.Array] = {}
+        self._is_kept = {part.index for asked in plan.asked for part in (asked.part, *asked.lists)}
         self._in_lists = _columns_in_lists(plan.root)
         self._tables["max_value_bytes"] = max_value_bytes
+        self._tables["event_time_node"] = -1
+        if times is not None:
+            self._tables["event_time_node"] = times.part.index
+            for name in ("min_time", "max_time", "max_age", "max_skew"):
+                self._tables[name] = getattr(times, name)
         self._fill_tables()
 
-    def prove(self, values: pa.Array) -> ProvenColumns:
+    def prove(
+        self, values: pa.Array, append_times: npt.NDArray[np.int64] | None = None
+    ) -> ProvenColumns:
         """Return the rows that are proven; of the others nothing is said.
 
         Args:
           values: JSON texts, binary, with nulls.
+          append_times: microseconds since 1970; needed if there is a `TimeRule`.
         """
         rows = len(values)
         _, ends, data = values.buffers()
@@ -137,10 +169,35 @@ class Kernel:
             )
             own_ends = np.frombuffer(ends, np.int32)[values.offset : values.offset + rows + 1]
             self._make_room(rows, int(own_ends[-1] - own_ends[0]))
-            self._values[0] = (data.address, ends.address, values.offset, rows, _at(is_null))
+            if append_times is None:
+                append_times = np.zeros(rows, np.int64)
+            assert len(append_times) == rows
+            times_at = _at(append_times)
+            nulls_at = _at(is_null)
+            place = (data.address, ends.address, values.offset, rows)
+            self._values[0] = (*place, nulls_at, times_at)
             done = self._prove(_at(self._tables), _at(self._values), _at(proven))
         columns = self._columns_of(self._root, done) if done else []
-        return ProvenColumns(proven[:done], columns)
+        return self._without_refused(ProvenColumns(proven[:done], columns))
+
+    def _without_refused(self, proven: ProvenColumns) -> ProvenColumns:
+        """Return the rows without those whose values jsonschema-rs refuses (`plan.Asked`)."""
+        refused = [self._refused_rows(asked) for asked in self._plan.asked if len(proven.rows)]
+        self._made.clear()
+        if not any(map(len, refused)):
+            return proven
+        kept = np.ones(len(proven.rows), np.bool_)
+        for rows in refused:
+            kept[rows] = False
+        mask = pa.array(kept)
+        return ProvenColumns(proven.rows[kept], [column.filter(mask) for column in proven.columns])
+
+    def _refused_rows(self, asked: Asked) -> Any:
+        rows = refused_cells(asked.rules, asked.part.kind, self._made[asked.part.index])
+        for part in reversed(asked.lists):
+            ends = self._columns[part.column].ends[: len(self._made[part.index]) + 1]
+            rows = np.searchsorted(ends, rows, side="right") - 1
+        return rows
 
     def _fill_tables(self) -> None:
         plan, names = self._plan, bytearray()
@@ -198,10 +255,16 @@ class Kernel:
 
     def _columns_of(self, part: Part, count: int) -> list[pa.Array]:
         """Return the columns of an object's fields, and that of its unnamed ones."""
-        columns = [self._array(child, count) for child in part.parts]
+        columns = [self._made_array(child, count) for child in part.parts]
         if part.extra_column >= 0:
             columns.append(self._texts(self._columns[part.extra_column], count))
         return columns
+
+    def _made_array(self, part: Part, count: int) -> pa.Array:
+        array = self._array(part, count)
+        if part.index in self._is_kept:
+            self._made[part.index] = array
+        return array
 
     def _array(self, part: Part, count: int) -> pa.Array:
         if part.kind is Kind.UNKNOWN:
@@ -216,7 +279,7 @@ class Kernel:
             return pa.Array.from_buffers(kind, count, [bitmap], nulls, children=children)
         if part.kind is Kind.LIST:
             ends = memory.ends[: count + 1].copy()
-            items = self._array(part.parts[0], int(ends[count]))
+            items = self._made_array(part.parts[0], int(ends[count]))
             buffers = [bitmap, pa.py_buffer(ends)]
             return pa.Array.from_buffers(kind, count, buffers, nulls, children=[items])
         if part.kind is Kind.BOOLEAN:

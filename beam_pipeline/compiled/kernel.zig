@@ -131,6 +131,12 @@ const Tables = extern struct {
     codes: [*]u8,
     guesses: [*]u8,
     max_value_bytes: i64,
+    /// The node of the event time; -1 if rows are not given up for their times. Times in microseconds.
+    event_time_node: i64,
+    min_time: i64,
+    max_time: i64,
+    max_age: i64,
+    max_skew: i64,
 };
 
 const Values = extern struct {
@@ -140,6 +146,8 @@ const Values = extern struct {
     rows: i64,
     /// One byte a row: whether the value is null.
     is_null: [*]const u8,
+    /// When each record was appended, in microseconds; read if there is an event time.
+    append_times: [*]const i64,
 };
 
 const JsonType = struct {
@@ -502,6 +510,16 @@ fn checkBounds(node: *const Node, number: f64) GivenUp!f64 {
     return number;
 }
 
+/// Gives up a row whose event time is not there, or too far from the time of its append.
+fn checkTime(walk: *const Walk, tables: *const Tables, at: usize, append_time: i64) GivenUp!void {
+    const column = walk.columnOf(&walk.nodes[@intCast(tables.event_time_node)]);
+    if (column.validity()[at] == 0) return error.GivenUp;
+    const time = column.cellsOf(i64)[at];
+    if (time < tables.min_time or time > tables.max_time) return error.GivenUp;
+    const age = append_time - time;
+    if (age > tables.max_age or age < -tables.max_skew) return error.GivenUp;
+}
+
 /// Writes the rows that are proven to `proven`, in order, and returns how many they are. Cell k of
 /// the columns at the top belongs to the k-th of them.
 export fn proveRows(tables: *const Tables, values: *const Values, proven: [*]i32) i64 {
@@ -511,6 +529,7 @@ export fn proveRows(tables: *const Tables, values: *const Values, proven: [*]i32
     const is_null = values.is_null[0..count];
     const rows = proven[0..count];
     var walk = Walk.init(tables);
+    const has_times = tables.event_time_node >= 0;
     var done: usize = 0;
     for (0..count) |row| {
         if (is_null[row] != 0) continue;
@@ -518,6 +537,7 @@ export fn proveRows(tables: *const Tables, values: *const Values, proven: [*]i32
         if (value.len > tables.max_value_bytes) continue;
         walk.reader = .{ .bytes = text.withoutPrefix(value) orelse continue };
         walk.event(done) catch continue;
+        if (has_times) checkTime(&walk, tables, done, values.append_times[row]) catch continue;
         rows[done] = @intCast(row);
         done += 1;
     }

@@ -54,8 +54,9 @@ TABLES = _struct(
     *("nodes:u8", "node_count", "children:u8", "child_count", "categories:u8", "category_count"),
     *("conditions:u8", "condition_count", "names:u8", "name_bytes", "patterns:u8"),
     *("pattern_bytes", "columns:u8", "column_count", "codes:u8", "guesses:u8", "max_value_bytes"),
+    *("event_time_node", "min_time", "max_time", "max_age", "max_skew"),
 )
-VALUES = _struct("data:u8", "ends:u8", "offset", "rows", "is_null:u8")
+VALUES = _struct("data:u8", "ends:u8", "offset", "rows", "is_null:u8", "append_times:u8")
 
 
 def layout_text(

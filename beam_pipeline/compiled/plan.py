@@ -1,8 +1,9 @@
 """A contract as the kernel's tables: what is compiled, what is not, and why.
 
-A part of the contract is compiled only if every keyword that holds for it is proven by the kernel.
-A part that is not compiled is a node of the kind `UNKNOWN`: a row with a value there is given up.
-So a plan never makes more rows valid than the contract does.
+A part of the contract is compiled only if every keyword that holds for it is proven by the kernel,
+or speaks of a single value and is asked of jsonschema-rs (`Asked`). A part that is not compiled is
+a node of the kind `UNKNOWN`: a row with a value there is given up. So a plan never makes more rows
+valid than the contract does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from beam_pipeline.compiled.asked import ValueRules
 from beam_pipeline.compiled.layout import JSON_TYPES, UUID_FORMAT, Kind
 from beam_pipeline.compiled.patterns import PatternNotCompiledError, compile_pattern
 from beam_pipeline.schemas.contract import Contract
@@ -60,7 +62,10 @@ class _NotCompiledError(Exception):
 
 @dataclass
 class Part:
-    """A node of the tables. `row` has the fields of `layout.NODE` that are not 0."""
+    """A node of the tables. `row` has the fields of `layout.NODE` that are not 0.
+
+    `is_asked` says that the kernel does not prove all rules of a value.
+    """
 
     node: Node
     kind: Kind
@@ -69,6 +74,7 @@ class Part:
     parts: list[Part] = field(default_factory=list)
     column: int = -1
     extra_column: int = -1
+    is_asked: bool = False
 
 
 @dataclass
@@ -82,6 +88,15 @@ class Condition:
     otherwise: int = 0
 
 
+class Asked(NamedTuple):
+    """A part whose values are asked of jsonschema-rs; `lists` are those it is in, from outside."""
+
+    path: str
+    part: Part
+    rules: ValueRules
+    lists: tuple[Part, ...]
+
+
 @dataclass
 class Plan:
     """The tables of a contract, and what is not in them.
@@ -93,6 +108,7 @@ class Plan:
       texts: the categories of texts, those of one part follow each other.
       patterns: tables of states (`patterns.compile_pattern`).
       column_parts: which part each column belongs to.
+      asked: the parts with values that jsonschema-rs is asked about.
       left_out: the parts that are not compiled.
     """
 
@@ -103,7 +119,28 @@ class Plan:
     conditions: list[Condition] = field(default_factory=list)
     patterns: list[bytes] = field(default_factory=list)
     column_parts: list[Part] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     left_out: list[NotCompiled] = field(default_factory=list)
+
+
+def time_part_of(plan: Plan, path: str) -> Part | None:
+    """Return the part of the field at a dotted path, if it holds times and is in no list.
+
+    As for `transforms.nested.leaf_at`, a field at the top may have dots in its name.
+    """
+    part, steps = plan.root, path.split(".")
+    if part is not None and path in _names_of(plan, part):
+        steps = [path]
+    for step in steps:
+        if part is None or part.kind is not Kind.OBJECT:
+            return None
+        part = _names_of(plan, part).get(step)
+    return part if part is not None and part.kind is Kind.TIME else None
+
+
+def _names_of(plan: Plan, part: Part) -> dict[str, Part]:
+    first = part.row["first_child"]
+    return dict(plan.fields[first : first + part.row["children"]])
 
 
 def compile_plan(contract: Contract) -> Plan:
@@ -123,6 +160,7 @@ class _Compiler:
         self._contract = contract
         self._draft = draft_of(contract.document)
         self._references: References = contract.flattener.references
+        self._lists: list[Part] = []
 
     def check_contract(self) -> None:
         """Raise the reason why nothing of the contract can be compiled, if there is one."""
@@ -205,22 +243,23 @@ class _Compiler:
     def _part_or_unknown(self, schema_of: Any, node: Node, path: str) -> Part:
         """Return the part for the schemas that `schema_of` returns, or one that is not compiled."""
         plan = self.plan
-        state = (len(plan.parts), len(plan.fields), len(plan.texts), len(plan.conditions))
-        sizes = (*state, len(plan.patterns), len(plan.column_parts), len(plan.left_out))
+        tables: tuple[list[Any], ...] = (
+            *(plan.parts, plan.fields, plan.texts, plan.conditions, plan.patterns),
+            *(plan.column_parts, plan.asked, plan.left_out),
+        )
+        sizes = [len(table) for table in tables]
+        lists = [*self._lists]
         try:
             return self._compile(schema_of(), node, path)
         except _NotCompiledError as error:
-            tables: tuple[list[Any], ...] = (
-                *(plan.parts, plan.fields, plan.texts, plan.conditions, plan.patterns),
-                *(plan.column_parts, plan.left_out),
-            )
             for table, size in zip(tables, sizes, strict=True):
                 del table[size:]
+            self._lists = lists
             plan.left_out.append(NotCompiled(path, str(error)))
             return self._new(node, Kind.UNKNOWN)
 
-    def _new(self, node: Node, kind: Kind) -> Part:
-        part = Part(node, kind, len(self.plan.parts))
+    def _new(self, node: Node, kind: Kind, is_asked: bool = False) -> Part:
+        part = Part(node, kind, len(self.plan.parts), is_asked=is_asked)
         self.plan.parts.append(part)
         if kind is not Kind.UNKNOWN:
             part.column = part.row["column"] = self._new_column(part)
@@ -236,12 +275,15 @@ class _Compiler:
         elif isinstance(node, ListOf):
             part = self._list(schemas, node, path)
         elif isinstance(node, Leaf):
-            part = self._leaf(schemas, node)
+            return self._leaf(schemas, node, path)
         else:
             raise _NotCompiledError("an object with any names")
-        has_choice = any(schema.keys() & _CHOICES for schema in schemas)
-        part.row["is_nullable"] = int("null" in _types(schemas) and not has_choice)
+        part.row["is_nullable"] = int(self._may_be_null(schemas))
         return part
+
+    def _may_be_null(self, schemas: Schemas) -> bool:
+        has_choice = any(schema.keys() & _CHOICES for schema in schemas)
+        return "null" in _types(schemas) and not has_choice
 
     def _require(self, name: str, schemas: Schemas) -> None:
         if name not in _types(schemas):
@@ -249,7 +291,33 @@ class _Compiler:
 
     # Leaves
 
-    def _leaf(self, schemas: Schemas, node: Leaf) -> Part:
+    def _leaf(self, schemas: Schemas, node: Leaf, path: str) -> Part:
+        part = self._leaf_of_kind(schemas, node)
+        part.row["is_nullable"] = int(self._may_be_null(schemas))
+        if part.is_asked:
+            self._ask(part, schemas, path)
+        return part
+
+    def _ask(self, part: Part, schemas: Schemas, path: str) -> None:
+        """Have the values of a part asked of jsonschema-rs. Null is one value, and is asked now.
+
+        A choice has few values, too, so that they are asked now and never again.
+        """
+        try:
+            rules = ValueRules(
+                schemas, self._contract.document.get("$schema"), self._contract.asserts_formats
+            )
+        except ValueError as error:
+            raise _NotCompiledError(str(error)) from None
+        part.row["is_nullable"] = int("null" in _types(schemas) and rules.is_valid(None))
+        first, count = part.row.get("first_category", 0), part.row.get("categories", 0)
+        if not count:
+            self.plan.asked.append(Asked(path, part, rules, tuple(self._lists)))
+            return
+        if not all(map(rules.is_valid, self.plan.texts[first : first + count])):
+            raise _NotCompiledError("a choice with texts that are not valid")
+
+    def _leaf_of_kind(self, schemas: Schemas, node: Leaf) -> Part:
         if node.encoding is Encoding.JSON_TEXT:
             return self._json(schemas, node)
         if node.encoding is Encoding.DICTIONARY:
@@ -266,28 +334,29 @@ class _Compiler:
             return self._text(schemas, node)
         if node.arrow_type == pa.bool_():
             self._require("boolean", schemas)
-            self._check_keywords(schemas, frozenset())
-            return self._new(node, Kind.BOOLEAN)
+            return self._new(node, Kind.BOOLEAN, self._has_others(schemas, frozenset()))
         if node.arrow_type == pa.int64():
             return self._integer(schemas, node)
         if node.arrow_type == pa.float64():
             return self._number(schemas, node, Kind.NUMBER)
         raise _NotCompiledError(str(node.arrow_type))
 
+    def _has_others(self, schemas: Schemas, known: frozenset[str]) -> bool:
+        """Return whether the schemas have other keywords than `known` and `type`."""
+        return bool(self._keywords(schemas) - known - {"type"})
+
     def _json(self, schemas: Schemas, node: Leaf) -> Part:
-        self._check_keywords(schemas, frozenset())
-        part = self._new(node, Kind.JSON)
+        part = self._new(node, Kind.JSON, self._has_others(schemas, frozenset()))
         types = _types(schemas)
         part.row["json_types"] = sum({JSON_TYPES[name] for name in types if name in JSON_TYPES})
         return part
 
     def _category(self, schemas: Schemas, node: Leaf) -> Part:
         self._require("string", schemas)
-        self._check_keywords(schemas, _CHOICES)
         choices = _choices(schemas)
         if not all(text in values for values in choices for text in node.categories):
             raise _NotCompiledError("the texts differ between schemas")
-        part = self._new(node, Kind.CATEGORY)
+        part = self._new(node, Kind.CATEGORY, self._has_others(schemas, _CHOICES))
         self._add_texts(part, node.categories)
         return part
 
@@ -305,15 +374,13 @@ class _Compiler:
     def _text(self, schemas: Schemas, node: Leaf) -> Part:
         self._require("string", schemas)
         known = frozenset({"minLength", "maxLength", "pattern", "format", *_CHOICES})
-        self._check_keywords(schemas, known)
-        part = self._new(node, Kind.TEXT)
+        part = self._new(node, Kind.TEXT, self._has_others(schemas, known))
         self._add_lengths(part, schemas, "minLength", "maxLength")
-        part.row["pattern"] = self._pattern(schemas)
+        self._add_pattern(part, schemas)
         if self._contract.asserts_formats:
             formats = {schema["format"] for schema in schemas if "format" in schema}
-            if formats - {"uuid"}:
-                raise _NotCompiledError(f"format {', '.join(sorted(formats))}")
-            part.row["format"] = UUID_FORMAT if formats else 0
+            part.row["format"] = UUID_FORMAT if "uuid" in formats else 0
+            part.is_asked = part.is_asked or bool(formats - {"uuid"})
         choices = _choices(schemas)
         if choices:
             first, *others = choices
@@ -333,25 +400,23 @@ class _Compiler:
         part.row["min_length"] = min(max([0, *lows]), _NO_LIMIT)
         part.row["max_length"] = min([_NO_LIMIT, *highs])
 
-    def _pattern(self, schemas: Schemas) -> int:
-        """Return where the states of the pattern begin, in rows; -1 if there is no pattern."""
+    def _add_pattern(self, part: Part, schemas: Schemas) -> None:
+        """Say where the states of the pattern begin, in rows; -1 if the kernel knows none."""
+        part.row["pattern"] = -1
         patterns = {schema["pattern"] for schema in schemas if "pattern" in schema}
-        if not patterns:
-            return -1
-        if len(patterns) > 1:
-            raise _NotCompiledError("several patterns")
-        try:
-            table = compile_pattern(patterns.pop())
-        except PatternNotCompiledError as error:
-            raise _NotCompiledError(f"pattern: {error}") from None
-        begin = sum(map(len, self.plan.patterns)) // 256
-        self.plan.patterns.append(table)
-        return begin
+        for pattern in patterns:
+            try:
+                table = compile_pattern(pattern)
+            except PatternNotCompiledError:
+                part.is_asked = True
+                continue
+            part.is_asked = part.is_asked or part.row["pattern"] >= 0
+            part.row["pattern"] = sum(map(len, self.plan.patterns)) // 256
+            self.plan.patterns.append(table)
 
     def _integer(self, schemas: Schemas, node: Leaf) -> Part:
         self._require("integer", schemas)
-        self._check_keywords(schemas, _BOUNDS)
-        part = self._new(node, Kind.INTEGER)
+        part = self._new(node, Kind.INTEGER, self._has_others(schemas, _BOUNDS))
         lows, highs = [-(2**63)], [2**63 - 1]
         for schema in schemas:
             for name in schema.keys() & _BOUNDS:
@@ -372,16 +437,15 @@ class _Compiler:
 
     def _number(self, schemas: Schemas, node: Leaf, kind: Kind) -> Part:
         self._require("number", schemas)
-        self._check_keywords(schemas, _BOUNDS)
-        part = self._new(node, kind)
+        part = self._new(node, kind, self._has_others(schemas, _BOUNDS))
         for schema in schemas:
             for name in sorted(schema.keys() & _BOUNDS):
                 side = "minimum" if name.lower().endswith("minimum") else "maximum"
                 bound = schema[name]
-                if f"has_{side}" in part.row:
-                    raise _NotCompiledError(f"several bounds at the {side}")
-                if isinstance(bound, int) and abs(bound) > _MAX_EXACT_INTEGER:
-                    raise _NotCompiledError("a bound beyond 2**53")
+                is_exact = not isinstance(bound, int) or abs(bound) <= _MAX_EXACT_INTEGER
+                if f"has_{side}" in part.row or not is_exact:
+                    part.is_asked = True
+                    continue
                 part.row[f"has_{side}"], part.row[side] = 1, float(bound)
                 part.row[f"is_{side}_exclusive"] = int(name.startswith("exclusive"))
         return part
@@ -405,7 +469,9 @@ class _Compiler:
             items += self._schemas(schema.get("items", True))
         part = self._new(node, Kind.LIST)
         self._add_lengths(part, schemas, "minItems", "maxItems")
+        self._lists.append(part)
         part.parts = [self._compile(items, node.items, f"{path}[]")]
+        self._lists.pop()
         part.row["first_child"] = part.parts[0].index
         return part
 
@@ -535,7 +601,10 @@ def describe(plan: Plan) -> list[str]:
         return [f"compiled: nothing ({plan.left_out[0].reason})"]
     compiled = sum(part.kind is not Kind.UNKNOWN for part in plan.parts)
     left_out = [f"not compiled: {path} ({reason})" for path, reason in plan.left_out]
-    return [f"compiled: {compiled} of {len(plan.parts)} parts", *left_out]
+    lines = [f"compiled: {compiled} of {len(plan.parts)} parts", *left_out]
+    if plan.asked:
+        lines.append(f"asked of jsonschema-rs: {', '.join(asked.path for asked in plan.asked)}")
+    return lines
 
 
 def warn_of(plan: Plan) -> str | None:

@@ -11,20 +11,27 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_pipeline.compiled.crash_marker import CrashMarker, crashes, marker_directory
 from beam_pipeline.compiled.kernel import (
     Kernel,
-    KernelLibrary,
     KernelUnusableError,
     ProvenColumns,
+    TimeRule,
 )
-from beam_pipeline.compiled.plan import compile_plan
+from beam_pipeline.compiled.plan import Plan, compile_plan, time_part_of
+from beam_pipeline.config import ValidationRules
+from beam_pipeline.records import MAX_TIME_MS, MIN_TIME_MS
 from beam_pipeline.schemas.columns import ARROW_REFUSALS
 from beam_pipeline.schemas.contract import Contract
 
 WATCH_EVERY = 1_000
 """One in so many proven rows is judged by the exact path as well."""
+
+WATCH_TOGETHER = 16
+"""So many watched rows are judged in one batch, of `WATCH_EVERY` times as many proven rows: most of
+the price of a few rows on the exact path is that of a batch."""
 
 PROVEN, DIFFERENCES = "proven", "proven_differences"
 """Counters: rows that the kernel proved, and watched rows that the exact path makes otherwise."""
@@ -48,11 +55,18 @@ class Prover:
 
     Attributes:
       counts: what became of rows since it was last emptied, by `PROVEN` and `DIFFERENCES`.
+      has_time_rule: whether the event times of proven rows follow the rules.
     """
 
     def __init__(
-        self, kernel: Kernel, marker: CrashMarker, digest: str, watch_every: int = WATCH_EVERY
+        self,
+        kernel: Kernel,
+        marker: CrashMarker,
+        digest: str,
+        has_time_rule: bool,
+        watch_every: int = WATCH_EVERY,
     ) -> None:
+        self.has_time_rule = has_time_rule
         self.counts: Counter[str] = Counter()
         self._kernel = kernel
         self._marker = marker
@@ -100,7 +114,7 @@ class Prover:
     def _in_kernel(self, records: pa.RecordBatch) -> ProvenColumns:
         self._marker.enter(_described(records))
         try:
-            return self._kernel.prove(records.column("_value"))
+            return self._kernel.prove(records.column("_value"), _append_times(records))
         finally:
             self._marker.leave()
 
@@ -115,10 +129,12 @@ class Prover:
         rows: Rows,
         exact: Callable[[pa.RecordBatch], list[pa.RecordBatch]],
     ) -> bool:
-        watched = np.arange(self._until_watched, len(rows), self._watch_every)
-        self._until_watched = (self._until_watched - len(rows)) % self._watch_every
-        if not len(watched):
+        self._until_watched -= len(rows)
+        if self._until_watched > 0:
             return True
+        self._until_watched += self._watch_every * WATCH_TOGETHER
+        self._until_watched = max(self._until_watched, 1)
+        watched = np.unique(np.linspace(0, len(rows) - 1, WATCH_TOGETHER, dtype=np.intp))
         wanted = exact(records.take(pa.array(rows[watched])))
         made = batch.take(pa.array(watched))
         if len(wanted) == 1 and _plain(wanted[0]).equals(_plain(made)):
@@ -140,20 +156,35 @@ def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.set_column(position, "_value", value.cast(value.type.value_type))
 
 
+def _append_times(records: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    append_ms = records.column("kafka_timestamp").cast(pa.int64()).to_numpy()
+    append_us: npt.NDArray[np.int64] = np.clip(append_ms, MIN_TIME_MS, MAX_TIME_MS) * 1_000
+    return append_us
+
+
+def _time_rule(plan: Plan, rules: ValidationRules) -> TimeRule | None:
+    """Return what the kernel is to check of event times; None if it can't make them."""
+    part = None
+    if rules.event_time_field is not None:
+        part = time_part_of(plan, rules.event_time_field)
+    if part is None:
+        return None
+    limits = (rules.max_event_age_seconds, rules.max_event_skew_seconds)
+    max_age, max_skew = (limit * 1_000_000 if limit else 2**63 - 1 for limit in limits)
+    return TimeRule(part, MIN_TIME_MS * 1_000, (MAX_TIME_MS + 1) * 1_000 - 1, max_age, max_skew)
+
+
 def prover_of(
-    contract: Contract,
-    library: KernelLibrary | None,
-    max_value_bytes: int,
-    directory: Path | None = None,
+    contract: Contract, rules: ValidationRules, directory: Path | None = None
 ) -> Prover | None:
     """Return the prover of a contract; None if all records take the exact path.
 
     Args:
       contract: the schema.
-      library: the kernel; None if there is none, or it is switched off.
-      max_value_bytes: how large a value may be.
+      rules: those of validation; its kernel is None if there is none, or it is switched off.
       directory: where crash markers are; None for that of the machine.
     """
+    library = rules.kernel
     if library is None or library.digest in _switched_off:
         return None
     plan = compile_plan(contract)
@@ -170,12 +201,13 @@ def prover_of(
         )
         return None
     try:
-        kernel = Kernel(library, plan, max_value_bytes)
+        times = _time_rule(plan, rules)
+        kernel = Kernel(library, plan, rules.max_value_bytes, times)
         marker = CrashMarker(directory, library.digest)
     except (KernelUnusableError, OSError) as error:
         _LOG.warning("--compiled_contract has no effect in this worker: %s", error)
         return None
-    return Prover(kernel, marker, library.digest)
+    return Prover(kernel, marker, library.digest, times is not None)
 
 
 _WITHOUT = (
@@ -192,6 +224,11 @@ def _without(records: pa.RecordBatch, rows: Rows) -> pa.RecordBatch:
 
 def _described(records: pa.RecordBatch) -> str:
     """Return topics, partitions and offsets such as `events[0] 17 to 4016`."""
+    topics = pc.unique(records.column("kafka_topic"))
+    partitions = records.column("kafka_partition").to_numpy()
+    offsets = records.column("kafka_offset").to_numpy()
+    if len(topics) == 1 and partitions.min() == partitions.max():
+        return f"{topics[0]}[{partitions[0]}] {offsets.min()} to {offsets.max()}"
     places = pa.table([records.column(name) for name in _PLACE], names=list(_PLACE))
     grouped = places.group_by([*_PLACE[:2]], use_threads=False).aggregate(
         [(_PLACE[2], "min"), (_PLACE[2], "max")]

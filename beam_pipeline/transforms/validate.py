@@ -46,6 +46,7 @@ from beam_pipeline.transforms.dead_letters import (
     failure_of,
 )
 from beam_pipeline.transforms.event_times import event_times, reject_bad_times
+from beam_pipeline.transforms.nested import leaf_at
 from beam_pipeline.transforms.outputs import DEAD, Outputs, with_batch_outputs
 
 STAGE = "validate"
@@ -152,6 +153,13 @@ class _DecodedRows:
     failures: list[Failure] = field(default_factory=list)
 
 
+class Validated(NamedTuple):
+    """Batches of `Contract.batch_schema`, and the dead letters of the other records."""
+
+    batches: list[pa.RecordBatch]
+    dead: DeadLetters
+
+
 class RecordValidator:
     """Validation without Beam: a batch of records to batches and dead letters.
 
@@ -175,12 +183,26 @@ class RecordValidator:
         self._scanned_bytes = 0
         if contract.digits is Digits.OF_INTEGERS:
             self._scanned_bytes = BYTES_PER_CALL * doubles_in(contract.node)
-        self._prover = prover_of(contract, rules.kernel, rules.max_value_bytes)
+        self._prover = prover_of(contract, rules)
 
-    def validate(self, records: pa.RecordBatch) -> tuple[list[pa.RecordBatch], DeadLetters]:
+    def validate(self, records: pa.RecordBatch) -> Validated:
         """Return batches of `Contract.batch_schema` and dead letters for a batch of records.
 
         Every record is a row of one of the batches, or one of the dead letters.
+
+        Args:
+          records: a batch of `RECORD_SCHEMA`.
+        """
+        proven, others = self.prove(records)
+        batches, dead = [*proven.batches], [proven.dead]
+        if others.num_rows:
+            judged = self.judge(others)
+            batches += judged.batches
+            dead.append(judged.dead)
+        return Validated(batches, DeadLetters.concat(dead))
+
+    def prove(self, records: pa.RecordBatch) -> tuple[Validated, pa.RecordBatch]:
+        """Return what the compiled contract proves of a batch of records, and the other records.
 
         Args:
           records: a batch of `RECORD_SCHEMA`.
@@ -192,15 +214,33 @@ class RecordValidator:
             rows = self._null_rows(records.filter(is_null))
             self._add_in_time(rows, self._first.ref, batches, dead)
             records = records.filter(pc.invert(is_null))
-        proven, others = self._proven(records)
-        if proven is not None:
-            self._add_in_time(proven, self._first.ref, batches, dead)
-        if not others.num_rows:
-            return batches, DeadLetters.concat(dead)
-        by_reference = _with_value_by_reference(others)
-        for version, decoded in self._decode(others).items():
+        others = records
+        if self._prover is not None and records.num_rows:
+            riding = _with_value_by_reference(records)
+            with_columns = self._with_record_columns
+            if self._prover.has_time_rule:
+                with_columns = self._with_columns_in_time
+            proven = self._prover.prove(records, riding, with_columns, self._exact)
+            if proven is not None:
+                others = proven.others
+                if self._prover.has_time_rule:
+                    batches.append(proven.batch)
+                else:
+                    self._add_in_time(proven.batch, self._first.ref, batches, dead)
+        return Validated(batches, DeadLetters.concat(dead)), others
+
+    def judge(self, records: pa.RecordBatch) -> Validated:
+        """Return what the exact path makes of a batch of records.
+
+        Args:
+          records: a batch of `RECORD_SCHEMA`.
+        """
+        batches: list[pa.RecordBatch] = []
+        dead: list[DeadLetters] = []
+        by_reference = _with_value_by_reference(records)
+        for version, decoded in self._decode(records).items():
             if decoded.dead:
-                refused = _take(others, decoded.dead)
+                refused = _take(records, decoded.dead)
                 dead.append(DeadLetters.of_rows(refused, STAGE, decoded.failures, version.ref))
             valid = _take(by_reference, decoded.valid)
             for batch in self._build(version, decoded.events, valid):
@@ -210,7 +250,7 @@ class RecordValidator:
                     dead.append(DeadLetters.of_rows(row, STAGE, [failure], version.ref))
                     continue
                 self._add_in_time(batch, version.ref, batches, dead)
-        return batches, DeadLetters.concat(dead)
+        return Validated(batches, DeadLetters.concat(dead))
 
     def _null_rows(self, records: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows of records without a value; the event's columns are null.
@@ -238,14 +278,6 @@ class RecordValidator:
             dead.append(DeadLetters.of_rows(rows, STAGE, [failure] * rows.num_rows, ref))
         if in_time.num_rows:
             batches.append(in_time)
-
-    def _proven(self, records: pa.RecordBatch) -> tuple[pa.RecordBatch | None, pa.RecordBatch]:
-        """Return the batch of the rows that the compiled contract proves, and the other records."""
-        if self._prover is None:
-            return None, records
-        riding = _with_value_by_reference(records)
-        proven = self._prover.prove(records, riding, self._with_record_columns, self._exact)
-        return (None, records) if proven is None else (proven.batch, proven.others)
 
     def _exact(self, records: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Return the valid records as batches, each of which may have bad event times."""
@@ -352,10 +384,23 @@ class RecordValidator:
         Raises:
           one of ARROW_REFUSALS: a value does not fit its column.
         """
-        columns = [*event_columns, *records.columns]
-        rows = pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
+        rows = self._without_times(event_columns, records)
         times = event_times(rows, self._rules.event_time_field, self._rules.event_time_unit)
-        return pa.RecordBatch.from_arrays([*columns, times], schema=self._schema)
+        return pa.RecordBatch.from_arrays([*rows.columns, times], schema=self._schema)
+
+    def _with_columns_in_time(
+        self, event_columns: list[pa.Array], records: pa.RecordBatch
+    ) -> pa.RecordBatch:
+        """Return a batch as `_with_record_columns` does; a column has the times, none is null."""
+        rows = self._without_times(event_columns, records)
+        times = leaf_at(rows, str(self._rules.event_time_field))
+        return pa.RecordBatch.from_arrays([*rows.columns, times], schema=self._schema)
+
+    def _without_times(
+        self, event_columns: list[pa.Array], records: pa.RecordBatch
+    ) -> pa.RecordBatch:
+        columns = [*event_columns, *records.columns]
+        return pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
 
 
 def _take(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
@@ -372,6 +417,9 @@ def _with_value_by_reference(records: pa.RecordBatch) -> pa.RecordBatch:
 
 class _ValidateRecords(beam.DoFn):
     """Collects the small batches of a bundle and validates them together.
+
+    Records that the compiled contract does not prove wait for others of their kind, at most to the
+    end of the bundle: a batch of its own for a few of them costs more than they do.
 
     `process` takes the element alone, because a WindowParam or TimestampParam selects a slower
     invoker (Beam 2.73, `PerWindowInvoker`).
@@ -399,42 +447,77 @@ class _ValidateRecords(beam.DoFn):
         self._validator.close()
 
     def start_bundle(self) -> None:
-        self._records: list[pa.RecordBatch] = []
-        self._rows = 0
-        self._bytes = 0
+        self._records = _Collected(self._limits)
+        self._unproven = _Collected(self._limits)
 
     def process(self, records: pa.RecordBatch) -> Iterable[Any]:
-        self._records.append(records)
-        self._rows += records.num_rows
-        self._bytes += records.nbytes
-        if self._rows >= self._limits.max_rows or self._bytes >= self._limits.max_bytes:
-            return [_tagged(output.element, output.element) for output in self._flush()]
+        self._records.add(records)
+        if self._records.is_full():
+            return [_tagged(output.element, output.element) for output in self._prove()]
         return ()
 
     def finish_bundle(self) -> Iterator[Any]:
-        for element, append_ms in self._flush():
+        for element, append_ms in itertools.chain(self._prove(), self._judge()):
             timestamp = Timestamp(micros=nearest_time_ms(append_ms) * 1000)
             yield _tagged(element, WindowedValue(element, timestamp, _GLOBAL))
 
-    def _flush(self) -> Iterator[_Output]:
-        """Yield the batches of the collected records, and the dead letters if there are any."""
-        records = _concat(self._records)
-        self.start_bundle()
+    def _prove(self) -> Iterator[_Output]:
+        """Yield what is proven of the collected records; judge the others once they are many."""
+        records = self._records.take()
         fresh = without_covered(records, self._covered)
         self._skipped_counter.inc(records.num_rows - fresh.num_rows)
-        with _paused_garbage_collector():
-            batches, dead = self._validator.validate(fresh)
         self._read_counter.inc(fresh.num_rows)
-        for batch in batches:
+        proven, others = self._validator.prove(fresh)
+        yield from self._outputs(proven)
+        if others.num_rows:
+            self._unproven.add(others)
+        if self._unproven.is_full():
+            yield from self._judge()
+
+    def _judge(self) -> Iterator[_Output]:
+        """Yield what the exact path makes of the records that are not proven."""
+        records = self._unproven.take()
+        if records.num_rows:
+            with _paused_garbage_collector():
+                judged = self._validator.judge(records)
+            yield from self._outputs(judged)
+
+    def _outputs(self, validated: Validated) -> Iterator[_Output]:
+        for batch in validated.batches:
             self._valid_counter.inc(batch.num_rows)
             yield _Output(batch, _earliest_ms(batch))
         for path, values in self._validator.take_coerced().items():
             Metrics.counter(METRICS_NAMESPACE, f"{COERCED}.{path}").inc(values)
         for name, rows in self._validator.take_proven().items():
             Metrics.counter(METRICS_NAMESPACE, name).inc(rows)
-        if dead:
-            count_dead(dead)
-            yield _Output(dead, _earliest_ms(dead.batch))
+        if validated.dead:
+            count_dead(validated.dead)
+            yield _Output(validated.dead, _earliest_ms(validated.dead.batch))
+
+
+class _Collected:
+    """Batches of records that become one batch."""
+
+    def __init__(self, limits: BatchLimits) -> None:
+        self._limits = limits
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
+
+    def add(self, records: pa.RecordBatch) -> None:
+        self._batches.append(records)
+        self._rows += records.num_rows
+        self._bytes += records.nbytes
+
+    def is_full(self) -> bool:
+        """Return whether the records reach one of the limits."""
+        return self._rows >= self._limits.max_rows or self._bytes >= self._limits.max_bytes
+
+    def take(self) -> pa.RecordBatch:
+        """Return the records as one batch, and forget them."""
+        records = _concat(self._batches)
+        self._batches = []
+        self._rows = self._bytes = 0
+        return records
 
 
 class _Output(NamedTuple):

@@ -14,7 +14,7 @@ from output_trees import OutputTree, sources
 from beam_pipeline.cli import main
 from beam_pipeline.resources import java_lock_path
 from beam_pipeline.runtime.prism.build import find_prism
-from beam_pipeline.runtime.programs import go
+from beam_pipeline.runtime.programs import go, kernel
 from beam_pipeline.runtime.programs.java import read_lock
 from beam_pipeline.runtime.programs.progress import SetupProgress
 
@@ -39,7 +39,7 @@ def test_a_machine_with_nothing_fetched_yet_is_noted_and_left_so(
     assert code == 0
     states = {name: one["state"] for name, one in found.items()}
     assert {name for name, state in states.items() if state == "note"} == {
-        *("Java", "Prism", "jars", "jars, demo", "broker")
+        *("Java", "Prism", "jars", "jars, demo", "kernel", "broker")
     }
     assert set(states.values()) == {"ok", "note"}
     assert not (tmp_path / "output").exists()
@@ -61,6 +61,24 @@ def test_the_prism_that_a_run_takes_is_green(
     code, found = findings(tmp_path, capsys)
     assert code == 1
     assert "remove it" in found["Prism"]["text"]
+
+
+def test_the_kernel_is_named_with_the_command_that_builds_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEAM_PIPELINE_CACHE", str(tmp_path / "cache"))
+    _, found = findings(tmp_path, capsys)
+    assert found["kernel"]["state"] == "note"
+    assert "run_direct.sh fetch` builds it" in found["kernel"]["text"]
+    library = kernel._library_path()
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"code")
+    _, found = findings(tmp_path, capsys)
+    assert found["kernel"]["state"] == "ok"
+    assert library.parent.name in found["kernel"]["text"]
+    _, found = findings(tmp_path, capsys, "--compiled_contract=off")
+    assert found["kernel"]["state"] == "note"
+    assert "--compiled_contract=off" in found["kernel"]["text"]
 
 
 def test_a_jar_that_is_not_the_locked_one_is_red(

@@ -135,6 +135,29 @@ def test_the_kernel_takes_what_the_bench_sends(kernel_library: KernelLibrary) ->
     assert kernel.prove(pa.array([None], pa.binary())).rows.tolist() == []
 
 
+def test_rows_with_values_that_jsonschema_rs_refuses_are_given_up(
+    kernel_library: KernelLibrary, tmp_path: Path
+) -> None:
+    number = {"type": "number", "multipleOf": 0.01, "x-decimal": {"precision": 18, "scale": 2}}
+    lists = {"type": "array", "items": {"type": "array", "items": {"format": "ipv4"}}}
+    fields = {"a": {"type": ["string", "null"], "format": "email"}, "b": number}
+    lists["items"]["items"]["type"] = "string"  # type: ignore[index]
+    contract = contract_of(tmp_path, {"type": "object", "properties": {**fields, "c": lists}})
+    events: list[Any] = [
+        *({}, {"a": "a@b.eu"}, {"a": "b.eu"}, {"a": None}, {"b": 19.99}, {"b": 90071992547409.93}),
+        *({"c": [[], ["1.1.1.1", "1.1.1.2"]]}, {"c": [[], ["1.1.1.1", "1.1.1"], []]}),
+        *({"c": [["1.1.1.1"]], "a": "b@a.eu"}, {"c": [["1.1"]], "a": "b"}),
+    ]
+    values = [json.dumps(event).encode() for event in events]
+    kernel = Kernel(kernel_library, compile_plan(contract), MAX_VALUE_BYTES)
+    proven = kernel.prove(pa.array(values, pa.binary()))
+    assert proven.rows.tolist() == [0, 1, 3, 4, 6, 8]
+    assert proven.columns[0].to_pylist() == [None, "a@b.eu", None, None, None, "b@a.eu"]
+    tried = Tried()
+    check(contract, values, kernel_library, tried)
+    assert tried.wrong == []
+
+
 def test_lists_longer_than_the_memory_are_given_up(
     kernel_library: KernelLibrary, tmp_path: Path
 ) -> None:

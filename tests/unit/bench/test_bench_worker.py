@@ -25,7 +25,7 @@ def packs(tmp_path: Path) -> Iterator[list[pa.RecordBatch]]:
 def test_every_record_is_a_row_or_a_letter(tmp_path: Path, packs: list[pa.RecordBatch]) -> None:
     assert [pack.num_rows for pack in packs] == [4_000] * 4
     assert all(pack.schema == RECORD_SCHEMA for pack in packs)
-    worker, output = _Worker(), tmp_path / "output"
+    worker, output = _Worker(None), tmp_path / "output"
     output.mkdir()
     clock = worker.land(packs, output)
     rows = sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet"))
@@ -34,4 +34,4 @@ def test_every_record_is_a_row_or_a_letter(tmp_path: Path, packs: list[pa.Record
     assert rows + lines == 16_000
     assert 1_400 < lines < 1_800
     worker.take_validation_apart(packs, clock)
-    assert set(clock.spent_ns) == {*STAGES, *PARTS_OF_VALIDATE}
+    assert set(clock.spent_ns) == {*STAGES, *PARTS_OF_VALIDATE} - {"kernel"}

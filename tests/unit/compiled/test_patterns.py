@@ -6,7 +6,7 @@ import re
 
 import jsonschema_rs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from beam_pipeline.compiled.patterns import PatternNotCompiledError, compile_pattern
@@ -46,7 +46,10 @@ def accepts(table: bytes, text: str) -> bool:
 @settings(max_examples=300)
 @given(PATTERNS, st.data())
 def test_a_table_accepts_what_the_pattern_matches(pattern: str, data: st.DataObject) -> None:
-    table = compile_pattern(pattern)
+    try:
+        table = compile_pattern(pattern)
+    except PatternNotCompiledError:  # too many states, such as ^[a-b]*a[a-b]{12}$
+        reject()
     plain = re.compile(pattern.replace("(?!\\n)", "").replace("$", r"\Z"), re.ASCII)
     text = data.draw(st.from_regex(plain) | st.text(CHARACTERS, max_size=8))
     is_accepted = accepts(table, text)

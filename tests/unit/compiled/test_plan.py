@@ -71,13 +71,48 @@ def test_a_field_is_compiled(tmp_path: Path, schema: Any, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
+    ("schema", "kind", "is_nullable"),
+    [
+        ({"type": "string", "format": "email"}, Kind.TEXT, False),
+        ({"type": ["string", "null"], "pattern": "a|b"}, Kind.TEXT, True),
+        ({"type": "string", "allOf": [{"pattern": "^a$"}, {"pattern": "^b$"}]}, Kind.TEXT, False),
+        ({"type": "string", "contentEncoding": "base64"}, Kind.TEXT, False),
+        ({"type": "number", "multipleOf": 2}, Kind.NUMBER, False),
+        ({"type": "number", "minimum": 2**60}, Kind.NUMBER, False),
+        ({"type": ["number", "null"], "not": {"enum": [None]}}, Kind.NUMBER, False),
+        ({"type": "boolean", "const": True}, Kind.BOOLEAN, False),
+        ({"const": 5}, Kind.INTEGER, False),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, Kind.JSON, False),
+        ({"enum": [1, "x", None]}, Kind.JSON, True),
+        ({"oneOf": [{"type": ["string", "null"]}, {"type": "null"}]}, Kind.TEXT, False),
+    ],
+)
+def test_rules_of_single_values_are_asked(
+    tmp_path: Path, schema: Any, kind: Kind, is_nullable: bool
+) -> None:
+    plan = plan_of(tmp_path, of_field(schema))
+    assert plan.root is not None
+    assert not plan.left_out
+    (asked,) = plan.asked
+    assert asked.part is plan.root.parts[0]
+    assert (asked.part.kind, asked.part.row["is_nullable"]) == (kind, is_nullable)
+
+
+def test_a_choice_is_asked_when_it_is_compiled(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, of_field({"enum": ["x", "yy"], "maxLength": 2}))
+    assert not plan.left_out
+    assert not plan.asked
+
+
+@pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        ({"type": "string", "format": "email"}, "format email"),
-        ({"type": "string", "pattern": "a|b"}, "pattern: not anchored"),
-        ({"type": "number", "multipleOf": 2}, "keyword multipleOf"),
+        ({"enum": ["x", "yy"], "maxLength": 1}, "a choice with texts that are not valid"),
+        (
+            {"type": "string", "not": {"$ref": "#/$defs/text"}},
+            "a reference or an identity in the schema of a value",
+        ),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "no integer is allowed"),
-        ({"type": "number", "minimum": 2**60}, "a bound beyond 2**53"),
         (
             {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
             "keyword uniqueItems",
@@ -86,9 +121,6 @@ def test_a_field_is_compiled(tmp_path: Path, schema: Any, kind: Kind) -> None:
             {"type": "object", "additionalProperties": {"type": "integer"}},
             "an object with any names",
         ),
-        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, "keyword anyOf"),
-        ({"oneOf": [{"type": ["string", "null"]}, {"type": "null"}]}, "keyword oneOf"),
-        ({"const": 5}, "keyword const"),
         (False, "the schema false"),
         ({"$ref": "#/$defs/tree"}, "$ref '#/$defs/tree': recursive or not in the document"),
         (
@@ -108,7 +140,7 @@ def test_a_field_is_compiled(tmp_path: Path, schema: Any, kind: Kind) -> None:
 def test_a_field_is_left_out_with_its_reason(tmp_path: Path, schema: Any, reason: str) -> None:
     tree = of_field({"$ref": "#/$defs/tree"})
     document = {"type": "object", "properties": {"x": schema, "y": {"type": "string"}}}
-    plan = plan_of(tmp_path, {**document, "$defs": {"tree": tree}})
+    plan = plan_of(tmp_path, {**document, "$defs": {"tree": tree, "text": {"type": "string"}}})
     assert plan.left_out == [NotCompiled("x", reason)]
     assert plan.root is not None
     assert [part.kind for part in plan.root.parts] == [Kind.UNKNOWN, Kind.TEXT]
