@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import Ledger
-from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.kafka.admin import LogBounds
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition
 from beam_pipeline.runtime.engine import EngineStatus
 from beam_pipeline.runtime.resume import Ends, ResumePoint, Spans
 
@@ -64,6 +65,7 @@ class FakeSource:
         """`reachable` is what `is_reachable` returns, one after another; then True."""
         self.reachable = list(reachable)
         self.log_begins = 0
+        self.log_end = 0
         self.group_offsets: list[Ends] = []
         self.asked: Counter[str] = Counter()
         self.resume_errors: list[EnvironmentFailure] = []
@@ -78,9 +80,16 @@ class FakeSource:
         start = ledger.covered.prefix_end(*ORDERS, self.log_begins)
         return ResumePoint({ORDERS: start}, {ORDERS: self.log_begins})
 
-    def log_starts(self) -> dict[TopicPartition, int]:
-        self.asked["log_starts"] += 1
-        return {ORDERS: self.log_begins}
+    def log_bounds(self) -> LogBounds:
+        self.asked["log_bounds"] += 1
+        return LogBounds({ORDERS: self.log_begins}, {ORDERS: self.log_end})
+
+    def find_gaps(self, offsets: OffsetSets) -> OffsetSets:
+        self.asked["find_gaps"] += 1
+        return {}
+
+    def create_time_topics(self) -> tuple[str, ...]:
+        return ()
 
     def set_group_offsets(self, starts: Ends) -> None:
         self.group_offsets.append(dict(starts))

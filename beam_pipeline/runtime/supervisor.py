@@ -27,11 +27,13 @@ from beam_pipeline.files.expired import ExpiredNote, load_expired_note
 from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
+from beam_pipeline.kafka.admin import LogBounds
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.broker_watch import BrokerWatch
+from beam_pipeline.runtime.complete_hours import CompleteHours, HourRules
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.held_columns import note_columns
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
@@ -225,21 +227,24 @@ class Supervisor:
         self._roots = (plan.output_dir, plan.dead_letter_dir)
         self._storage_watch = StorageWatch(self._roots)
         self._leftovers = Leftovers(self._roots, plan.settings)
-        self._ledger = self._new_ledger()
+        self._ledger = Ledger(*self._roots)
         self._starts: dict[TopicPartition, int] = {}
         self._goal: Ends | None = None
         self._next_listing = 0.0
         self._moved_at = time.monotonic()
         self._read, self._read_at = 0, time.time()
         self._progress: tuple[str, int, int] | None = None
-        self._log_watch = LogWatch(
-            ExpiredNote(),
-            landing_seconds(
-                plan.settings.windowing,
-                plan.settings.timing,
-                plan.settings.max_out_of_order_seconds,
-            ),
-            accept=plan.accept_expired,
+        settings = plan.settings
+        grace_seconds = landing_seconds(
+            settings.windowing, settings.timing, settings.max_out_of_order_seconds
+        )
+        self._log_watch = LogWatch(ExpiredNote(), grace_seconds, accept=plan.accept_expired)
+        self._hours = CompleteHours(
+            *self._roots,
+            HourRules(settings.input_topics, settings.windowing, settings.max_out_of_order_seconds),
+            self._log_watch,
+            self._source.find_gaps,
+            grace_seconds,
         )
         self._has_expired_note = False
         self._next_look = 0.0
@@ -500,6 +505,8 @@ class Supervisor:
             self._has_expired_note = True
         point = self._source.find_resume_point(self._ledger)
         self._starts = self.status.starts = point.starts
+        create_time_topics = self._source.create_time_topics()
+        self.status.notices += self._hours.begin(self._ledger, point.starts, create_time_topics)
         self.status.covered = self._ledger.covered
         now = time.monotonic()
         self._next_look = now + LOOK_SECONDS
@@ -515,7 +522,11 @@ class Supervisor:
         self._covered = self._ledger.covered.beyond(self._starts).to_json()
 
     def _new_ledger(self) -> Ledger:
-        return Ledger(*self._roots, partition_keys=self._plan.settings.partition_keys)
+        return Ledger(
+            *self._roots,
+            partition_keys=self._plan.settings.partition_keys,
+            on_counted=self._hours.note_file,
+        )
 
     def _remove_strays(self) -> None:
         """Remove what workers of dead epochs have finished late; say how many of which epoch."""
@@ -625,28 +636,37 @@ class Supervisor:
             self._has_noted_columns = True
 
     def _look_at_logs(self) -> None:
-        """Look for records that expired unread, and for partitions that were added.
+        """Look for records that expired unread, for partitions that were added, for complete hours.
 
         A broker that is away is asked less often: each try holds up the run for a moment.
         """
         if time.monotonic() < self._next_look:
             return
+        asked_at = time.time()
         try:
-            log_starts = self._source.log_starts()
+            bounds = self._source.log_bounds()
         except EnvironmentFailure:
             self._next_look = time.monotonic() + AWAY_SECONDS
             return
         now = time.monotonic()
         self._next_look = now + LOOK_SECONDS
-        self._take_notices(self._log_watch.look(log_starts, self._ledger, now))
+        self._take_notices(self._log_watch.look(bounds.starts, self._ledger, now))
+        self._with_storage(lambda: self._look_for_complete_hours(bounds, asked_at))
+
+    def _look_for_complete_hours(
+        self, bounds: LogBounds, asked_at: float, *, is_last: bool = False
+    ) -> None:
+        self.status.notices += self._hours.look(self._ledger, *bounds, asked_at, is_last=is_last)
 
     def _look_at_logs_last(self) -> None:
         """Look once more when the job is over; where the broker is away the next start does it."""
-        with contextlib.suppress(EnvironmentFailure, StorageAwayError):
+        with contextlib.suppress(EnvironmentFailure, OSError):
             self._ledger.refresh()
             self._remove_strays()
-            log_starts = self._source.log_starts()
-            self._take_notices(self._log_watch.finish(log_starts, self._ledger))
+            asked_at = time.time()
+            bounds = self._source.log_bounds()
+            self._take_notices(self._log_watch.finish(bounds.starts, self._ledger))
+            self._look_for_complete_hours(bounds, asked_at, is_last=True)
 
     def _take_notices(self, notices: Sequence[str]) -> None:
         self.status.notices += notices
