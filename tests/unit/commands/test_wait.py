@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline.cli import main
-from beam_pipeline.commands import wait
 from beam_pipeline.files.watermark_note import (
     NOTE,
     PartitionNote,
@@ -80,7 +79,7 @@ def test_it_goes_on_when_a_run_writes_the_note(
     def sleep(seconds: float) -> None:
         note_of(orders=COMPLETE).save(tmp_path)
 
-    monkeypatch.setattr(wait.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     assert waited(tmp_path) == 0
 
 
