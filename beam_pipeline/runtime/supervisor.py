@@ -24,8 +24,9 @@ from beam_pipeline.config import BreakerLimits, PaneTiming, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import ExpiredNote, load_expired_note
-from beam_pipeline.files.ledger import Ledger
+from beam_pipeline.files.ledger import FileContent, Ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
+from beam_pipeline.files.watermark_note import WatermarkNote
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.admin import LogBounds
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -36,6 +37,7 @@ from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.complete_hours import CompleteHours, HourRules
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.held_columns import note_columns
+from beam_pipeline.runtime.landed_totals import LandedTotals
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
 from beam_pipeline.runtime.leftovers import Leftovers
 from beam_pipeline.runtime.log_watch import (
@@ -95,6 +97,10 @@ class RunStatus:
       storage_away_since: since when an object store has not answered; None while all answer.
       expired: how many records expired unread, at most, and are not accepted.
       waiting: the partitions that were added to topics, and wait for the next start.
+      landed: how much the files of the run hold.
+      watermarks: how far in time the topics are landed, at the last look.
+      engine_is_up: whether the engine runs.
+      job_is_up: whether the job runs; with Prism that is the Python worker too.
     """
 
     state: str = "starting"
@@ -115,6 +121,10 @@ class RunStatus:
     storage_away_since: datetime | None = None
     expired: dict[TopicPartition, int] = field(default_factory=dict)
     waiting: list[TopicPartition] = field(default_factory=list)
+    landed: LandedTotals = field(default_factory=LandedTotals)
+    watermarks: WatermarkNote = field(default_factory=WatermarkNote)
+    engine_is_up: bool = False
+    job_is_up: bool = False
 
 
 OnTick = Callable[[RunStatus], None]
@@ -443,6 +453,7 @@ class Supervisor:
         except OSError as error:  # a full disk, for example, may have space at the next try
             return f"{error.filename or writes_to}: {error.strerror or error}"
         finally:
+            self.status.engine_is_up = self.status.job_is_up = False
             if job is not None and scratch is not None:
                 job.terminate(JOB_GRACE_SECONDS)
                 self._read_counters(scratch / STATUS_FILE)
@@ -493,6 +504,7 @@ class Supervisor:
         return None
 
     def _find_starts(self, resumed: ResumedEpoch | None) -> None:
+        self.status.landed.begin(self.status.epoch, self._ledger.files)
         self._ledger = self._new_ledger()
         self._ledger.load_snapshot()
         if resumed:
@@ -525,8 +537,12 @@ class Supervisor:
         return Ledger(
             *self._roots,
             partition_keys=self._plan.settings.partition_keys,
-            on_counted=self._hours.note_file,
+            on_counted=self._note_file,
         )
+
+    def _note_file(self, path: StoredPath, content: FileContent) -> None:
+        self._hours.note_file(path, content)
+        self.status.landed.note(path, content)
 
     def _remove_strays(self) -> None:
         """Remove what workers of dead epochs have finished late; say how many of which epoch."""
@@ -554,6 +570,8 @@ class Supervisor:
         while not stop.wait(POLL_SECONDS):
             self._beat()
             engine_status = self._engine.status()
+            self.status.engine_is_up = engine_status.failure is None
+            self.status.job_is_up = job.alive or engine_status.runs_alone
             read_before = self.status.counters["read"]
             self._take_status(engine_status, status_file)
             if self.status.counters["read"] > read_before:
@@ -657,6 +675,7 @@ class Supervisor:
         self, bounds: LogBounds, asked_at: float, *, is_last: bool = False
     ) -> None:
         self.status.notices += self._hours.look(self._ledger, *bounds, asked_at, is_last=is_last)
+        self.status.watermarks = self._hours.note
 
     def _look_at_logs_last(self) -> None:
         """Look once more when the job is over; where the broker is away the next start does it."""

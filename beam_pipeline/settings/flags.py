@@ -20,6 +20,7 @@ ASSERT, ANNOTATE = "assert", "annotate"
 DEFAULT_OUTPUT_DIR, DEFAULT_DEAD_LETTER_DIR = "data/output", "data/dead"
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
 DEFAULT_MAX_COLUMNS = 2_000
+LOOPBACK = "127.0.0.1"
 DEFAULT_WORKER_POOL = "localhost:50000"
 PARQUET_CODECS = ("zstd", "snappy", "lz4", "gzip", "none")
 
@@ -434,5 +435,18 @@ def add_supervision_flags(group: Flags) -> None:
         default=60.0,
         help="at the end of a bounded run, how long the dead-letter topic may take no dead letter "
         "before the run ends with exit code 1 (default: %(default)g)",
+    )
+    group.add_argument(
+        "--metrics_port",
+        metavar="PORT",
+        type=int,
+        help="serve metrics for Prometheus on this port, with /healthz and /readyz "
+        "(default: off; 9464 is usual)",
+    )
+    group.add_argument(
+        "--metrics_host",
+        metavar="HOST",
+        default=LOOPBACK,
+        help="the address on which metrics are served; there is no login (default: %(default)s)",
     )
     add_shared(group, "accept_expired", "log_dir")
