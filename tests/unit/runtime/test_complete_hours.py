@@ -54,11 +54,11 @@ class Run:
         """The run of another process on the same files."""
         return Run(self.tree, ends=self.ends, in_store=self.in_store, **how)
 
+    def _place(self, root: Path) -> StoredPath:
+        return ObjectPath(DirectoryStorage(root)) if self.in_store else root
+
     def begin(self, starts: dict[TopicPartition, int]) -> Run:
-        places: list[StoredPath] = [self.tree.output_dir, self.tree.dead_letter_dir]
-        if self.in_store:
-            roots = (self.tree.output_dir, self.tree.dead_letter_dir)
-            places = [ObjectPath(DirectoryStorage(root)) for root in roots]
+        places = self._place(self.tree.output_dir), self._place(self.tree.dead_letter_dir)
         watch = LogWatch(self.note, 30.0)
         self.hours = CompleteHours(
             *places,
