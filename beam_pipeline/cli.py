@@ -25,6 +25,7 @@ from beam_pipeline.commands import (
     run,
     schema,
     store,
+    wait,
 )
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.settings.flags import FLINK
@@ -69,6 +70,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "fetch": (fetch, "fetch Java, jars and the runner before a run"),
     "doctor": (doctor, "check what a run needs; each line is ok or says what to do"),
     "reconcile": (reconcile, "prove that every record of a topic is in exactly one place"),
+    "wait": (wait, "wait until every event before a time is in files"),
     "flink": (flink, "manage a job on a Flink cluster"),
     "dlq": (dlq, "inspect dead letters, and send them again"),
     "schema": (schema, "propose, show and compare the JSON Schemas of events"),

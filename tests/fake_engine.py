@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import Ledger
-from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.kafka.admin import LogBounds
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition
 from beam_pipeline.runtime.engine import EngineStatus
 from beam_pipeline.runtime.resume import Ends, ResumePoint, Spans
 
@@ -71,6 +72,7 @@ class FakeSource:
         self.log_begins = 0
         self.partitions = [ORDERS]
         self.names = ["orders"]
+        self.log_end = 0
         self.group_offsets: list[Ends] = []
         self.asked: Counter[str] = Counter()
         self.resume_errors: list[EnvironmentFailure] = []
@@ -85,10 +87,6 @@ class FakeSource:
         starts = {key: ledger.covered.prefix_end(*key, self.log_begins) for key in self.partitions}
         return ResumePoint(starts, self._log_starts())
 
-    def log_starts(self) -> dict[TopicPartition, int]:
-        self.asked["log_starts"] += 1
-        return self._log_starts()
-
     def _log_starts(self) -> dict[TopicPartition, int]:
         return dict.fromkeys(self.partitions, self.log_begins)
 
@@ -99,6 +97,17 @@ class FakeSource:
             *(TopicPartition(topic, 0) for topic in topics if topic not in known),
         ]
         return self
+
+    def log_bounds(self) -> LogBounds:
+        self.asked["log_bounds"] += 1
+        return LogBounds(self._log_starts(), dict.fromkeys(self.partitions, self.log_end))
+
+    def find_gaps(self, offsets: OffsetSets) -> OffsetSets:
+        self.asked["find_gaps"] += 1
+        return {}
+
+    def create_time_topics(self) -> tuple[str, ...]:
+        return ()
 
     def set_group_offsets(self, starts: Ends) -> None:
         self.group_offsets.append(dict(starts))

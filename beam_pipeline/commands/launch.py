@@ -149,6 +149,25 @@ class Launch:
         """Return the view of the run."""
         return RunView(title, self.console, connection)
 
+    def metrics(self, stack: ExitStack) -> Callable[[RunStatus], None]:
+        """Serve the metrics of the run, if that is asked for; return what updates them.
+
+        Raises:
+          EnvironmentFailure: the port is taken.
+        """
+        if self.supervision.metrics is None:
+            return lambda status: None
+        from beam_pipeline.commands.metrics.exporter import RunMetrics  # 50 ms to import
+
+        places = {
+            "output": self.settings.output_path,
+            "dead_letters": self.settings.dead_letter_path,
+        }
+        metrics = stack.enter_context(RunMetrics(self.supervision.metrics, places))
+        host, port = self.supervision.metrics
+        self.say(f"metrics: http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
+        return metrics.update
+
     def supervisor(self, connection: KafkaConnection, stack: ExitStack) -> Supervisor:
         """Hold the directories and return the run on its engine; `stack` ends what it needs.
 

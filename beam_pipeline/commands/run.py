@@ -111,6 +111,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     title = settings.input_topic_pattern or ", ".join(topics)
     with ExitStack() as stack:
         supervisor = launch.supervisor(connection, stack)
+        update_metrics = launch.metrics(stack)
         if until_caught_up:
             supervisor.set_goal(ends_of(connection, topics))
         launch.say(
@@ -119,7 +120,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             f"(log: {launch.logs.file('pipeline')})"
         )
         with launch.view(title, connection) as view:
-            caught_up = supervisor.run(stop, view.show)
+
+            def on_tick(status: RunStatus) -> None:
+                view.show(status)
+                update_metrics(status)
+
+            caught_up = supervisor.run(stop, on_tick)
         if engine.detach and caught_up:
             launch.say(_detached_text(settings))
             return 0

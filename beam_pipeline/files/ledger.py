@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +87,7 @@ class Ledger:
             tell it; those of older versions do not.
         partition_keys: the names of day and hour in the directories of new files.
         strays: the strays that `refresh` has found and that are not removed yet, by name.
+        on_counted: called with each file that `refresh` counts, and what it covers.
     """
 
     output_dir: StoredPath
@@ -98,6 +99,7 @@ class Ledger:
     last_records: dict[TopicPartition, LastRecord] = field(default_factory=dict)
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
     strays: dict[str, Stray] = field(default_factory=dict)
+    on_counted: Callable[[StoredPath, FileContent], None] = lambda path, content: None
     _foreign: set[str] = field(default_factory=set)
     _new: list[StoredPath] = field(default_factory=list)
     _counted: CountedFiles | None = None
@@ -138,6 +140,7 @@ class Ledger:
                     self.strays[path.name] = Stray(path, unknown[path])
                 else:
                     self._count(path.name, content)
+                    self.on_counted(path, content)
                     listing.note_landed(path)
                     self._new.append(path)
         new, self._new = self._new, []

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import confluent_kafka
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -287,10 +288,17 @@ def watermarks(connection: KafkaConnection, topic: str) -> dict[int, tuple[int, 
     return {partition: (low[partition], high[partition]) for partition in range(partitions)}
 
 
-def log_starts(
+class LogBounds(NamedTuple):
+    """The first offset of each partition, and the one after its last record."""
+
+    starts: dict[TopicPartition, int]
+    ends: dict[TopicPartition, int]
+
+
+def log_bounds(
     connection: KafkaConnection, topics: Iterable[str], timeout_seconds: float
-) -> dict[TopicPartition, int]:
-    """Return the first offset of each partition of the topics that exist; asks once.
+) -> LogBounds:
+    """Return the bounds of each partition of the topics that exist; asks once.
 
     Raises:
         EnvironmentFailure: the cluster did not answer in time, or refused.
@@ -298,15 +306,33 @@ def log_starts(
     admin = _admin(connection)
     try:
         metadata = admin.list_topics(timeout=timeout_seconds).topics
-        requests = {
-            confluent_kafka.TopicPartition(topic, partition): OffsetSpec.earliest()
-            for topic in topics
-            if topic in metadata
-            for partition in metadata[topic].partitions
-        }
     except KafkaException as error:
         raise _failure("first offsets of partitions", error) from None
-    return _known_offsets(admin, requests, "start", timeout_seconds)
+    partitions = [
+        confluent_kafka.TopicPartition(topic, partition)
+        for topic in topics
+        if topic in metadata
+        for partition in metadata[topic].partitions
+    ]
+    starts, ends = (
+        _known_offsets(admin, dict.fromkeys(partitions, spec), what, timeout_seconds)
+        for what, spec in (("start", OffsetSpec.earliest()), ("end", OffsetSpec.latest()))
+    )
+    return LogBounds(starts, ends)
+
+
+def stable_ends(
+    connection: KafkaConnection, partitions: Iterable[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Return the offset up to which transactions have ended, of each partition where it is known.
+
+    Raises:
+        EnvironmentFailure: the cluster did not answer in time, or refused.
+    """
+    requests = {confluent_kafka.TopicPartition(*key): OffsetSpec.latest() for key in partitions}
+    isolation = IsolationLevel.READ_COMMITTED
+    admin = _admin(connection)
+    return _known_offsets(admin, requests, "end", REQUEST_TIMEOUT_SECONDS, isolation)
 
 
 def offsets_at(connection: KafkaConnection, topic: str, timestamp_ms: int) -> dict[int, int]:
@@ -441,12 +467,15 @@ def _known_offsets(
     requests: Mapping[confluent_kafka.TopicPartition, OffsetSpec],
     what: str,
     timeout_seconds: float,
+    isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
 ) -> dict[TopicPartition, int]:
     """Return the offsets that are asked for, where they are known; `what` is for messages."""
     if not requests:
         return {}
     try:
-        futures = admin.list_offsets(dict(requests), request_timeout=timeout_seconds)
+        futures = admin.list_offsets(
+            dict(requests), request_timeout=timeout_seconds, isolation_level=isolation
+        )
     except KafkaException as error:
         raise _failure(f"{what}s of partitions", error) from None
     offsets = {

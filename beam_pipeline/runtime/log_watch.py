@@ -199,6 +199,19 @@ class LogWatch:
         gone = self._lost(key, ledger) | (self.note.without_record.of(key) - ledger.covered.of(key))
         return uncovered - gone.range_cardinality(first, max(first, end))
 
+    def landed_to(self, key: TopicPartition, start: int, ledger: Ledger) -> int:
+        """Return the first offset from `start` on that is in no file and can still have a record.
+
+        Records that expired unread are passed over once the loss is accepted.
+        """
+        landed_to = ledger.covered.prefix_end(*key, start)
+        gone = self.note.accepted.of(key) | self.note.without_record.of(key)
+        if landed_to not in gone:
+            return landed_to
+        together = CoveredOffsets()
+        together.add(*key, ledger.covered.of(key) | gone)
+        return together.prefix_end(*key, start)
+
     def _lost(self, key: TopicPartition, ledger: Ledger) -> BitMap64:
         return self.note.unread.of(key) - ledger.covered.of(key)
 

@@ -11,15 +11,23 @@ from pyroaring import BitMap64
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.kafka.admin import (
+    LogBounds,
     alter_group_offsets,
     cluster_reachable,
-    log_starts,
+    create_time_topics,
+    log_bounds,
+    stable_ends,
     topic_ids,
     watermarks,
 )
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.kafka.log_reader import READ_UNCOMMITTED, find_records, timestamps_at
-from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.kafka.log_reader import (
+    READ_COMMITTED,
+    READ_UNCOMMITTED,
+    find_records,
+    timestamps_at,
+)
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition, interval
 from beam_pipeline.times import rfc3339_of_ms
 
 Ends = Mapping[TopicPartition, int]
@@ -32,7 +40,7 @@ NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """The id of every topic on brokers older than Kafka 2.8 (a zero UUID, base64)."""
 
 _REACHABLE_SECONDS = 2.0
-_LOG_STARTS_SECONDS = 2.0
+_LOG_BOUNDS_SECONDS = 2.0
 _LAST_RECORDS_SECONDS = 15.0
 
 
@@ -59,8 +67,14 @@ class Source(Protocol):
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         """Cover offsets without a record; see `cover_offset_gaps` of this module."""
 
-    def log_starts(self) -> dict[TopicPartition, int]:
-        """Return the first offset of each partition that there is now."""
+    def find_gaps(self, offsets: OffsetSets) -> OffsetSets:
+        """Return those of some offsets that will never have a record."""
+
+    def log_bounds(self) -> LogBounds:
+        """Return the bounds of each partition that there is now; asks once, and not for long."""
+
+    def create_time_topics(self) -> tuple[str, ...]:
+        """Return those of the topics whose records are stamped by their producers."""
 
     def with_topics(self, topics: Sequence[str]) -> Source:
         """Return the source with other topics."""
@@ -90,8 +104,14 @@ class KafkaSource:
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         return cover_offset_gaps(self.connection, ledger, spans)
 
-    def log_starts(self) -> dict[TopicPartition, int]:
-        return log_starts(self.connection, self.topics, _LOG_STARTS_SECONDS)
+    def find_gaps(self, offsets: OffsetSets) -> OffsetSets:
+        return find_gaps(self.connection, offsets)
+
+    def log_bounds(self) -> LogBounds:
+        return log_bounds(self.connection, self.topics, _LOG_BOUNDS_SECONDS)
+
+    def create_time_topics(self) -> tuple[str, ...]:
+        return create_time_topics(self.connection, self.topics)
 
     def with_topics(self, topics: Sequence[str]) -> KafkaSource:
         return replace(self, topics=topics)
@@ -146,21 +166,42 @@ def cover_offset_gaps(connection: KafkaConnection, ledger: Ledger, spans: Spans)
         offsets = ledger.covered.gaps(key.topic, key.partition, first, last)
         if offsets:
             uncovered[key] = offsets
+    added = 0
+    for key, gaps in find_gaps(connection, uncovered).items():
+        ledger.add_offset_gaps(key.topic, key.partition, gaps)
+        added += len(gaps)
+    return added
+
+
+def find_gaps(connection: KafkaConnection, offsets: OffsetSets) -> dict[TopicPartition, BitMap64]:
+    """Read the log; return those of some offsets at which there will never be a record.
+
+    Left out are offsets below the start of the log, which may have had a record, and for a reader
+    of committed records those of transactions that are open.
+
+    Raises:
+      EnvironmentFailure: the cluster refuses, or does not answer for a minute.
+    """
+    if not any(offsets.values()):
+        return {}
     isolation_level = connection.properties.get("isolation.level", READ_UNCOMMITTED)
-    records = find_records(connection, uncovered, isolation_level) if uncovered else {}
+    is_committed = isolation_level == READ_COMMITTED
+    ends = stable_ends(connection, offsets) if is_committed else {}
+    records = find_records(connection, offsets, isolation_level)
     # Fetched after the log was read: what expires meanwhile has no record there either.
     log_begins = {
         TopicPartition(topic, partition): low
-        for topic in {key.topic for key in uncovered}
+        for topic in {key.topic for key in offsets}
         for partition, (low, _) in watermarks(connection, topic).items()
     }
-    added = 0
-    for key, offsets in uncovered.items():
-        without_record = offsets - records[key]
+    gaps = {}
+    for key, wanted in offsets.items():
+        without_record = wanted - records[key]
         without_record.remove_range(0, log_begins.get(key, 0))
-        ledger.add_offset_gaps(key.topic, key.partition, without_record)
-        added += len(without_record)
-    return added
+        if is_committed:
+            without_record &= interval(0, ends.get(key, 0))
+        gaps[key] = without_record
+    return gaps
 
 
 def ends_of(connection: KafkaConnection, topics: Sequence[str]) -> dict[TopicPartition, int]:

@@ -24,17 +24,21 @@ from beam_pipeline.config import BreakerLimits, PaneTiming, PartitionEnd, Window
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import ExpiredNote, load_expired_note
-from beam_pipeline.files.ledger import Ledger
+from beam_pipeline.files.ledger import FileContent, Ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
+from beam_pipeline.files.watermark_note import WatermarkNote
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
+from beam_pipeline.kafka.admin import LogBounds
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.broker_watch import BrokerWatch
+from beam_pipeline.runtime.complete_hours import CompleteHours, HourRules
 from beam_pipeline.runtime.discovery import Admit, Discovery, NamesOf, names_of
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
 from beam_pipeline.runtime.held_columns import note_columns
+from beam_pipeline.runtime.landed_totals import LandedTotals
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
 from beam_pipeline.runtime.leftovers import Leftovers
 from beam_pipeline.runtime.log_watch import (
@@ -95,6 +99,10 @@ class RunStatus:
       storage_away_since: since when an object store has not answered; None while all answer.
       expired: how many records expired unread, at most, and are not accepted.
       waiting: the partitions that were added to topics, and wait for the next epoch.
+      landed: how much the files of the run hold.
+      watermarks: how far in time the topics are landed, at the last look.
+      engine_is_up: whether the engine runs.
+      job_is_up: whether the job runs; with Prism that is the Python worker too.
     """
 
     state: str = "starting"
@@ -115,6 +123,10 @@ class RunStatus:
     storage_away_since: datetime | None = None
     expired: dict[TopicPartition, int] = field(default_factory=dict)
     waiting: list[TopicPartition] = field(default_factory=list)
+    landed: LandedTotals = field(default_factory=LandedTotals)
+    watermarks: WatermarkNote = field(default_factory=WatermarkNote)
+    engine_is_up: bool = False
+    job_is_up: bool = False
 
 
 OnTick = Callable[[RunStatus], None]
@@ -238,22 +250,29 @@ class Supervisor:
         self._roots = (plan.output_dir, plan.dead_letter_dir)
         self._storage_watch = StorageWatch(self._roots)
         self._leftovers = Leftovers(self._roots, plan.settings)
-        self._ledger = self._new_ledger()
+        self._ledger = Ledger(*self._roots)
         self._starts: dict[TopicPartition, int] = {}
         self._goal: Ends | None = None
         self._next_listing = 0.0
         self._moved_at = time.monotonic()
         self._read, self._read_at = 0, time.time()
         self._progress: tuple[str, int, int] | None = None
+        settings = plan.settings
+        grace_seconds = landing_seconds(
+            settings.windowing, settings.timing, settings.max_out_of_order_seconds
+        )
         self._log_watch = LogWatch(
             ExpiredNote(),
-            landing_seconds(
-                plan.settings.windowing,
-                plan.settings.timing,
-                plan.settings.max_out_of_order_seconds,
-            ),
+            grace_seconds,
             accept=plan.accept_expired,
             tells_of_added=not self._discovery.is_on,
+        )
+        self._hours = CompleteHours(
+            *self._roots,
+            HourRules(settings.input_topics, settings.windowing, settings.max_out_of_order_seconds),
+            self._log_watch,
+            self._source.find_gaps,
+            grace_seconds,
         )
         self._has_expired_note = False
         self._next_look = 0.0
@@ -461,6 +480,7 @@ class Supervisor:
         except OSError as error:  # a full disk, for example, may have space at the next try
             return f"{error.filename or writes_to}: {error.strerror or error}"
         finally:
+            self.status.engine_is_up = self.status.job_is_up = False
             if job is not None and scratch is not None:
                 job.terminate(JOB_GRACE_SECONDS)
                 self._read_counters(scratch / STATUS_FILE)
@@ -521,6 +541,7 @@ class Supervisor:
     def _find_starts(self, resumed: ResumedEpoch | None) -> None:
         if not resumed:  # a checkpoint knows the partitions that it began with
             self._take_topics()
+        self.status.landed.begin(self.status.epoch, self._ledger.files)
         self._ledger = self._new_ledger()
         self._ledger.load_snapshot()
         if resumed:
@@ -533,6 +554,10 @@ class Supervisor:
             self._has_expired_note = True
         point = self._source.find_resume_point(self._ledger)
         self._starts = self.status.starts = point.starts
+        create_time_topics = self._source.create_time_topics()
+        self.status.notices += self._hours.begin(
+            self._ledger, point.starts, self._plan.settings.input_topics, create_time_topics
+        )
         self.status.covered = self._ledger.covered
         now = time.monotonic()
         self._next_look = now + self._look_seconds
@@ -571,7 +596,15 @@ class Supervisor:
         self._discovery.notices.clear()
 
     def _new_ledger(self) -> Ledger:
-        return Ledger(*self._roots, partition_keys=self._plan.settings.partition_keys)
+        return Ledger(
+            *self._roots,
+            partition_keys=self._plan.settings.partition_keys,
+            on_counted=self._note_file,
+        )
+
+    def _note_file(self, path: StoredPath, content: FileContent) -> None:
+        self._hours.note_file(path, content)
+        self.status.landed.note(path, content)
 
     def _remove_strays(self) -> None:
         """Remove what workers of dead epochs have finished late; say how many of which epoch."""
@@ -599,6 +632,8 @@ class Supervisor:
         while not stop.wait(POLL_SECONDS):
             self._beat()
             engine_status = self._engine.status()
+            self.status.engine_is_up = engine_status.failure is None
+            self.status.job_is_up = job.alive or engine_status.runs_alone
             read_before = self.status.counters["read"]
             self._take_status(engine_status, status_file)
             if self.status.counters["read"] > read_before:
@@ -683,20 +718,28 @@ class Supervisor:
             self._has_noted_columns = True
 
     def _look_at_logs(self) -> None:
-        """Look for records that expired unread, and for partitions that were added.
+        """Look for records that expired unread, for partitions that were added, for complete hours.
 
         A broker that is away is asked less often: each try holds up the run for a moment.
         """
         if time.monotonic() < self._next_look:
             return
+        asked_at = time.time()
         try:
-            log_starts = self._source.log_starts()
+            bounds = self._source.log_bounds()
         except EnvironmentFailure:
             self._next_look = time.monotonic() + AWAY_SECONDS
             return
         now = time.monotonic()
         self._next_look = now + self._look_seconds
-        self._take_notices(self._log_watch.look(log_starts, self._ledger, now))
+        self._take_notices(self._log_watch.look(bounds.starts, self._ledger, now))
+        self._with_storage(lambda: self._look_for_complete_hours(bounds, asked_at))
+
+    def _look_for_complete_hours(
+        self, bounds: LogBounds, asked_at: float, *, is_last: bool = False
+    ) -> None:
+        self.status.notices += self._hours.look(self._ledger, *bounds, asked_at, is_last=is_last)
+        self.status.watermarks = self._hours.note
 
     def _needs_new_epoch(self) -> bool:
         """Look whether topics or partitions have changed; a run with a goal reads what it began."""
@@ -709,11 +752,13 @@ class Supervisor:
 
     def _look_at_logs_last(self) -> None:
         """Look once more when the job is over; where the broker is away the next start does it."""
-        with contextlib.suppress(EnvironmentFailure, StorageAwayError):
+        with contextlib.suppress(EnvironmentFailure, OSError):
             self._ledger.refresh()
             self._remove_strays()
-            log_starts = self._source.log_starts()
-            self._take_notices(self._log_watch.finish(log_starts, self._ledger))
+            asked_at = time.time()
+            bounds = self._source.log_bounds()
+            self._take_notices(self._log_watch.finish(bounds.starts, self._ledger))
+            self._look_for_complete_hours(bounds, asked_at, is_last=True)
 
     def _take_notices(self, notices: Sequence[str]) -> None:
         self.status.notices += notices

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from beam_pipeline.config import (
     BreakerLimits,
@@ -47,6 +47,7 @@ from beam_pipeline.times import DEFAULT_TIME_UNIT
 from beam_pipeline.topic_names import check_topic_name
 
 MAX_WINDOW_SECONDS = 86_400
+_MAX_PORT = 65_535
 
 # Readers skip directories that begin with an underscore or a dot.
 _PARTITION_KEY = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)
@@ -253,6 +254,13 @@ class EngineSettings:
         return self.engine == FLINK
 
 
+class MetricsSettings(NamedTuple):
+    """Where metrics are served."""
+
+    host: str
+    port: int
+
+
 @dataclass(frozen=True)
 class SupervisionSettings:
     """The flags that say how a run is supervised."""
@@ -263,6 +271,7 @@ class SupervisionSettings:
     accept_expired: bool
     log_dir: Path
     discovery_interval_seconds: float
+    metrics: MetricsSettings | None = None
 
 
 def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
@@ -496,6 +505,9 @@ def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
     if not 0 <= interval_seconds < float("inf"):
         raise UsageError(f"--discovery_interval={interval_seconds:g}: must be 0 or more")
     limits = None if ratio is None else BreakerLimits(ratio, window_seconds)
+    port = values["metrics_port"]
+    if port is not None and not 1 <= port <= _MAX_PORT:
+        raise UsageError(f"--metrics_port={port}: must be from 1 to {_MAX_PORT}")
     return SupervisionSettings(
         max_restarts=max_restarts,
         breaker_limits=limits,
@@ -503,4 +515,5 @@ def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
         accept_expired=values["accept_expired"],
         log_dir=values["log_dir"],
         discovery_interval_seconds=interval_seconds,
+        metrics=None if port is None else MetricsSettings(values["metrics_host"], port),
     )

@@ -22,6 +22,7 @@ DEAD, ROW = "dead", "row"
 DEFAULT_OUTPUT_DIR, DEFAULT_DEAD_LETTER_DIR = "data/output", "data/dead"
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"
 DEFAULT_MAX_COLUMNS = 2_000
+LOOPBACK = "127.0.0.1"
 DEFAULT_WORKER_POOL = "localhost:50000"
 PARQUET_CODECS = ("zstd", "snappy", "lz4", "gzip", "none")
 
@@ -466,5 +467,18 @@ def add_supervision_flags(group: Flags) -> None:
         help="how often a run without a goal looks for new partitions and topics, and for topics "
         "that were deleted; a new epoch then reads what there is, new ones from their first "
         "record; 0 never looks (default: %(default)g)",
+    )
+    group.add_argument(
+        "--metrics_port",
+        metavar="PORT",
+        type=int,
+        help="serve metrics for Prometheus on this port, with /healthz and /readyz "
+        "(default: off; 9464 is usual)",
+    )
+    group.add_argument(
+        "--metrics_host",
+        metavar="HOST",
+        default=LOOPBACK,
+        help="the address on which metrics are served; there is no login (default: %(default)s)",
     )
     add_shared(group, "accept_expired", "log_dir")

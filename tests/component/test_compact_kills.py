@@ -20,6 +20,10 @@ KILL_AT_EVERY_STEP = """
 import json, os, shutil, signal, sys
 from pathlib import Path
 from compaction_trees import CompactionTree, placed
+from datetime import datetime, timezone
+from beam_pipeline.files.markers import (
+    Marker, digest_of, hour_of, read_marker, sizes_in, write_marker
+)
 from beam_pipeline.tools.compact.run import compact
 
 root = Path(sys.argv[1])
@@ -29,6 +33,21 @@ for hour in range(2):
         tree.write("orders", 3600 * hour + 10 * number, [(0, 10 * hour + number)])
     tree.write("clicks", 3600 * hour, [(0, hour)])
 before = placed(tree.output_dir)
+for place in tree.output_dir.glob("dt=*/hour=*"):
+    sizes = sizes_in(place, ".parquet")
+    total = sum(sizes.values())
+    start = hour_of(f"{place.parent.name}/{place.name}")
+    now = datetime.now(timezone.utc)
+    marker = Marker(start, 1, 0, now, len(sizes), total, digest_of(sizes), {}, {}, {})
+    write_marker(place, marker, None)
+
+def markers_are_true(output_dir):
+    places = list(output_dir.glob("dt=*/hour=*"))
+    return len(places) == 2 and all(
+        read_marker(place).marker.sha256 == digest_of(sizes_in(place, ".parquet"))
+        for place in places
+    )
+
 STEPS = {"open", "os.listdir", "os.scandir", "os.rename", "os.link", "os.mkdir", "os.remove",
          "os.rmdir", "os.chmod", "os.chown", "shutil.rmtree", "shutil.copymode"}
 
@@ -54,10 +73,12 @@ while True:
         run(output_dir, step)
     _, status = os.waitpid(child, 0)
     assert placed(output_dir) == before, f"after step {step}"
+    assert markers_are_true(output_dir), f"after step {step}"
     files = len(list(output_dir.glob("dt=*/hour=*/*.parquet")))
     states[files] = states.get(files, 0) + 1
     compact(output_dir, target_bytes=2**27)
     assert placed(output_dir) == before, f"ended after step {step}"
+    assert markers_are_true(output_dir), f"ended after step {step}"
     assert len(list(output_dir.glob("dt=*/hour=*/*.parquet"))) == 4
     leftovers = [path for path in (output_dir / "_tmp").rglob("*")]
     assert leftovers == [], f"{leftovers} left after step {step}"

@@ -151,7 +151,9 @@ def test_ports_are_published_on_loopback_only(
     services = {
         name: service for name, service in compose["services"].items() if name not in STORE_SERVICES
     }
-    assert services.pop("kafka")["ports"] == ["127.0.0.1:9092:9092", "127.0.0.1:8081:8081"]
+    assert services.pop("kafka")["ports"] == [
+        f"127.0.0.1:{port}:{port}" for port in (9092, 8081, 9464)
+    ]
     assert "network_mode" not in compose["services"]["kafka"]
     assert [service.get("ports") for service in services.values()] == [None] * len(services)
     assert {service["network_mode"] for service in services.values()} == {"service:kafka"}

@@ -12,12 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
 
 from confluent_kafka import Consumer, TopicPartition
 from faults.load import Load
 from faults.results import Result
+from hour_markers import MarkedTree
 from integration.pipeline_runs import Finished, PipelineRun, Placed, wait_for
 from stores import start_s3
 
@@ -44,6 +46,8 @@ COMMAND_ON_FLINK = {
 VICTIMS = (SUPERVISOR, *COMMAND_OF, BROKER)
 VICTIMS_ON_FLINK = (SUPERVISOR, *COMMAND_ON_FLINK, BROKER)
 PROGRESS_TIMEOUT_SECONDS = 150.0
+MARKER_DELAY = timedelta(seconds=10)
+"""The watermark delay, and how far the clock of the broker may be behind."""
 RESTART_NOTICES = (
     "starting again after: ",
     "starting again from ",
@@ -99,6 +103,11 @@ class Scenario:
     @property
     def kafka(self) -> KafkaConnection:
         return self.broker.connection
+
+    @property
+    def hours(self) -> MarkedTree:
+        """The markers of complete hours."""
+        return MarkedTree(self.run.output_dir, self.run.dead_letter_dir)
 
     @property
     def supervisor(self) -> subprocess.Popen[str]:
@@ -189,7 +198,15 @@ class Scenario:
         return pid
 
     def kill(self, victim: str) -> None:
-        """`kill -9`; what nobody starts again by itself is started again some seconds later."""
+        """`kill -9`; what nobody starts again by itself is started again some seconds later.
+
+        No marker of an hour may claim what is not there then.
+        """
+        self._kill(victim)
+        claims = self.hours.false_claims()
+        assert not claims, f"after kill -9 of {victim}, seed {self.seed}: {claims[:5]}"
+
+    def _kill(self, victim: str) -> None:
         self.kills[victim] += 1
         if victim == SUPERVISOR:
             self.supervisor.kill()
@@ -261,7 +278,8 @@ class Scenario:
     def settle(self) -> None:
         """Ends the load, starts again what is down, catches up, and holds files against the log.
 
-        The verdict is `reconcile`'s and that of a count over the files' content alone.
+        The verdict is `reconcile`'s and that of a count over the files' content alone. Each hour
+        that is over has its marker, which says what is there.
         """
         self.load.end()
         if self.store is not None:
@@ -270,8 +288,11 @@ class Scenario:
             self.start_broker()
         if self.supervisor.poll() is None:
             self.terminate()
+        before = datetime.now(timezone.utc) - MARKER_DELAY
         self.run.catch_up(self.kafka, self.topic, *self.flags)
         assert self.run.processes() == {}
+        assert self.hours.false_claims() == self.hours.stale() == []
+        assert self.hours.unmarked(before) == []
         expected, placed = self.log(), self.run.placed()
         missing = expected - placed
         doubled = placed - expected

@@ -22,6 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.markers import MARKER_NAME, read_marker, sizes_in, with_files, write_marker
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.tree import visible_files
 from beam_pipeline.storage.durable import exchange, sync
@@ -153,6 +154,7 @@ def _carry_out(
     known = {entry.name for entry in old.iterdir()}
     for name in known - merged:
         os.link(old / name, new / name)
+    _renew_marker(new, old)
     sync(new)
     keep_lease()
     exchange(old, new)
@@ -165,6 +167,15 @@ def _carry_out(
             entry.rename(old / entry.name)
     new.rmdir()
     return written
+
+
+def _renew_marker(directory: Path, earlier: Path) -> None:
+    """Make the marker of an hour say which files it has now; its rows are the same."""
+    marker, version = read_marker(directory)
+    if marker is not None:
+        sizes = sizes_in(directory, PARQUET_SUFFIX)
+        write_marker(directory, with_files(marker, sizes, datetime.now(timezone.utc)), version)
+        _make_alike(directory / MARKER_NAME, earlier / MARKER_NAME)
 
 
 def _make_alike(path: Path, model: Path) -> None:

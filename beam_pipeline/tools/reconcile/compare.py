@@ -11,6 +11,7 @@ from beam_pipeline.offset_sets import OffsetSets, TopicPartition, interval
 from beam_pipeline.tools.reconcile.coverage import Coverage, FileOverlap, FileProblem
 from beam_pipeline.tools.reconcile.ledger_notes import LedgerNotes
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic
+from beam_pipeline.tools.reconcile.markers import MarkerReport
 
 LogBounds = Mapping[TopicPartition, tuple[int, int]]
 """Low watermark, inclusive, and high watermark, exclusive."""
@@ -152,6 +153,7 @@ class ReconcileReport:
         up_to: which part of the log was compared, for people; empty for all of it.
         behind: how many offsets behind that part were not compared.
         strays: the names of those of `overlaps` that a worker of an earlier epoch finished late.
+        markers: the markers of complete hours.
     """
 
     reconciliation: Reconciliation
@@ -164,6 +166,7 @@ class ReconcileReport:
     up_to: str = ""
     behind: int = 0
     strays: frozenset[str] = frozenset()
+    markers: MarkerReport = field(default_factory=MarkerReport)
 
     @property
     def doubled_in_strays(self) -> int:
@@ -180,13 +183,14 @@ class ReconcileReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether each record is in exactly one place, and each file could be read.
+        """Whether each record is in exactly one place, and each file and marker is sound.
 
         With dead-letter topics: also whether each dead letter is in its topic.
         """
         return (
             self.reconciliation.is_clean
             and not self.problems
+            and not self.markers.problems
             and all(topic.is_clean for topic in self.letter_topics)
         )
 

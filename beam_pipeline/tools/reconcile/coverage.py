@@ -88,7 +88,10 @@ class FileOverlap:
 
 
 def read_coverage(
-    paths: Iterable[StoredPath], topics: Collection[str], progress: Progress = lambda files: None
+    paths: Iterable[StoredPath],
+    topics: Collection[str],
+    progress: Progress = lambda files: None,
+    on_file: Callable[[StoredPath, Coverage], object] = lambda path, held: None,
 ) -> tuple[Coverage, list[FileProblem]]:
     """Reads which offsets of some topics the files hold; holds Parquet footers to the rows.
 
@@ -96,12 +99,14 @@ def read_coverage(
         paths: Parquet files and JSON lines files of dead letters.
         topics: the topics to count; rows and lines of others are passed over.
         progress: is told of each file.
+        on_file: is given each file and what it holds, of all topics.
     """
     total, problems = Coverage(), []
     for path, read in read_each(paths, _read_file):
         own, reason = read()
         if reason is not None:
             problems.append(FileProblem(path, reason))
+        on_file(path, own)
         others = [partition for partition in own.offsets if partition.topic not in topics]
         for partition in others:
             del own.offsets[partition]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pyroaring import BitMap64
@@ -30,6 +30,12 @@ from beam_pipeline.tools.reconcile.ledger_notes import (
     read_ledger_notes,
 )
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic, compare_letter_topics
+from beam_pipeline.tools.reconcile.markers import (
+    HourCounts,
+    claimed_ends,
+    compare_markers,
+    read_markers,
+)
 from beam_pipeline.tools.reconcile.rewritten import find_rewritten
 from beam_pipeline.tools.reconcile.up_to import Until, UpTo, comparable
 
@@ -72,10 +78,13 @@ def reconcile(
         "isolation.level", READ_UNCOMMITTED
     )
     log = _log_bounds(connection, topics)
+    # Before the files: what a marker says must be in files that are listed after it was read.
+    markers, unreadable_markers = read_markers(output_dir)
+    hours = HourCounts((output_dir, dead_letter_dir), markers)
     parquet_paths = visible_files(output_dir, PARQUET_SUFFIX, "--output_dir")
     dead_paths = visible_files(dead_letter_dir, JSON_LINES_SUFFIX, "--dead_letter_dir")
-    parquet, parquet_problems = _read("Reading Parquet files", parquet_paths, topics)
-    dead, dead_problems = _read("Reading dead letters", dead_paths, topics)
+    parquet, parquet_problems = _read("Reading Parquet files", parquet_paths, topics, hours)
+    dead, dead_problems = _read("Reading dead letters", dead_paths, topics, hours)
 
     settings = read_landed_settings(output_dir)
     part = comparable(
@@ -127,7 +136,32 @@ def reconcile(
         ),
         up_to=part.text,
         behind=part.behind,
+        markers=compare_markers(
+            markers,
+            hours.hours,
+            _unlanded(connection, claimed_ends(markers), whole_log, parquet, dead, isolation_level),
+            unreadable_markers,
+        ),
     )
+
+
+def _unlanded(
+    connection: KafkaConnection,
+    ends: Mapping[TopicPartition, int],
+    log: LogBounds,
+    parquet: Coverage,
+    dead: Coverage,
+    isolation_level: str,
+) -> dict[TopicPartition, BitMap64]:
+    """Return the offsets of records that are in no file, though a marker says that they are."""
+    claimed = {
+        key: (low, max(low, min(high, ends[key])))
+        for key, (low, high) in log.items()
+        if key in ends
+    }
+    not_in_files = uncovered(claimed, parquet, dead)
+    gaps = _offset_gaps(connection, not_in_files, isolation_level)
+    return {key: offsets - gaps[key] for key, offsets in not_in_files.items()}
 
 
 def _await_late_panes(
@@ -180,10 +214,10 @@ def _without_expired(before: LogBounds, after: LogBounds) -> LogBounds:
 
 
 def _read(
-    description: str, paths: Sequence[StoredPath], topics: Sequence[str]
+    description: str, paths: Sequence[StoredPath], topics: Sequence[str], hours: HourCounts
 ) -> tuple[Coverage, list[FileProblem]]:
     with progress_bar(description, len(paths)) as progress:
-        return read_coverage(paths, topics, progress)
+        return read_coverage(paths, topics, progress, hours.add)
 
 
 def _offset_gaps(

@@ -22,6 +22,7 @@ from beam_pipeline.tools.reconcile.compare import (
 )
 from beam_pipeline.tools.reconcile.coverage import FileOverlap
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic
+from beam_pipeline.tools.reconcile.markers import MarkerReport
 
 _RANGES_IN_TEXT = 5
 _LINES_IN_TEXT = 20
@@ -54,6 +55,8 @@ def report_text(report: ReconcileReport) -> RenderableType:
         parts.append(
             Text(f"Compared {report.up_to}; {report.behind:,} offsets behind it are not compared")
         )
+    if report.markers.hours:
+        parts.append(Text(_markers_text(report.markers)))
     parts.extend(Text(_letter_topic_line(topic)) for topic in report.letter_topics)
     parts.append(_verdict(report))
     return Group(*parts)
@@ -112,7 +115,7 @@ def _fault_lines(report: ReconcileReport) -> Iterator[str]:
                 f"{printable(topic.topic)}: lacks {letter.dlq_id} ({record}) of "
                 f"{printable(str(letter.path))}"
             )
-    for problem in report.problems:
+    for problem in (*report.problems, *report.markers.problems):
         yield f"{printable(str(problem.path))}: {printable(problem.reason)}"
 
 
@@ -151,6 +154,16 @@ def _strays_text(report: ReconcileReport, in_strays: int) -> str:
     )
 
 
+def _markers_text(markers: MarkerReport) -> str:
+    hours = f"{plural(markers.hours, 'hour')} marked as complete"
+    if not markers.behind:
+        return hours
+    return (
+        f"{hours}, {len(markers.behind):,} of which have got files since; a running pipeline, or "
+        "the next run, renews their markers"
+    )
+
+
 def _letter_topic_line(topic: LetterTopic) -> str:
     counts = {
         "in the topic": topic.in_topic,
@@ -185,6 +198,7 @@ def _verdict(report: ReconcileReport) -> Text:
         "rewritten": reconciliation.rewritten,
         "expired unread": reconciliation.expired_unread,
         "file problems": len(report.problems),
+        "wrong markers of hours": len(report.markers.problems),
         "dead letters not in their topic": report.missing_letters,
     }
     faults = ", ".join(f"{count:,} {name}" for name, count in wrong.items() if count)
@@ -229,6 +243,14 @@ def report_json(report: ReconcileReport) -> str:
         "file_problems": [
             {"path": str(problem.path), "reason": problem.reason} for problem in report.problems
         ],
+        "markers": {
+            "hours": report.markers.hours,
+            "behind": [str(path) for path in report.markers.behind],
+            "problems": [
+                {"path": str(problem.path), "reason": problem.reason}
+                for problem in report.markers.problems
+            ],
+        },
         "dead_letter_topics": [_letter_topic_json(topic) for topic in report.letter_topics],
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE

@@ -21,6 +21,7 @@ from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.files.ledger import load_ledger
+from beam_pipeline.kafka.admin import LogBounds
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime import broker_watch
@@ -622,11 +623,11 @@ def test_a_broker_that_does_not_answer_a_look_is_no_failure(
     monkeypatch.setattr(supervisor_module, "LOOK_SECONDS", 0.0)
     asked = []
 
-    def log_starts() -> dict[TopicPartition, int]:
+    def log_bounds() -> LogBounds:
         asked.append(1)
         raise EnvironmentFailure("no answer")
 
-    monkeypatch.setattr(run.source, "log_starts", log_starts)
+    monkeypatch.setattr(run.source, "log_bounds", log_bounds)
     status = run.until(RUN, lambda status: is_running(status) and bool(asked))
     assert status.restarts == 0
 

@@ -1,0 +1,138 @@
+"""Every metric that a run exports, declared once; docs/reference/metrics.md is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+GAUGE, COUNTER = "gauge", "counter"
+
+_HEAD = """\
+# Metrics
+
+This page is generated from the declarations of the metrics, by
+`.venv/bin/python scripts/metrics_reference.py`.
+
+`run --metrics_port=9464` serves these metrics on `http://127.0.0.1:9464/metrics`, in the format of
+Prometheus, on each engine. `/healthz` and `/readyz` are beside them; see
+[operating](../operating.md#metrics).
+
+Counters begin at 0 with each start of the command. A metric of which nothing is known yet is left
+out. Offsets, log ends and watermarks are those of the last look of the run at the logs: ten seconds
+ago at most, while a broker answers.
+"""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+      name: its name without the prefix, and for a counter without `_total`.
+      kind: `GAUGE` or `COUNTER`.
+      help: what it measures; names its unit.
+      labels: the names of its labels.
+    """
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """The name as Prometheus has it."""
+        return f"beam_pipeline_{self.name}" + ("_total" if self.kind == COUNTER else "")
+
+
+_PARTITION = ("topic", "partition")
+
+LANDED_OFFSET = Metric(
+    "landed_offset", GAUGE, "The first offset of a partition that may be in no file.", _PARTITION
+)
+LOG_END_OFFSET = Metric(
+    "log_end_offset", GAUGE, "The offset after the last record of a partition.", _PARTITION
+)
+LAG_RECORDS = Metric(
+    "lag_records",
+    GAUGE,
+    "Offsets between what is landed of a partition and the end of its log.",
+    _PARTITION,
+)
+LAG_SECONDS = Metric(
+    "lag_seconds",
+    GAUGE,
+    "Seconds since the time up to which a partition is in files; 0 where it is landed to its end.",
+    _PARTITION,
+)
+WATERMARK = Metric(
+    "watermark_timestamp_seconds",
+    GAUGE,
+    "The time before which every event of a topic is in a file, in seconds since 1970.",
+    ("topic",),
+)
+EXPIRED = Metric(
+    "expired_unread_records",
+    GAUGE,
+    "Records that expired from the log before they were read, at most, and are not accepted.",
+    _PARTITION,
+)
+READ = Metric("records_read", COUNTER, "Records read from Kafka, again after a restart.")
+VALID = Metric("records_valid", COUNTER, "Records that became rows.")
+DEAD = Metric("dead_letters", COUNTER, "Records that became dead letters, by code.", ("code",))
+LATE = Metric("rows_late", COUNTER, "Rows that Kafka got after their window had closed.")
+REFUSED = Metric(
+    "dead_letters_refused", GAUGE, "Dead letters that their topic has refused in every form."
+)
+LANDED_ROWS = Metric(
+    "landed_records", COUNTER, "Rows, or dead letters, in the files of the run.", ("kind",)
+)
+LANDED_FILES = Metric("landed_files", COUNTER, "Files of the run in place.", ("kind",))
+LANDED_BYTES = Metric("landed_bytes", COUNTER, "Bytes of the files of the run.", ("kind",))
+LAST_FILE = Metric(
+    "last_file_timestamp_seconds",
+    GAUGE,
+    "When the run saw its last new file, in seconds since 1970.",
+)
+RESTARTS = Metric("restarts", COUNTER, "How often something was started again.")
+UP = Metric(
+    "up",
+    GAUGE,
+    "Whether a component works: engine, job (with Prism the Python worker), broker, storage.",
+    ("component",),
+)
+DISK_FREE = Metric(
+    "disk_free_bytes",
+    GAUGE,
+    "Free bytes of the file system of a directory: output, dead_letters, temporary.",
+    ("directory",),
+)
+MEMORY = Metric(
+    "resident_memory_bytes",
+    GAUGE,
+    "Resident memory of the supervisor, and of all processes below it.",
+    ("processes",),
+)
+STARTED = Metric(
+    "start_timestamp_seconds", GAUGE, "When the command was started, in seconds since 1970."
+)
+
+METRICS = (
+    *(LANDED_OFFSET, LOG_END_OFFSET, LAG_RECORDS, LAG_SECONDS, WATERMARK, EXPIRED),
+    *(READ, VALID, DEAD, LATE, REFUSED),
+    *(LANDED_ROWS, LANDED_FILES, LANDED_BYTES, LAST_FILE),
+    *(RESTARTS, UP, DISK_FREE, MEMORY, STARTED),
+)
+
+
+def metrics_reference() -> str:
+    """Return the page: a table of all metrics."""
+    return "\n".join([_HEAD, *_table(), ""])
+
+
+def _table() -> Iterator[str]:
+    yield "| metric | type | labels | meaning |"
+    yield "|---|---|---|---|"
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        yield f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.help} |"
