@@ -107,16 +107,19 @@ def test_a_second_holder_is_refused_until_the_first_is_dead(
         pass
 
 
-def frozen_and_successor(processes: ExitStack, directory: Path, when: str) -> tuple[Holder, Holder]:
+def frozen_and_successor(
+    processes: ExitStack, directory: Path, when: str, *successor: str
+) -> tuple[Holder, Holder]:
     """Start a holder that freezes, and one on another machine that takes the lease; wake the first.
 
     It freezes itself, because a signal from here would now and then fall within a heartbeat.
+    `successor` says when the other freezes, if it does.
     """
     frozen = holder(processes, directory, "machine-a", when)
     assert next_line(frozen) == "held"
 
     def taken_over() -> Holder | None:
-        other = holder(processes, directory, "machine-b")
+        other = holder(processes, directory, "machine-b", *successor)
         return other if next_line(other) == "held" else None
 
     other = wait_for(taken_over, "the lease to expire", 30)
@@ -137,7 +140,12 @@ def test_a_holder_that_was_frozen_stops_when_another_machine_has_the_lease(
 def test_a_holder_that_was_frozen_within_a_heartbeat_takes_the_lease_back(
     processes: ExitStack, tmp_path: Path
 ) -> None:
-    frozen, other = frozen_and_successor(processes, tmp_path, "freezes within a heartbeat")
+    """The other one does nothing meanwhile: if it wrote at that moment, it would keep the lease."""
+    frozen, other = frozen_and_successor(
+        processes, tmp_path, "freezes within a heartbeat", "freezes between heartbeats"
+    )
+    wait_for(lambda: owner(tmp_path) == frozen.pid, "the first one's heartbeat", 20)
+    other.send_signal(signal.SIGCONT)
     assert f"process {frozen.pid} on machine-a" in next_line(other)
     assert other.wait(10) == 0, "it has left its block"
     assert wait_for(lambda: owner(tmp_path), "a whole lease") == frozen.pid
