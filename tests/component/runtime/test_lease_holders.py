@@ -83,6 +83,11 @@ def next_line(process: Holder) -> str:
     return process.stdout.readline().rstrip()
 
 
+def is_stopped(process: Holder) -> bool:
+    state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "T"
+
+
 def owner(directory: Path) -> int | None:
     """The process id in the lease; None while it is being written."""
     try:
@@ -122,6 +127,7 @@ def frozen_and_successor(
         other = holder(processes, directory, "machine-b", *successor)
         return other if next_line(other) == "held" else None
 
+    wait_for(lambda: is_stopped(frozen), "the freezing", 20)
     other = wait_for(taken_over, "the lease to expire", 30)
     frozen.send_signal(signal.SIGCONT)
     return frozen, other
@@ -145,6 +151,7 @@ def test_a_holder_that_was_frozen_within_a_heartbeat_takes_the_lease_back(
         processes, tmp_path, "freezes within a heartbeat", "freezes between heartbeats"
     )
     wait_for(lambda: owner(tmp_path) == frozen.pid, "the first one's heartbeat", 20)
+    wait_for(lambda: is_stopped(other), "the freezing of the other", 20)
     other.send_signal(signal.SIGCONT)
     assert f"process {frozen.pid} on machine-a" in next_line(other)
     assert other.wait(10) == 0, "it has left its block"
