@@ -50,7 +50,9 @@ note = {
     "pid": os.getpid(),
     "topics": told["settings"]["input_topics"],
 }
-(directory / f"job-{number}.json").write_text(json.dumps(note))
+new = directory / "job.new"
+new.write_text(json.dumps(note))
+new.replace(directory / f"job-{number}.json")
 def report(**counters):
     file = Path(told["status_file"])
     file.with_suffix(".new").write_text(json.dumps({"counters": counters}))
