@@ -138,6 +138,15 @@ class Outbox:
         """
         self._look(0.0)
 
+    def unsent_files(self) -> int:
+        """Return how many files in place are not sent, by anybody.
+
+        Raises:
+            EnvironmentFailure: the directory can't be read.
+            StorageAwayError: the object store does not answer.
+        """
+        return len(self._unsent_paths(0.0))
+
     def unsent(self) -> Unsent:
         """Return what is not in the topic, refused letters left out.
 

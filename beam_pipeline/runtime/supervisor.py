@@ -318,6 +318,25 @@ class Supervisor:
             self._outbox.stop()
             self._sweep_at_end()
 
+    def _await_workers_letters(self, stop: Event, on_tick: OnTick) -> None:
+        """Let the workers send what they have put in place; a second sender would repeat letters.
+
+        A worker that sends no whole file for `LAST_LETTERS_SECONDS` is not waited for.
+        """
+        left: int | None = None
+        deadline = time.monotonic() + LAST_LETTERS_SECONDS
+        with contextlib.suppress(StorageAwayError):
+            while not stop.is_set() and (now := time.monotonic()) < deadline:
+                before, left = left, self._outbox.unsent_files()
+                if not left:
+                    return
+                if before is not None and left < before:
+                    deadline = now + LAST_LETTERS_SECONDS
+                self.status.state = "sending dead letters"
+                self._beat()
+                on_tick(self.status)
+                stop.wait(5 * POLL_SECONDS if self._in_store else POLL_SECONDS)
+
     def _send_last_letters(self, seconds: float, stop: Event, on_tick: OnTick) -> None:
         """Send the dead letters in place until their topic has them.
 
@@ -651,7 +670,7 @@ class Supervisor:
             self._with_storage(self._outbox.look)
             self.status.refused_letters = self._outbox.refused
             if self._goal is not None and self._is_reached(self._goal):
-                # While the workers live: what they have begun to send is sent once.
+                self._await_workers_letters(stop, on_tick)
                 self._send_last_letters(LAST_LETTERS_SECONDS, stop, on_tick)
                 return None
             if engine_status.runs_alone and self._plan.detach:
