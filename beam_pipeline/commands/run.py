@@ -19,6 +19,7 @@ from beam_pipeline.commands.launch import (
     unsent_text,
     with_parts_dir,
 )
+from beam_pipeline.commands.live.view import late_text
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.records import COERCED
@@ -146,9 +147,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
 def _last_line(status: RunStatus, caught_up: bool) -> str:
     counters = status.counters
     how = "caught up" if caught_up else "stopped"
+    late = f", late {late_text(counters)}" if counters["late"] else ""
     return (
         f"{how}: read {counters['read']:,}, valid {counters['valid']:,}, "
-        f"dead {counters['dead']:,}, files {status.files:,}, restarts {status.restarts}"
+        f"dead {counters['dead']:,}, files {status.files:,}, restarts {status.restarts}{late}"
         + (f", dlq_topic_refused {status.refused_letters:,}" if status.refused_letters else "")
     )
 

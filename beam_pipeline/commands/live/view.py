@@ -125,7 +125,7 @@ class RunView:
         facts += [(name, f"{counters[name]:,}") for name in ("read", "valid", "dead")]
         facts += [("files", f"{status.files:,}"), ("rate", f"{self._rate('read'):,.1f}/s")]
         if counters["late"]:
-            facts.append(("late", f"{counters['late']:,} ({_late_share(counters):.1%} of valid)"))
+            facts.append(("late", late_text(counters)))
         if status.remaining is not None:
             waits = f" ({status.waits_for})" if status.waits_for else ""
             facts.append(("remaining", f"{status.remaining:,}{waits}"))
@@ -243,6 +243,15 @@ def _state_text(status: RunStatus) -> str:
         return status.state
     state = status.state if "broker" in status.state else f"{status.state}, broker away"
     return f"{state} since {since:%H:%M:%S} UTC"
+
+
+def late_text(counters: Counter[str]) -> str:
+    """Return how many rows were late, with their share.
+
+    >>> late_text(Counter(late=5, valid=20))
+    '5 (25.0% of valid)'
+    """
+    return f"{counters['late']:,} ({_late_share(counters):.1%} of valid)"
 
 
 def _late_share(counters: Counter[str]) -> float:
