@@ -67,17 +67,14 @@ def refused_cells(rules: ValueRules, kind: Kind, column: pa.Array) -> Places:
     """
     cells = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
     sent = column.drop_null()
-    if kind in (Kind.TEXT, Kind.JSON):
-        values = sent.to_numpy(zero_copy_only=False).tolist()
-        if kind is Kind.JSON:
-            values = [msgspec.json.decode(value) for value in values]
-    elif kind is Kind.DECIMAL:
+    if kind is Kind.DECIMAL:
         return cells[_refused_decimals(rules, sent)]
-    else:
-        values = sent.to_numpy(zero_copy_only=False).tolist()
+    values = sent.to_numpy(zero_copy_only=False)
     if kind is Kind.NUMBER:
-        return cells[_refused_numbers(rules, np.array(values, np.float64))]
-    return cells[rules.invalid_among(values)]
+        return cells[_refused_numbers(rules, values)]
+    if kind is Kind.JSON:
+        return cells[rules.invalid_among([msgspec.json.decode(value) for value in values])]
+    return cells[rules.invalid_among(values.tolist())]
 
 
 def _refused_numbers(rules: ValueRules, numbers: npt.NDArray[np.float64]) -> Places:
