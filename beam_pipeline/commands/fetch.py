@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
     if args.engine == FLINK:
         find_flink_tools(with_cluster=True)
     else:
-        find_local_tools()
+        archive = find_local_tools().class_archive()
+        if archive.is_wanted:
+            with SetupProgress() as progress, progress.step("Archiving Java classes"):
+                archive.make()
     print(f"Everything that {args.engine} needs is in {cache_directory()}")
     return 0

@@ -31,7 +31,7 @@ SUPERVISOR, BROKER, STORE = "supervisor", "broker", "store"
 COMMAND_OF = {
     "job and Python worker": "beam_pipeline.job",
     "Prism": "--serve_http=false",
-    "expansion service and Java worker": "expansion.service.ExpansionService",
+    "expansion service and Java worker": "beam_pipeline.LoopbackExpansion",
 }
 """What the command line of each process below the supervisor holds."""
 

@@ -123,7 +123,7 @@ def test_the_demo_on_a_cluster_of_its_own(flink_tools: FlinkTools, tmp_path: Pat
     listening = " ".join(commands[listener.pid] for listener in seen)
     for name in (
         *("kafka.Kafka", "SessionClusterEntrypoint", "beam_pipeline.worker_pool"),
-        *("ExpansionService", "FlinkJobServerDriver", "TaskManagerRunner"),
+        *("LoopbackExpansion", "FlinkJobServerDriver", "TaskManagerRunner"),
     ):
         assert name in listening
     assert run.processes() == {}

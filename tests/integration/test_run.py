@@ -199,7 +199,7 @@ def test_a_signal_ends_it_in_time_and_a_second_pipeline_is_refused(
 
 @pytest.mark.parametrize(
     "victim",
-    ["prism", "beam_pipeline.job", "ExpansionService"],
+    ["prism", "beam_pipeline.job", "LoopbackExpansion"],
 )
 def test_what_is_killed_is_started_again_and_nothing_is_lost_or_doubled(
     run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str], victim: str

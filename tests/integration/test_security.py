@@ -138,11 +138,11 @@ def test_a_whole_run_over_tls_with_a_login(
     assert_private(run)
     assert not [commands[found.pid] for found in seen if not found.on_loopback]
     names = {command_of(listener, commands) for listener in seen}
-    assert names == {"ExpansionService", "prism", "beam_pipeline.job"}
+    assert names == {"LoopbackExpansion", "prism", "beam_pipeline.job"}
 
 
 def command_of(listener: Listener, commands: dict[int, str]) -> str:
-    known = ("ExpansionService", "prism --job_port", "beam_pipeline.job")
+    known = ("LoopbackExpansion", "prism --job_port", "beam_pipeline.job")
     name = next((known for known in known if known in commands[listener.pid]), "?")
     return name.partition(" ")[0]
 

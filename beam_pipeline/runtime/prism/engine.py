@@ -9,6 +9,8 @@ from pathlib import Path
 from beam_pipeline.runtime.engine import EngineStatus, LogFile
 from beam_pipeline.runtime.prism.build import find_prism, start_prism
 from beam_pipeline.runtime.processes import ManagedProcess
+from beam_pipeline.runtime.programs.cache import scratch_directory
+from beam_pipeline.runtime.programs.class_archive import ClassArchive
 from beam_pipeline.runtime.programs.expansion import start_expansion_service
 from beam_pipeline.runtime.programs.java import find_java
 from beam_pipeline.runtime.programs.java_classes import beam_jars
@@ -23,6 +25,10 @@ class LocalTools:
     java: Path
     expansion_jars: list[Path]
     prism: Path
+
+    def class_archive(self) -> ClassArchive:
+        """Return the archive of the classes that reading Kafka loads."""
+        return ClassArchive("reader", self.java, self.expansion_jars, "beam_pipeline/Pack")
 
 
 def find_local_tools() -> LocalTools:
@@ -59,11 +65,17 @@ class PrismEngine:
         self._log_file = log_file
         self._processes: list[ManagedProcess] = []
         self._flags: list[str] = []
+        self._archive = tools.class_archive()
+        self._class_list = ExitStack()
 
     def start(self, epoch: str) -> None:
         tools = self._tools
         expansion = start_expansion_service(
-            tools.java, tools.expansion_jars, self._log_file("expansion"), heap_mb=self._heap_mb
+            tools.java,
+            tools.expansion_jars,
+            self._log_file("expansion"),
+            heap_mb=self._heap_mb,
+            flags=self._class_flags(),
         )
         self._processes.append(expansion.process)
         prism = start_prism(tools.prism, self._log_file("prism"))
@@ -90,6 +102,17 @@ class PrismEngine:
             for process in self._processes:
                 stack.callback(process.terminate, 1.0)
         self._processes.clear()
+        self._class_list.close()
+
+    def _class_flags(self) -> list[str]:
+        """Use the archive of classes, or do what the next starts need for it."""
+        if self._archive.is_wanted:
+            self._archive.make_in_background()
+        if self._archive.class_list.is_file():
+            return self._archive.flags()
+        class_list = self._class_list.enter_context(scratch_directory()) / "classes.list"
+        self._class_list.callback(self._archive.keep, class_list)
+        return self._archive.list_flags(class_list)
 
     def leave(self) -> None:
         raise NotImplementedError("a job on Prism ends with the process that submitted it")

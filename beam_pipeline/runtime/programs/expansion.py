@@ -10,7 +10,6 @@ from beam_pipeline.runtime.programs.jvm import (
     LOGGING_CONFIG,
     QUICK_START,
     READER_HEAP_MB,
-    loopback_flags,
     start_jvm,
 )
 
@@ -33,6 +32,7 @@ def start_expansion_service(
     *,
     arguments: Sequence[str] = LOCAL_ARGUMENTS,
     heap_mb: int = READER_HEAP_MB,
+    flags: Sequence[str] = (),
 ) -> Service:
     """Start the service with all of Beam's transforms allowed; return before it is ready.
 
@@ -42,6 +42,7 @@ def start_expansion_service(
         log_file: warnings and errors are appended to it.
         arguments: where transforms run, `LOCAL_ARGUMENTS` or `FLINK_ARGUMENTS`.
         heap_mb: upper bound of the heap, in MiB; it has KafkaIO's buffers.
+        flags: further JVM flags.
 
     Returns:
         the service; its endpoint is for `expansion_service=`.
@@ -51,11 +52,11 @@ def start_expansion_service(
         "Java expansion service",
         java,
         jars,
-        "org.apache.beam.sdk.expansion.service.ExpansionService",
+        "beam_pipeline.LoopbackExpansion",
         [str(port), "--javaClassLookupAllowlistFile=*", *arguments],
         log_file,
         heap_mb=heap_mb,
         properties={"java.util.logging.config.file": str(LOGGING_CONFIG)},
-        extra_flags=[*QUICK_START, *loopback_flags(jars)],
+        extra_flags=[*QUICK_START, *flags],
     )
     return Service(process, f"{LOOPBACK}:{port}")

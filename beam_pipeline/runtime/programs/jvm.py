@@ -12,7 +12,7 @@ from beam_pipeline.runtime.processes import ManagedProcess
 
 # For one small process of several on a machine: the serial collector starts faster, needs less
 # memory and no threads; without UsePerfData no files are left in the temporary directory.
-_JVM_FLAGS = (
+JVM_FLAGS = (
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",
@@ -64,7 +64,7 @@ def start_jvm(
         environment: variables in addition to CLASSPATH.
     """
     command = [
-        *(str(java), *_JVM_FLAGS, *extra_flags),
+        *(str(java), *JVM_FLAGS, *extra_flags),
         *([] if heap_mb is None else [f"-Xmx{heap_mb}m"]),
         *(f"-D{key}={value}" for key, value in properties.items()),
         *(main_class, *arguments),
