@@ -91,6 +91,7 @@ def lineup(bench_python: Path) -> list[Contender]:
         ),
         other("loop", "hand-written loop", str(CONTENDERS_DIR / "loop.py")),
         other("bytewax", "Bytewax 0.21.1", "-m", "bytewax.run", "bytewax_flow:flow"),
+        other("pathway", "Pathway 0.33.0", str(CONTENDERS_DIR / "pathway_app.py")),
         other("quixstreams", "Quix Streams 3.28.1", str(CONTENDERS_DIR / "quix_app.py")),
     ]
 

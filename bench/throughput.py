@@ -88,7 +88,8 @@ def _parse_flags() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         metavar="NAME,…",
-        help="contenders to run, of prism, flink, loop, bytewax, quixstreams (default: all)",
+        help="contenders to run, of prism, flink, loop, bytewax, pathway and quixstreams "
+        "(default: all)",
     )
     parser.add_argument(
         "--results",
