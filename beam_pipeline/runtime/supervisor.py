@@ -37,6 +37,7 @@ from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.complete_hours import CompleteHours, HourRules
 from beam_pipeline.runtime.discovery import Admit, Discovery, NamesOf, names_of
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
+from beam_pipeline.runtime.group_progress import GroupProgress
 from beam_pipeline.runtime.held_columns import note_columns
 from beam_pipeline.runtime.landed_totals import LandedTotals
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
@@ -244,6 +245,7 @@ class Supervisor:
             plan.outbox_settings, self.status.notices.append, log_file("dead-letters")
         )
         self._broker_watch = BrokerWatch(self._source.is_reachable)
+        self._group_progress = GroupProgress(lambda landed_to: self._source.commit(landed_to))
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
         self._counters_before: Counter[str] = Counter()
@@ -588,6 +590,7 @@ class Supervisor:
         if resumed:
             self._covered = resumed.covered
             return
+        self._group_progress.settle()
         self._source.set_group_offsets(self._starts)
         self._covered = self._ledger.covered.beyond(self._starts).to_json()
 
@@ -753,6 +756,12 @@ class Supervisor:
         self._next_look = now + self._look_seconds
         self._take_notices(self._log_watch.look(bounds.starts, self._ledger, now))
         self._with_storage(lambda: self._look_for_complete_hours(bounds, asked_at))
+        self.status.notices += self._group_progress.offer(self._landed_to())
+
+    def _landed_to(self) -> dict[TopicPartition, int]:
+        """Return the first offset, of each partition that is read, that may be in no file."""
+        landed_to = self.status.watermarks.landed_to()
+        return {key: landed_to[key] for key in self._starts.keys() & landed_to.keys()}
 
     def _look_for_complete_hours(
         self, bounds: LogBounds, asked_at: float, *, is_last: bool = False
@@ -778,6 +787,7 @@ class Supervisor:
             bounds = self._source.log_bounds()
             self._take_notices(self._log_watch.finish(bounds.starts, self._ledger))
             self._look_for_complete_hours(bounds, asked_at, is_last=True)
+            self.status.notices += self._group_progress.finish(self._landed_to())
 
     def _take_notices(self, notices: Sequence[str]) -> None:
         self.status.notices += notices

@@ -716,3 +716,22 @@ def test_no_epoch_begins_before_the_interval(tmp_path: Path, interval_seconds: f
 
     run.until(RUN, after_some_looks)
     assert len(run.jobs()) == 1
+
+
+def test_the_landed_prefix_is_committed_while_it_runs_and_at_the_end(run: Run) -> None:
+    run.source.log_end = 9
+    run.tree.parquet(sources("orders", 0, range(5)))
+
+    def has_committed(status: RunStatus) -> bool:
+        if is_running(status) and len(run.source.commits) == 0:
+            run.made._next_look = 0.0
+        return len(run.source.commits) == 1
+
+    def on_submit(epoch: ResumedEpoch) -> None:
+        run.tree.epoch = epoch.name
+
+    run.on_submit = on_submit
+    run.until(RUN, has_committed)
+    assert run.source.group_offsets == [{ORDERS: 5}]
+    run.made._group_progress.settle()
+    assert run.source.commits == [{ORDERS: 5}, {ORDERS: 5}]
