@@ -164,7 +164,7 @@ class CoveredOffsets:
             {
                 "topic": key.topic,
                 "partition": key.partition,
-                "before": self._starts.get(key, 0),
+                **({"before": self._starts[key]} if key in self._starts else {}),
                 "offsets": base64.b64encode(self._bitmaps.get(key, BitMap64()).serialize()).decode(
                     "ascii"
                 ),
@@ -179,8 +179,8 @@ class CoveredOffsets:
         for entry in entries:
             key = TopicPartition(entry["topic"], int(entry["partition"]))
             covered.add(*key, BitMap64.deserialize(base64.b64decode(entry["offsets"])))
-            if start := entry.get("before", 0):  # records of jobs of older versions lack it
-                covered._starts[key] = start
+            if "before" in entry:
+                covered._starts[key] = int(entry["before"])
         return covered
 
 

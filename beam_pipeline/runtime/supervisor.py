@@ -53,6 +53,7 @@ from beam_pipeline.runtime.preflight import admit_topic
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
+from beam_pipeline.runtime.run_events import MAX_EVENTS, RESTART, RunEvent
 from beam_pipeline.runtime.storage_watch import StorageWatch
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
@@ -102,6 +103,7 @@ class RunStatus:
       waiting: the partitions that were added to topics, and wait for the next epoch.
       landed: how much the files of the run hold.
       watermarks: how far in time the topics are landed, at the last look.
+      events: what happened; the reader takes them away.
       engine_is_up: whether the engine runs.
       job_is_up: whether the job runs; with Prism that is the Python worker too.
     """
@@ -126,6 +128,7 @@ class RunStatus:
     waiting: list[TopicPartition] = field(default_factory=list)
     landed: LandedTotals = field(default_factory=LandedTotals)
     watermarks: WatermarkNote = field(default_factory=WatermarkNote)
+    events: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     engine_is_up: bool = False
     job_is_up: bool = False
 
@@ -425,6 +428,7 @@ class Supervisor:
             self._resumed = ResumedEpoch(self.status.epoch, self._covered)
             how += f" from {checkpoint.rpartition('/')[2]}"
         self.status.notices.append(f"{how} after: {failure}")
+        self.status.events.append(RunEvent(RESTART, f"{how} after: {failure}"))
 
     def _back_off(self, seconds: float, stop: Event, on_tick: OnTick) -> None:
         deadline = time.monotonic() + seconds
@@ -721,9 +725,9 @@ class Supervisor:
 
     def _take_status(self, engine_status: EngineStatus, status_file: Path) -> None:
         self.status.restarts += len(engine_status.repairs)
-        self.status.notices += [
-            f"started again, and restored: {repair}" for repair in engine_status.repairs
-        ]
+        repairs = [f"started again, and restored: {repair}" for repair in engine_status.repairs]
+        self.status.notices += repairs
+        self.status.events.extend(RunEvent(RESTART, repair) for repair in repairs)
         if engine_status.counters is None:
             self._read_counters(status_file)
         elif engine_status.counters:
@@ -768,6 +772,8 @@ class Supervisor:
     ) -> None:
         self.status.notices += self._hours.look(self._ledger, *bounds, asked_at, is_last=is_last)
         self.status.watermarks = self._hours.note
+        self.status.events.extend(self._hours.events)
+        self._hours.events.clear()
 
     def _needs_new_epoch(self) -> bool:
         """Look whether topics or partitions have changed; a run with a goal reads what it began."""

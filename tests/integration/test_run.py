@@ -277,10 +277,17 @@ def test_the_breaker_stops_a_run_with_the_wrong_schema(
         json.dumps({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
     )
     send(kafka, topic, events(300))
-    flags = (f"--schema={schema}", "--window_by=append_time", "--max_dead_ratio=0.5")
+    told = tmp_path / "told"
+    flags = (
+        *(f"--schema={schema}", "--window_by=append_time", "--max_dead_ratio=0.5"),
+        f"--on_event=sh -c 'cat >> {told}'",
+    )
     stopped = run.finish(*run.run_words(kafka, topic, "--window_seconds=3600", *flags))
     assert stopped.code == 1
     assert "--max_dead_ratio=0.5" in stopped.output
+    tripped, given_up = map(json.loads, told.read_text().splitlines())
+    assert (tripped["event"], given_up["event"]) == ("dead_ratio_tripped", "given_up")
+    assert tripped["output_dir"] == str(run.output_dir)
     assert run.processes() == {}
 
 

@@ -31,6 +31,7 @@ from beam_pipeline.runtime.lease import hold_lease
 from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseLostError, LeaseTimes
 from beam_pipeline.runtime.restarts import RestartLimits
 from beam_pipeline.runtime.resume import Ends
+from beam_pipeline.runtime.run_events import RESTART
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.storage.directory import DirectoryStorage
@@ -185,6 +186,7 @@ def test_a_failure_of_the_engine_ends_the_epoch_and_a_repair_does_not(run: Run) 
         "starting again after: Prism ended",
     ]
     assert status.restarts == 2
+    assert [event.kind for event in status.events] == [RESTART] * 2
     assert not any(Path(f"/proc/{job['pid']}").exists() for job in run.jobs())
 
 
