@@ -29,7 +29,7 @@ from beam_pipeline.runtime.resume import KafkaSource
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 5.0
 REST_TIMEOUT_SECONDS = 5.0
 _WHOLE_LISTINGS = 6
 """In an object store one listing in so many is of the whole tree; see `Ledger.refresh`."""
