@@ -33,7 +33,10 @@ from beam_pipeline.times import rfc3339_of_ms
 
 TIMEOUT_SECONDS = 30.0
 LAST_SECONDS = 40.0
-"""How long the end of a run waits for its last events: a command that hangs, and one more."""
+"""How long the end of a run by a failure waits for its last events: a command that hangs, and one more."""
+
+STOP_SECONDS = 10.0
+"""The same where nothing failed; what stops a run kills it soon after."""
 
 MAX_WAITING = 100
 TELL_SECONDS = 600.0
@@ -104,7 +107,8 @@ class EventRunner:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        deadline = time.monotonic() + LAST_SECONDS
+        seconds = LAST_SECONDS if error is not None else min(LAST_SECONDS, STOP_SECONDS)
+        deadline = time.monotonic() + seconds
         last: list[RunEvent | None] = [*self._status.events]
         self._status.events.clear()
         if isinstance(error, DeadRatioError):
