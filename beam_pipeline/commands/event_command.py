@@ -33,7 +33,7 @@ from beam_pipeline.times import rfc3339_of_ms
 
 TIMEOUT_SECONDS = 30.0
 LAST_SECONDS = 40.0
-"""How long the end of a run by a failure waits for its last events: a command that hangs, and one more."""
+"""How long a run that failed waits for its last events: a command that hangs, and one more."""
 
 STOP_SECONDS = 10.0
 """The same where nothing failed; what stops a run kills it soon after."""
