@@ -24,6 +24,7 @@ class CoveredOffsets:
 
     def __init__(self) -> None:
         self._bitmaps: dict[TopicPartition, BitMap64] = {}
+        self._starts: dict[TopicPartition, int] = {}
 
     def add_range(self, topic: str, partition: int, first: int, last: int) -> None:
         """Add the offsets from `first` to `last`, both inclusive."""
@@ -125,8 +126,13 @@ class CoveredOffsets:
         return copied
 
     def beyond(self, starts: Mapping[TopicPartition, int]) -> CoveredOffsets:
-        """Return the covered offsets from each partition's start on, which a reader gets again."""
+        """Return what a reader that begins at `starts` skips.
+
+        That is the covered offsets from each partition's start on, which the reader gets again, and
+        for `which` all offsets before the start: a reader that begins too early finds those.
+        """
         covered = CoveredOffsets()
+        covered._starts = {key: start for key, start in starts.items() if start}
         for key, bitmap in self._bitmaps.items():
             ahead = bitmap.copy()
             ahead.remove_range(0, starts.get(key, 0))
@@ -134,20 +140,36 @@ class CoveredOffsets:
                 covered._bitmaps[key] = ahead
         return covered
 
+    def skipped_partitions(self) -> list[TopicPartition]:
+        """Return each partition of which `which` may say that an offset is covered, sorted."""
+        return sorted(self._bitmaps.keys() | self._starts.keys())
+
     def which(self, topic: str, partition: int, offsets: Sequence[int]) -> list[bool]:
-        """Return for each of `offsets` whether it is covered."""
-        bitmap = self._bitmaps.get(TopicPartition(topic, partition), BitMap64())
-        return [offset in bitmap for offset in offsets]
+        """Return for each of `offsets` whether it is covered, or before the start of a reader."""
+        key = TopicPartition(topic, partition)
+        start, bitmap = self._starts.get(key, 0), self._bitmaps.get(key)
+        if bitmap is None:
+            return [offset < start for offset in offsets]
+        return [offset < start or offset in bitmap for offset in offsets]
+
+    def end(self, topic: str, partition: int) -> int:
+        """Return an offset from which on `which` says of none that it is covered."""
+        key = TopicPartition(topic, partition)
+        bitmap = self._bitmaps.get(key)
+        return max(self._starts.get(key, 0), bitmap.max() + 1 if bitmap else 0)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return JSON data; the bitmaps are base64 text of the portable Roaring format."""
         return [
             {
-                "topic": topic,
-                "partition": partition,
-                "offsets": base64.b64encode(bitmap.serialize()).decode("ascii"),
+                "topic": key.topic,
+                "partition": key.partition,
+                **({"before": self._starts[key]} if key in self._starts else {}),
+                "offsets": base64.b64encode(self._bitmaps.get(key, BitMap64()).serialize()).decode(
+                    "ascii"
+                ),
             }
-            for (topic, partition), bitmap in sorted(self._bitmaps.items())
+            for key in self.skipped_partitions()
         ]
 
     @staticmethod
@@ -155,8 +177,10 @@ class CoveredOffsets:
         """Return the offsets that `to_json` returned."""
         covered = CoveredOffsets()
         for entry in entries:
-            bitmap = BitMap64.deserialize(base64.b64decode(entry["offsets"]))
-            covered._bitmaps[TopicPartition(entry["topic"], int(entry["partition"]))] = bitmap
+            key = TopicPartition(entry["topic"], int(entry["partition"]))
+            covered.add(*key, BitMap64.deserialize(base64.b64decode(entry["offsets"])))
+            if "before" in entry:
+                covered._starts[key] = int(entry["before"])
         return covered
 
 
@@ -170,7 +194,7 @@ def without_covered(
         covered: the offsets.
         topic: that of all rows; None takes it from the column `kafka_topic`.
     """
-    covered_partitions = list(covered.partitions())
+    covered_partitions = covered.skipped_partitions()
     if not covered_partitions or not records.num_rows:
         return records
     topics = (
@@ -181,6 +205,6 @@ def without_covered(
     fresh = np.ones(records.num_rows, bool)
     for covered_topic, partition in covered_partitions:
         (rows,) = np.nonzero((partitions == partition) & (topics == covered_topic))
-        if rows.size:
+        if rows.size and offsets[rows].min() < covered.end(covered_topic, partition):
             fresh[rows] = np.invert(covered.which(covered_topic, partition, offsets[rows].tolist()))
     return records if fresh.all() else records.filter(pa.array(fresh))

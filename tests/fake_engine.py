@@ -74,6 +74,8 @@ class FakeSource:
         self.names = ["orders"]
         self.log_end = 0
         self.group_offsets: list[Ends] = []
+        self.commits: list[Ends] = []
+        self.commit_errors: list[EnvironmentFailure] = []
         self.asked: Counter[str] = Counter()
         self.resume_errors: list[EnvironmentFailure] = []
 
@@ -111,6 +113,11 @@ class FakeSource:
 
     def set_group_offsets(self, starts: Ends) -> None:
         self.group_offsets.append(dict(starts))
+
+    def commit(self, landed_to: Ends) -> None:
+        self.commits.append(dict(landed_to))
+        if self.commit_errors:
+            raise self.commit_errors.pop(0)
 
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         self.asked["cover_offset_gaps"] += 1

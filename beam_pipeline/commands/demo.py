@@ -301,11 +301,11 @@ def _run_pipeline(
             supervisor.set_goal(ends_of(connection, [topic]))
             goal_set = True
         view.show(status, produced)
-        update_metrics(status)
+        observe(status)
 
     try:
         with ExitStack() as stack, producer, launch.view(topic, connection) as view:
-            update_metrics = launch.metrics(stack)
+            observe = launch.observers(stack, supervisor.status)
             supervisor.run(stop, on_tick)
     finally:
         status_file.unlink(missing_ok=True)

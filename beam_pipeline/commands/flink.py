@@ -11,19 +11,27 @@ from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.parts import parts_below
+from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.flink.cluster import jars_without_flink
 from beam_pipeline.runtime.flink.engine import end_job, find_flink_tools
 from beam_pipeline.runtime.flink.job_record import FlinkJobRecord, job_records
 from beam_pipeline.runtime.flink.metrics import job_counters
 from beam_pipeline.runtime.flink.rest import FlinkJob, FlinkRest
 from beam_pipeline.runtime.programs.jvm import LOOPBACK_RULE
-from beam_pipeline.settings.flags import add_shared
+from beam_pipeline.settings.config import metrics_settings
+from beam_pipeline.settings.flags import (
+    add_kafka_flags,
+    add_metrics_flags,
+    add_shared,
+    topic_names,
+)
 from beam_pipeline.settings.places import place_of
 from beam_pipeline.storage.config import read_storage_config
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
-from beam_pipeline.storage.urls import absolute
+from beam_pipeline.storage.urls import absolute, is_url, stored_path
 
-ACTIONS = ("status", "savepoint", "cancel", "jars")
+ACTIONS = ("status", "savepoint", "cancel", "jars", "serve-metrics")
+DEFAULT_METRICS_PORT = 9464
 METRICS_FETCH_SECONDS = 1.0
 
 _DESCRIPTION = """\
@@ -34,6 +42,9 @@ identifies it.
   savepoint  take a savepoint, from which --from_savepoint resumes
   cancel     end a detached job; a later start resumes from the files
   jars       copy Beam's jars to --lib_dir, the lib directory of your own Flink
+  serve-metrics
+             serve metrics of a detached job for Prometheus, until Ctrl-C; it only reads, and needs
+             --kafka_bootstrap_servers
 """
 _EPILOG = """\
 examples:
@@ -41,6 +52,7 @@ examples:
   ./run_flink.sh savepoint --output_dir=lake/orders --savepoint_dir=file:///shared/savepoints
   ./run_flink.sh cancel --output_dir=lake/orders
   ./run_flink.sh jars --lib_dir=/opt/flink/lib
+  ./run_flink.sh serve-metrics --output_dir=lake/orders --kafka_bootstrap_servers=localhost:9092
 """
 
 
@@ -64,6 +76,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the directory that `jars` copies to",
     )
+    served = parser.add_argument_group("serve-metrics")
+    add_kafka_flags(served)
+    served.add_argument(
+        "--input_topics",
+        type=topic_names,
+        metavar="TOPIC[,…]",
+        help="the topics that the job reads (default: those noted beside the files, once it has "
+        "written one)",
+    )
+    add_metrics_flags(served)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "jars":
         return _copy_jars(args.lib_dir, console)
     output_dir = place_of(args, "output_dir")
+    if args.action == "serve-metrics":
+        return _serve_metrics(args, output_dir, console)
     records = job_records(output_dir)
     if not records:
         raise EnvironmentFailure(f"--output_dir={output_dir}: no Flink job is recorded for it")
@@ -92,6 +116,33 @@ def run(args: argparse.Namespace) -> int:
     else:
         end_job(FlinkRest(record.master), job.id)
         console.print(f"job {job.id} is cancelled; a later start resumes from the files")
+    return 0
+
+
+def _serve_metrics(args: argparse.Namespace, output_dir: StoredPath, console: Console) -> int:
+    # Imported here, so that help is immediate.
+    from beam_pipeline.commands.launch import stop_on_signals
+    from beam_pipeline.commands.metrics.detached import POLL_SECONDS, DetachedJob, DetachedPlace
+    from beam_pipeline.commands.metrics.server import MetricsServer
+
+    if args.metrics_port is None:
+        args.metrics_port = DEFAULT_METRICS_PORT
+    settings = metrics_settings(vars(args))
+    assert settings is not None
+    config = read_storage_config(args.storage_config)
+
+    def dead_letter_dir(text: str) -> StoredPath:
+        return stored_path(text, config) if is_url(text) else Path(text)
+
+    connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
+    if not job_records(output_dir):
+        raise EnvironmentFailure(f"--output_dir={output_dir}: no Flink job is recorded for it")
+    place = DetachedPlace(output_dir, dead_letter_dir, connection, args.input_topics or ())
+    job, stop = DetachedJob(place), stop_on_signals()
+    with MetricsServer(settings, job.look()) as server:
+        console.print(f"metrics: {server.url}")
+        while not stop.wait(POLL_SECONDS):
+            server.show(job.look())
     return 0
 
 

@@ -16,6 +16,7 @@ from threading import Event
 from rich.console import Console
 
 from beam_pipeline import resources
+from beam_pipeline.commands.event_command import EventRunner
 from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.compiled.plan import compile_plan, warn_of
 from beam_pipeline.errors import EnvironmentFailure
@@ -49,7 +50,12 @@ from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.programs.kernel import look_for_kernel
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.schemas import Contract
-from beam_pipeline.settings.config import EngineSettings, PipelineSettings, SupervisionSettings
+from beam_pipeline.settings.config import (
+    EngineSettings,
+    MetricsSettings,
+    PipelineSettings,
+    SupervisionSettings,
+)
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.urls import absolute, is_url
 
@@ -149,23 +155,44 @@ class Launch:
         """Return the view of the run."""
         return RunView(title, self.console, connection)
 
-    def metrics(self, stack: ExitStack) -> Callable[[RunStatus], None]:
-        """Serve the metrics of the run, if that is asked for; return what updates them.
+    def observers(self, stack: ExitStack, status: RunStatus) -> Callable[[RunStatus], None]:
+        """Begin to serve metrics and to tell of events, as far as that is asked for.
+
+        Args:
+          stack: ends both; at its end the last events are delivered.
+          status: that of the run which is about to begin.
+
+        Returns:
+          what is to be called at each tick of the run.
 
         Raises:
           EnvironmentFailure: the port is taken.
         """
-        if self.supervision.metrics is None:
-            return lambda status: None
+        observers: list[Callable[[RunStatus], None]] = []
+        if self.supervision.metrics is not None:
+            observers.append(self._metrics(stack, self.supervision.metrics))
+        if self.supervision.on_event is not None:
+            about = {"output_dir": self.settings.output_dir, "log_dir": str(self.logs.directory)}
+            command, log_file = self.supervision.on_event, self.logs.file("events")
+            observers.append(
+                stack.enter_context(EventRunner(command, about, log_file, status)).take
+            )
+
+        def observe(status: RunStatus) -> None:
+            for observer in observers:
+                observer(status)
+
+        return observe
+
+    def _metrics(self, stack: ExitStack, settings: MetricsSettings) -> Callable[[RunStatus], None]:
         from beam_pipeline.commands.metrics.exporter import RunMetrics  # 50 ms to import
 
         places = {
             "output": self.settings.output_path,
             "dead_letters": self.settings.dead_letter_path,
         }
-        metrics = stack.enter_context(RunMetrics(self.supervision.metrics, places))
-        host, port = self.supervision.metrics
-        self.say(f"metrics: http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
+        metrics = stack.enter_context(RunMetrics(settings, places))
+        self.say(f"metrics: {metrics.url}")
         return metrics.update
 
     def supervisor(self, connection: KafkaConnection, stack: ExitStack) -> Supervisor:

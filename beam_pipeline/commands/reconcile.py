@@ -6,11 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from beam_pipeline.settings.flags import add_kafka_flags, add_shared, topic_names
+from beam_pipeline.errors import UsageError
+from beam_pipeline.settings.flags import add_kafka_flags, add_metrics_flags, add_shared, topic_names
 from beam_pipeline.settings.places import place_of
 from beam_pipeline.times import parse_rfc3339
 
 if TYPE_CHECKING:
+    from beam_pipeline.tools.reconcile.compare import ReconcileReport
     from beam_pipeline.tools.reconcile.up_to import UpTo
 
 _DESCRIPTION = """\
@@ -32,8 +34,10 @@ exit codes:
      a file can't be read; or a dead letter is not in its topic
   2  a flag is wrong
 
-example:
+examples:
   %(prog)s --kafka_bootstrap_servers=localhost:9092 --input_topics=orders
+  %(prog)s --kafka_bootstrap_servers=localhost:9092 --input_topics=orders --watch=3600 \\
+    --metrics_port=9465
 """
 
 
@@ -71,6 +75,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "holds --output_dir, else end)",
     )
     add_shared(parser, "dead_letter_topic_suffix", "accept_expired", "json")
+    parser.add_argument(
+        "--watch",
+        type=_seconds,
+        metavar="SECONDS",
+        help="compare again each time so many seconds have passed, until Ctrl-C; the exit code is "
+        "that of the last comparison (default: compare once)",
+    )
+    add_metrics_flags(parser)
+
+
+def _seconds(text: str) -> float:
+    """Parse the value of `--watch`; an argparse type.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no number of seconds above 0.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _up_to(text: str) -> UpTo:
@@ -99,12 +126,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the command, print the report, and return the exit code.
 
     Raises:
-        UsageError, EnvironmentFailure: see `reconcile`.
+        UsageError, EnvironmentFailure: see `reconcile`; --metrics_port without --watch.
     """
     # Imported here, so that help is immediate.
+    from beam_pipeline.commands.reconcile_watch import watch
     from beam_pipeline.kafka.admin import require_cluster
     from beam_pipeline.kafka.connection import KafkaConnection
     from beam_pipeline.runtime.lease import holder_of
+    from beam_pipeline.settings.config import metrics_settings
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.reconcile.run import reconcile
     from beam_pipeline.tools.reconcile.text import report_json, report_text
@@ -112,20 +141,29 @@ def run(args: argparse.Namespace) -> int:
 
     output_dir, dead_letter_dir = place_of(args, "output_dir"), place_of(args, "dead_letter_dir")
     connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
-    require_cluster(connection)
-    holder = holder_of(output_dir) if args.up_to is None else None
-    if holder and not args.json:
-        print(f"{holder.name} writes to {output_dir} now: compared like --up_to=landed")
-    report = reconcile(
-        connection,
-        args.input_topics,
-        output_dir,
-        dead_letter_dir,
-        args.isolation_level,
-        args.dead_letter_topic_suffix if args.dead_letter_topic else None,
-        accept_expired=args.accept_expired,
-        up_to=Until.LANDED if holder else args.up_to or Until.END,
-    )
+    metrics = metrics_settings(vars(args))
+    if metrics is not None and args.watch is None:
+        raise UsageError("--metrics_port needs --watch: a single comparison is over at once")
+
+    def prove() -> ReconcileReport:
+        require_cluster(connection)
+        holder = holder_of(output_dir) if args.up_to is None else None
+        if holder and not args.json and args.watch is None:
+            print(f"{holder.name} writes to {output_dir} now: compared like --up_to=landed")
+        return reconcile(
+            connection,
+            args.input_topics,
+            output_dir,
+            dead_letter_dir,
+            args.isolation_level,
+            args.dead_letter_topic_suffix if args.dead_letter_topic else None,
+            accept_expired=args.accept_expired,
+            up_to=Until.LANDED if holder else args.up_to or Until.END,
+        )
+
+    if args.watch is not None:
+        return watch(prove, args.watch, metrics, as_json=args.json)
+    report = prove()
     if args.json:
         sys.stdout.write(report_json(report))
     else:

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     title = settings.input_topic_pattern or ", ".join(topics)
     with ExitStack() as stack:
         supervisor = launch.supervisor(connection, stack)
-        update_metrics = launch.metrics(stack)
+        observe = launch.observers(stack, supervisor.status)
         if until_caught_up:
             supervisor.set_goal(ends_of(connection, topics))
         launch.say(
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
 
             def on_tick(status: RunStatus) -> None:
                 view.show(status)
-                update_metrics(status)
+                observe(status)
 
             caught_up = supervisor.run(stop, on_tick)
         if engine.detach and caught_up:

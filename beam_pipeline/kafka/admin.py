@@ -64,6 +64,10 @@ _GROUP_IN_USE = frozenset(
     }
 )
 
+_MAY_NOT_COMMIT = frozenset(
+    {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED}
+)
+
 T = TypeVar("T")
 
 
@@ -411,6 +415,30 @@ def alter_group_offsets(
     ]
     what = f"offsets of consumer group {group}"
     _retried(lambda: _alter_offsets(connection, group, partitions), what)
+
+
+def commit_group_offsets(
+    connection: KafkaConnection, group: str, offsets: Mapping[TopicPartition, int]
+) -> None:
+    """Set the offsets of a consumer group as `alter_group_offsets` does, but try once.
+
+    Raises:
+        EnvironmentFailure: the group is in use, or the cluster refused or did not answer in
+            `COORDINATOR_TIMEOUT_SECONDS`.
+    """
+    partitions = [
+        confluent_kafka.TopicPartition(topic, partition, offset)
+        for (topic, partition), offset in offsets.items()
+    ]
+    try:
+        _alter_offsets(connection, group, partitions)
+    except KafkaException as error:
+        if error.args[0].code() in _MAY_NOT_COMMIT:
+            raise EnvironmentFailure(
+                f"--consumer_group={group}: the client may not set the group's offsets "
+                f"({error.args[0].str()}); allow it READ on the group and on the input topics"
+            ) from None
+        raise _failure(f"offsets of consumer group {group}", error) from None
 
 
 def _alter_offsets(

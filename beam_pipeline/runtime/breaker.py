@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from beam_pipeline.config import BreakerLimits
-from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.runtime.run_events import DeadRatioError
 
 MIN_RECORDS = 100
 """With fewer records in the window the ratio has no meaning."""
@@ -24,7 +24,7 @@ class CircuitBreaker:
         """Take the newest counters, and check the ratio; `now` is the monotonic clock in seconds.
 
         Raises:
-          EnvironmentFailure: too many of the records read within the window are dead letters.
+          DeadRatioError: too many of the records read within the window are dead letters.
         """
         now = time.monotonic() if now is None else now
         self._seen.append((now, counters.get("read", 0), counters.get("dead", 0)))
@@ -34,7 +34,7 @@ class CircuitBreaker:
         (_, first_read, first_dead), (_, read, dead) = self._seen[0], self._seen[-1]
         records, letters = read - first_read, dead - first_dead
         if records >= MIN_RECORDS and letters > self._limits.max_dead_ratio * records:
-            raise EnvironmentFailure(
+            raise DeadRatioError(
                 f"{letters:,} of the last {records:,} records are dead letters, more than "
                 f"--max_dead_ratio={self._limits.max_dead_ratio:g} allows over "
                 f"--dead_ratio_window_seconds={self._limits.window_seconds:g}; is --schema the "

@@ -41,6 +41,7 @@ from beam_pipeline.offset_sets import OffsetSets, TopicPartition
 from beam_pipeline.runtime.gap_finder import GapFinder
 from beam_pipeline.runtime.landed_time import LandedTimes
 from beam_pipeline.runtime.log_watch import LogWatch
+from beam_pipeline.runtime.run_events import RunEvent, hour_complete
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.times import ms_of
 
@@ -115,6 +116,8 @@ class CompleteHours:
         log_watch: LogWatch,
         find_gaps: Callable[[OffsetSets], OffsetSets],
         held_seconds: float,
+        *,
+        is_read_only: bool = False,
     ) -> None:
         """Args:
         output_dir, dead_letter_dir: the roots of the files.
@@ -122,7 +125,10 @@ class CompleteHours:
         log_watch: knows which offsets expired.
         find_gaps: reads the log; returns those of some offsets that will never have a record.
         held_seconds: how long a prefix stands still before the log is read there.
+        is_read_only: whether no marker and no note are written; another process may hold the
+          leases then. The note is made anew, and not that of earlier runs.
         """
+        self._is_read_only = is_read_only
         self._roots = {PARQUET_SUFFIX: output_dir, JSON_LINES_SUFFIX: dead_letter_dir}
         self._output_dir = output_dir
         self._rules = rules
@@ -139,13 +145,14 @@ class CompleteHours:
         self._open: set[str] = set()
         self._told: set[str] = set()
         self.note = WatermarkNote()
+        self.events: list[RunEvent] = []
         self._is_loaded = False
 
     def note_file(self, path: StoredPath, content: FileContent) -> None:
         """Note a file that the ledger has counted."""
         for key, record in content.last_records.items():
             self._times.note_record(key, record)
-        if (directory := self._directory_of(path)) is None:
+        if self._is_read_only or (directory := self._directory_of(path)) is None:
             return
         hour = self._hours.setdefault(directory, _Hour())
         kind = hour.rows if path.suffix == PARQUET_SUFFIX else hour.dead_letters
@@ -178,7 +185,8 @@ class CompleteHours:
         self._starts = dict(starts)
         self._by_producers = frozenset(create_time_topics)
         self._times.begin(starts, ledger.last_records, create_time_topics)
-        notices = [] if self._is_loaded else list(self._load(ledger))
+        is_known = self._is_loaded or self._is_read_only
+        notices = [] if is_known else list(self._load(ledger))
         self._save(self.note)
         return notices
 
@@ -344,7 +352,10 @@ class CompleteHours:
                 if key.topic in self._rules.topics
             },
         )
-        return write_marker(place, marker, version)
+        is_written = write_marker(place, marker, version)
+        if is_written:
+            self.events.append(hour_complete(directory, marker))
+        return is_written
 
     def _content(self, ledger: Ledger, directory: str) -> HourContent:
         """Return what an hour holds now: what is in place, as far as the ledger counts it."""
@@ -408,7 +419,8 @@ class CompleteHours:
     def _save(self, note: WatermarkNote) -> None:
         note = WatermarkNote(note.looked_at_ms, note.topics, frozenset(self._open))
         if note != self.note:
-            note.save(self._output_dir)
+            if not self._is_read_only:
+                note.save(self._output_dir)
             self.note = note
 
     def _forget_hours(self) -> None:

@@ -120,6 +120,7 @@ def _settings_of(settings: PipelineSettings) -> dict[str, Any]:
         "input_topics": sorted(settings.input_topics),
         "window_seconds": settings.windowing.window_seconds,
         "watermark_delay_seconds": settings.windowing.watermark_delay_seconds,
+        "max_out_of_order_seconds": settings.max_out_of_order_seconds,
         "window_by": settings.window_by,
         "max_event_skew_seconds": settings.max_event_skew_seconds,
         "early_pane_seconds": settings.timing.early_pane_seconds,

@@ -14,6 +14,7 @@ from beam_pipeline.kafka.admin import (
     LogBounds,
     alter_group_offsets,
     cluster_reachable,
+    commit_group_offsets,
     create_time_topics,
     log_bounds,
     stable_ends,
@@ -64,6 +65,9 @@ class Source(Protocol):
     def set_group_offsets(self, starts: Ends) -> None:
         """Set the offsets from which the consumer group reads on."""
 
+    def commit(self, landed_to: Ends) -> None:
+        """Set the group's offsets for those who watch it; asks once, and not for long."""
+
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         """Cover offsets without a record; see `cover_offset_gaps` of this module."""
 
@@ -100,6 +104,9 @@ class KafkaSource:
 
     def set_group_offsets(self, starts: Ends) -> None:
         alter_group_offsets(self.connection, self.consumer_group, starts)
+
+    def commit(self, landed_to: Ends) -> None:
+        commit_group_offsets(self.connection, self.consumer_group, landed_to)
 
     def cover_offset_gaps(self, ledger: Ledger, spans: Spans) -> int:
         return cover_offset_gaps(self.connection, ledger, spans)

@@ -37,6 +37,7 @@ from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.complete_hours import CompleteHours, HourRules
 from beam_pipeline.runtime.discovery import Admit, Discovery, NamesOf, names_of
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
+from beam_pipeline.runtime.group_progress import GroupProgress
 from beam_pipeline.runtime.held_columns import note_columns
 from beam_pipeline.runtime.landed_totals import LandedTotals
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
@@ -52,6 +53,7 @@ from beam_pipeline.runtime.preflight import admit_topic
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
+from beam_pipeline.runtime.run_events import MAX_EVENTS, RESTART, RunEvent
 from beam_pipeline.runtime.storage_watch import StorageWatch
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
@@ -101,6 +103,7 @@ class RunStatus:
       waiting: the partitions that were added to topics, and wait for the next epoch.
       landed: how much the files of the run hold.
       watermarks: how far in time the topics are landed, at the last look.
+      events: what happened; the reader takes them away.
       engine_is_up: whether the engine runs.
       job_is_up: whether the job runs; with Prism that is the Python worker too.
     """
@@ -125,6 +128,7 @@ class RunStatus:
     waiting: list[TopicPartition] = field(default_factory=list)
     landed: LandedTotals = field(default_factory=LandedTotals)
     watermarks: WatermarkNote = field(default_factory=WatermarkNote)
+    events: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     engine_is_up: bool = False
     job_is_up: bool = False
 
@@ -244,6 +248,7 @@ class Supervisor:
             plan.outbox_settings, self.status.notices.append, log_file("dead-letters")
         )
         self._broker_watch = BrokerWatch(self._source.is_reachable)
+        self._group_progress = GroupProgress(lambda landed_to: self._source.commit(landed_to))
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
         self._counters_before: Counter[str] = Counter()
@@ -423,6 +428,7 @@ class Supervisor:
             self._resumed = ResumedEpoch(self.status.epoch, self._covered)
             how += f" from {checkpoint.rpartition('/')[2]}"
         self.status.notices.append(f"{how} after: {failure}")
+        self.status.events.append(RunEvent(RESTART, f"{how} after: {failure}"))
 
     def _back_off(self, seconds: float, stop: Event, on_tick: OnTick) -> None:
         deadline = time.monotonic() + seconds
@@ -588,6 +594,7 @@ class Supervisor:
         if resumed:
             self._covered = resumed.covered
             return
+        self._group_progress.settle()
         self._source.set_group_offsets(self._starts)
         self._covered = self._ledger.covered.beyond(self._starts).to_json()
 
@@ -718,9 +725,9 @@ class Supervisor:
 
     def _take_status(self, engine_status: EngineStatus, status_file: Path) -> None:
         self.status.restarts += len(engine_status.repairs)
-        self.status.notices += [
-            f"started again, and restored: {repair}" for repair in engine_status.repairs
-        ]
+        repairs = [f"started again, and restored: {repair}" for repair in engine_status.repairs]
+        self.status.notices += repairs
+        self.status.events.extend(RunEvent(RESTART, repair) for repair in repairs)
         if engine_status.counters is None:
             self._read_counters(status_file)
         elif engine_status.counters:
@@ -753,12 +760,20 @@ class Supervisor:
         self._next_look = now + self._look_seconds
         self._take_notices(self._log_watch.look(bounds.starts, self._ledger, now))
         self._with_storage(lambda: self._look_for_complete_hours(bounds, asked_at))
+        self.status.notices += self._group_progress.offer(self._landed_to())
+
+    def _landed_to(self) -> dict[TopicPartition, int]:
+        """Return the first offset, of each partition that is read, that may be in no file."""
+        landed_to = self.status.watermarks.landed_to()
+        return {key: landed_to[key] for key in self._starts.keys() & landed_to.keys()}
 
     def _look_for_complete_hours(
         self, bounds: LogBounds, asked_at: float, *, is_last: bool = False
     ) -> None:
         self.status.notices += self._hours.look(self._ledger, *bounds, asked_at, is_last=is_last)
         self.status.watermarks = self._hours.note
+        self.status.events.extend(self._hours.events)
+        self._hours.events.clear()
 
     def _needs_new_epoch(self) -> bool:
         """Look whether topics or partitions have changed; a run with a goal reads what it began."""
@@ -778,6 +793,7 @@ class Supervisor:
             bounds = self._source.log_bounds()
             self._take_notices(self._log_watch.finish(bounds.starts, self._ledger))
             self._look_for_complete_hours(bounds, asked_at, is_last=True)
+            self.status.notices += self._group_progress.finish(self._landed_to())
 
     def _take_notices(self, notices: Sequence[str]) -> None:
         self.status.notices += notices

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shlex
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +42,7 @@ from beam_pipeline.settings.flags import (
     PRIVATE,
     ROW,
 )
+from beam_pipeline.settings.masking import masked
 from beam_pipeline.settings.places import check_place
 from beam_pipeline.storage.config import StorageConfig, read_storage_config
 from beam_pipeline.storage.paths import StoredPath
@@ -262,6 +266,19 @@ class MetricsSettings(NamedTuple):
 
 
 @dataclass(frozen=True)
+class EventCommand:
+    """What is run for each event of a run.
+
+    Attributes:
+      words: program and arguments.
+      environment: that of the user, before anything of the pipeline's own was added.
+    """
+
+    words: tuple[str, ...] = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class SupervisionSettings:
     """The flags that say how a run is supervised."""
 
@@ -272,6 +289,7 @@ class SupervisionSettings:
     log_dir: Path
     discovery_interval_seconds: float
     metrics: MetricsSettings | None = None
+    on_event: EventCommand | None = None
 
 
 def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
@@ -505,9 +523,6 @@ def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
     if not 0 <= interval_seconds < float("inf"):
         raise UsageError(f"--discovery_interval={interval_seconds:g}: must be 0 or more")
     limits = None if ratio is None else BreakerLimits(ratio, window_seconds)
-    port = values["metrics_port"]
-    if port is not None and not 1 <= port <= _MAX_PORT:
-        raise UsageError(f"--metrics_port={port}: must be from 1 to {_MAX_PORT}")
     return SupervisionSettings(
         max_restarts=max_restarts,
         breaker_limits=limits,
@@ -515,5 +530,37 @@ def supervision_settings(values: Mapping[str, Any]) -> SupervisionSettings:
         accept_expired=values["accept_expired"],
         log_dir=values["log_dir"],
         discovery_interval_seconds=interval_seconds,
-        metrics=None if port is None else MetricsSettings(values["metrics_host"], port),
+        metrics=metrics_settings(values),
+        on_event=_event_command(values["on_event"]),
     )
+
+
+def _event_command(text: str | None) -> EventCommand | None:
+    """Split the command of `--on_event` into words, as a shell would."""
+    if text is None:
+        return None
+    flag = f"--on_event={masked('on_event', text)}"
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"{flag}: can't be split into words ({error}); check its quotes") from None
+    if not words or shutil.which(words[0]) is None:
+        raise UsageError(
+            f"{flag}: the program {words[0] if words else ''!r} is missing or can't be run; give a "
+            "path, or a name on PATH. There is no shell: for one give sh -c '…'"
+        )
+    return EventCommand(words, dict(os.environ))
+
+
+def metrics_settings(values: Mapping[str, Any]) -> MetricsSettings | None:
+    """Convert and check the flags that say where metrics are served; None serves none.
+
+    Raises:
+      UsageError: the port is out of range.
+    """
+    port = values["metrics_port"]
+    if port is None:
+        return None
+    if not 1 <= port <= _MAX_PORT:
+        raise UsageError(f"--metrics_port={port}: must be from 1 to {_MAX_PORT}")
+    return MetricsSettings(values["metrics_host"], port)

@@ -468,6 +468,19 @@ def add_supervision_flags(group: Flags) -> None:
         "that were deleted; a new epoch then reads what there is, new ones from their first "
         "record; 0 never looks (default: %(default)g)",
     )
+    add_metrics_flags(group)
+    group.add_argument(
+        "--on_event",
+        metavar="COMMAND",
+        help="run this command, without a shell, when the job is started again, an hour is "
+        "complete, --max_dead_ratio has tripped or the run has given up; it gets a line of JSON as "
+        "its input, and the kind of the event as BEAM_PIPELINE_EVENT (default: none)",
+    )
+    add_shared(group, "accept_expired", "log_dir")
+
+
+def add_metrics_flags(group: Flags) -> None:
+    """Add the flags that say where metrics are served."""
     group.add_argument(
         "--metrics_port",
         metavar="PORT",
@@ -481,4 +494,3 @@ def add_supervision_flags(group: Flags) -> None:
         default=LOOPBACK,
         help="the address on which metrics are served; there is no login (default: %(default)s)",
     )
-    add_shared(group, "accept_expired", "log_dir")

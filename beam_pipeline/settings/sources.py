@@ -15,7 +15,7 @@ from beam_pipeline.settings.config_file import CommandNames, ConfigFile, read_co
 from beam_pipeline.settings.masking import is_secret, masked
 
 PREFIX = "BEAM_PIPELINE_"
-NOT_FLAGS = frozenset({f"{PREFIX}CACHE"})
+NOT_FLAGS = frozenset({f"{PREFIX}CACHE", f"{PREFIX}EVENT", f"{PREFIX}EVENT_TEXT"})
 """Variables with the prefix of flags that are no flags."""
 
 FLAG, DEFAULT = "flag", "default"

@@ -81,7 +81,7 @@ MUTATIONS = (
         name="offset reset",
         file="beam_pipeline/runtime/supervisor.py",
         original="self._source.set_group_offsets(self._starts)",
-        mutated="pass",
+        mutated="self._source.set_group_offsets({k: s + 1 for k, s in self._starts.items()})",
         test=RESTARTS,
     ),
 )

@@ -13,8 +13,16 @@ from typing import Any
 
 import pytest
 from flink_clusters import OwnCluster, own_flink, require_flink
-from integration.pipeline_runs import Finished, PipelineRun, running, send, wait_for
+from integration.pipeline_runs import (
+    Finished,
+    PipelineRun,
+    running,
+    send,
+    wait_for,
+)
+from scrapes import Values, fetch, scrape, scrape_if_served
 
+from beam_pipeline.commands.metrics.catalogue import DETACHED, RUN
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
@@ -86,6 +94,13 @@ def refused_by_transform(run: PipelineRun) -> int:
 
 def flink(run: PipelineRun, action: str, *flags: str) -> Finished:
     return run.finish("flink", action, f"--output_dir={run.output_dir}", *flags)
+
+
+def landing(port: int) -> Values | None:
+    """The metrics of a run that has landed all, at a look at the logs."""
+    values = scrape_if_served(port, RUN)
+    lags = [value for key, value in values.items() if key[0] == "lag_records"]
+    return values if lags and not any(lags) else None
 
 
 def assert_each_once(run: PipelineRun, kafka: KafkaConnection, topic: str, count: int) -> None:
@@ -205,6 +220,33 @@ def test_detach_savepoint_cancel_and_resume_with_another_parallelism(
 
     wait_for(lambda: run.placed().total() == 150, "the first records in files")
     wait_for(lambda: "read 150" in flink(run, "status").output, "counters", 30)
+    served_by = free_port()
+    serving = [
+        *("flink", "serve-metrics", f"--output_dir={run.output_dir}"),
+        f"--kafka_bootstrap_servers={kafka.bootstrap_servers}",
+        f"--metrics_port={served_by}",
+    ]
+    with running(run, serving, signal.SIGINT) as server:
+        wait_for(
+            lambda: scrape_if_served(served_by, DETACHED).get(("records_read_total",)) == 150,
+            "metrics of the detached job",
+        )
+        values = scrape(served_by, DETACHED)
+        assert fetch(served_by, "/readyz") == (200, "ok\n")
+    assert server.returncode == 0
+    for partition in range(3):
+        number = str(partition)
+        assert values["landed_offset", topic, number] == 50
+        assert values["log_end_offset", topic, number] == 50
+        assert values["lag_seconds", topic, number] == 0
+    assert {values["up", name] for name in ("engine", "job", "broker", "storage")} == {1}
+    assert values["landed_records_total", "rows"] == 135
+    assert values["landed_records_total", "dead_letters"] == 15
+    assert values["dead_letters_total", "MALFORMED_JSON"] == 15
+    assert values["restarts_total",] == 0
+    assert values["watermark_timestamp_seconds", topic] > 0
+    assert not list(run.output_dir.glob("dt=*/hour=*/_COMPLETE.json")), "it only reads"
+
     told = flink(run, "status")
     assert told.code == 0
     assert f"job {job_id[1]}: RUNNING" in told.output
@@ -234,7 +276,15 @@ def test_detach_savepoint_cancel_and_resume_with_another_parallelism(
     assert len(epochs) == 1
 
     land(4)
-    run.catch_up(kafka, topic, *own_cluster.flags)
+    port = free_port()
+    flags = ("--early_pane_seconds=1", *own_cluster.flags, f"--metrics_port={port}")
+    with running(run, run.run_words(kafka, topic, *flags)):
+        wait_for(lambda: run.placed().total() == 600, "the last records in files")
+        values = wait_for(lambda: landing(port), "a scrape of a run on Flink")
+    assert {values["up", name] for name in ("engine", "job", "broker", "storage")} == {1}
+    assert values["records_read_total",] == 150
+    assert values["landed_offset", topic, "0"] == values["log_end_offset", topic, "0"] == 200
+    assert values["resident_memory_bytes", "supervisor"] > 0
     assert_each_once(run, kafka, topic, 600)
     stale = run.finish(*words, f"--from_savepoint={savepoint}")
     assert stale.code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,19 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
+from integration.pipeline_runs import PipelineRun, running, wait_for
 from output_trees import OutputTree, sources
+from scrapes import fetch, scrape_if_served
 
 from beam_pipeline.commands import reconcile as command
+from beam_pipeline.commands.metrics.catalogue import PROOF
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.expired import ExpiredNote
 from beam_pipeline.kafka.admin import watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import READ_COMMITTED
 from beam_pipeline.offset_sets import TopicPartition
+from beam_pipeline.runtime.processes import free_port
 from beam_pipeline.tools.reconcile.run import reconcile
 
 FreshTopic = Callable[..., str]
@@ -49,6 +54,35 @@ def test_each_record_in_one_place_is_clean(
     report = reconcile(kafka, [topic], tree.output_dir, tree.dead_letter_dir)
     assert report.is_clean
     assert report.reconciliation.records == report.reconciliation.covered == 80
+
+
+def test_a_watch_proves_again_and_serves_what_it_finds(
+    kafka: KafkaConnection, fresh_topic: FreshTopic, tree: OutputTree, tmp_path: Path
+) -> None:
+    topic = fresh_topic(partitions=1)
+    fill(kafka, topic, 50)
+    tree.parquet(sources(topic, 0, range(40)))
+    tree.dead_letter_dir.mkdir(exist_ok=True)
+    port = free_port()
+    words = [
+        *("reconcile", "--watch=0.5", f"--metrics_port={port}", "--up_to=end"),
+        f"--kafka_bootstrap_servers={kafka.bootstrap_servers}",
+        f"--input_topics={topic}",
+        f"--output_dir={tree.output_dir}",
+        f"--dead_letter_dir={tree.dead_letter_dir}",
+    ]
+
+    def found(metric: str) -> float | None:
+        return scrape_if_served(port, PROOF).get((metric, topic))
+
+    with running(PipelineRun(tmp_path / "watch"), words, signal.SIGINT) as process:
+        wait_for(lambda: found("reconcile_missing_records") == 10, "what is missing")
+        assert fetch(port, "/readyz") == (503, "the last proof is not clean\n")
+        tree.parquet(sources(topic, 0, range(40, 50)))
+        wait_for(lambda: found("reconcile_rows") == 50, "another proof")
+        assert found("reconcile_missing_records") == found("reconcile_doubled_records") == 0
+        assert fetch(port, "/readyz") == (200, "ok\n")
+    assert process.returncode == 0
 
 
 def test_what_is_wrong_is_told_with_ranges_and_files(

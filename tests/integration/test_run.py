@@ -24,6 +24,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
 from beam_pipeline.resources import dead_letter_schema_path
+from beam_pipeline.settings.config import default_consumer_group
 from beam_pipeline.tools.reconcile.run import reconcile
 
 
@@ -51,6 +52,17 @@ def assert_each_once(run: PipelineRun, kafka: KafkaConnection, *topics: str) -> 
     assert report.reconciliation.missing == report.reconciliation.doubled == 0
 
 
+def group_offsets(run: PipelineRun, kafka: KafkaConnection, topic: str) -> dict[int, int]:
+    """The offsets of the run's own consumer group, as a lag exporter sees them."""
+    group = default_consumer_group(str(run.output_dir))
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
+    try:
+        wanted = [TopicPartition(topic, partition) for partition in watermarks(kafka, topic)]
+        return {found.partition: found.offset for found in consumer.committed(wanted, timeout=10)}
+    finally:
+        consumer.close()
+
+
 def test_a_topic_is_landed_once_over_two_runs_and_reads_as_one_dataset(
     run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
 ) -> None:
@@ -60,6 +72,7 @@ def test_a_topic_is_landed_once_over_two_runs_and_reads_as_one_dataset(
     finished = run.catch_up(kafka, topic, "--num_shards=2")
     assert "read 120, valid 120, dead 0, files" in finished.output
     assert_each_once(run, kafka, topic)
+    assert group_offsets(run, kafka, topic) == {0: 40, 1: 40, 2: 40}
     first_files = {path.name for path in run.output_dir.glob("dt=*/hour=*/*")}
 
     send(kafka, topic, [*events(30, seed=9), b"{"], 1)
@@ -264,10 +277,17 @@ def test_the_breaker_stops_a_run_with_the_wrong_schema(
         json.dumps({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
     )
     send(kafka, topic, events(300))
-    flags = (f"--schema={schema}", "--window_by=append_time", "--max_dead_ratio=0.5")
+    told = tmp_path / "told"
+    flags = (
+        *(f"--schema={schema}", "--window_by=append_time", "--max_dead_ratio=0.5"),
+        f"--on_event=sh -c 'cat >> {told}'",
+    )
     stopped = run.finish(*run.run_words(kafka, topic, "--window_seconds=3600", *flags))
     assert stopped.code == 1
     assert "--max_dead_ratio=0.5" in stopped.output
+    tripped, given_up = map(json.loads, told.read_text().splitlines())
+    assert (tripped["event"], given_up["event"]) == ("dead_ratio_tripped", "given_up")
+    assert tripped["output_dir"] == str(run.output_dir)
     assert run.processes() == {}
 
 

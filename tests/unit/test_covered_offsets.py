@@ -116,6 +116,28 @@ def test_beyond_is_what_a_reader_meets_again(data: st.DataObject, ranges: Ranges
 
 
 @given(st.data(), RANGES)
+def test_a_reader_that_begins_before_its_start_skips_what_is_before_it(
+    data: st.DataObject, ranges: Ranges
+) -> None:
+    covered, model = filled(ranges)
+    starts = data.draw(st.dictionaries(st.sampled_from(KEYS), near(ranges)))
+    where = data.draw(st.lists(st.tuples(st.sampled_from(KEYS), near(ranges)), max_size=10))
+    records = batch_of_records(
+        [
+            kafka_record(None, topic=topic, partition=partition, offset=offset)
+            for (topic, partition), offset in where
+        ]
+    )
+    skipped = CoveredOffsets.from_json(json.loads(json.dumps(covered.beyond(starts).to_json())))
+    fresh = without_covered(records, skipped)
+    assert fresh.column("kafka_offset").to_pylist() == [
+        offset
+        for key, offset in where
+        if offset >= starts.get(key, 0) and offset not in model.get(key, ())
+    ]
+
+
+@given(st.data(), RANGES)
 def test_covered_records_are_left_out(data: st.DataObject, ranges: Ranges) -> None:
     covered, model = filled(ranges)
     where = data.draw(st.lists(st.tuples(st.sampled_from(KEYS), near(ranges)), max_size=10))

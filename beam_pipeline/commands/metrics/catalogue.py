@@ -1,11 +1,15 @@
-"""Every metric that a run exports, declared once; docs/reference/metrics.md is made of it."""
+"""Every metric that is served, declared once; docs/reference/metrics.md is made of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 GAUGE, COUNTER = "gauge", "counter"
+
+RUN, DETACHED, PROOF = "run", "flink serve-metrics", "reconcile --watch"
+"""The commands that serve metrics; `run` stands for `demo` too."""
 
 _HEAD = """\
 # Metrics
@@ -13,14 +17,23 @@ _HEAD = """\
 This page is generated from the declarations of the metrics, by
 `.venv/bin/python scripts/metrics_reference.py`.
 
-`run --metrics_port=9464` serves these metrics on `http://127.0.0.1:9464/metrics`, in the format of
-Prometheus, on each engine. `/healthz` and `/readyz` are beside them; see
-[operating](../operating.md#metrics).
+`run --metrics_port=9464` serves metrics on `http://127.0.0.1:9464/metrics`, in the format of
+Prometheus, on each engine. `flink serve-metrics` serves what can be known of a job that was left
+running with `--detach`, and `reconcile --watch` what the last proof has found. `/healthz` and
+`/readyz` are beside them; see [operating](../operating.md#metrics).
 
-Counters begin at 0 with each start of the command. A metric of which nothing is known yet is left
-out. Offsets, log ends and watermarks are those of the last look of the run at the logs: ten seconds
-ago at most, while a broker answers.
+Counters begin at 0 with each start of the command; those of a detached job, when Flink restores it.
+A metric of which nothing is known yet is left out. Offsets, log ends and watermarks are those of
+the last look at the logs: ten seconds ago at most, while a broker answers.
 """
+
+
+class Sample(NamedTuple):
+    """A value of a metric, with those of its labels."""
+
+    metric: Metric
+    labels: tuple[str, ...]
+    value: float
 
 
 @dataclass(frozen=True)
@@ -32,12 +45,14 @@ class Metric:
       kind: `GAUGE` or `COUNTER`.
       help: what it measures; names its unit.
       labels: the names of its labels.
+      commands: those that serve it.
     """
 
     name: str
     kind: str
     help: str
     labels: tuple[str, ...] = ()
+    commands: tuple[str, ...] = (RUN, DETACHED)
 
     @property
     def full_name(self) -> str:
@@ -82,7 +97,10 @@ VALID = Metric("records_valid", COUNTER, "Records that became rows.")
 DEAD = Metric("dead_letters", COUNTER, "Records that became dead letters, by code.", ("code",))
 LATE = Metric("rows_late", COUNTER, "Rows that Kafka got after their window had closed.")
 REFUSED = Metric(
-    "dead_letters_refused", GAUGE, "Dead letters that their topic has refused in every form."
+    "dead_letters_refused",
+    GAUGE,
+    "Dead letters that their topic has refused in every form.",
+    commands=(RUN,),
 )
 LANDED_ROWS = Metric(
     "landed_records", COUNTER, "Rows, or dead letters, in the files of the run.", ("kind",)
@@ -112,9 +130,65 @@ MEMORY = Metric(
     GAUGE,
     "Resident memory of the supervisor, and of all processes below it.",
     ("processes",),
+    (RUN,),
 )
 STARTED = Metric(
-    "start_timestamp_seconds", GAUGE, "When the command was started, in seconds since 1970."
+    "start_timestamp_seconds",
+    GAUGE,
+    "When the command was started, in seconds since 1970.",
+    commands=(RUN,),
+)
+PROVED_RECORDS = Metric(
+    "reconcile_records",
+    GAUGE,
+    "Records of the part of the logs that was compared.",
+    ("topic",),
+    (PROOF,),
+)
+PROVED_ROWS = Metric("reconcile_rows", GAUGE, "Rows in the files.", ("topic",), (PROOF,))
+PROVED_DEAD = Metric(
+    "reconcile_dead_letters", GAUGE, "Dead letters in the files.", ("topic",), (PROOF,)
+)
+MISSING = Metric(
+    "reconcile_missing_records", GAUGE, "Records that are in no file.", ("topic",), (PROOF,)
+)
+DOUBLED = Metric(
+    "reconcile_doubled_records",
+    GAUGE,
+    "Records that are in the files more than once.",
+    ("topic",),
+    (PROOF,),
+)
+PROVED_EXPIRED = Metric(
+    "reconcile_expired_unread_records",
+    GAUGE,
+    "Records that expired from the log before they were read, at most, and are not accepted.",
+    ("topic",),
+    (PROOF,),
+)
+IS_CLEAN = Metric(
+    "reconcile_is_clean",
+    GAUGE,
+    "Whether the last proof found each record in exactly one place, and each file sound.",
+    commands=(PROOF,),
+)
+PROVED_AT = Metric(
+    "reconcile_last_proof_timestamp_seconds",
+    GAUGE,
+    "When the last proof was begun that came to an end, in seconds since 1970.",
+    commands=(PROOF,),
+)
+PROOF_SECONDS = Metric(
+    "reconcile_last_proof_duration_seconds",
+    GAUGE,
+    "How long the last proof took.",
+    commands=(PROOF,),
+)
+PROOFS_FAILED = Metric(
+    "reconcile_failed_proofs",
+    COUNTER,
+    "Proofs that came to no end, as while the broker was away.",
+    commands=(PROOF,),
 )
 
 METRICS = (
@@ -122,6 +196,8 @@ METRICS = (
     *(READ, VALID, DEAD, LATE, REFUSED),
     *(LANDED_ROWS, LANDED_FILES, LANDED_BYTES, LAST_FILE),
     *(RESTARTS, UP, DISK_FREE, MEMORY, STARTED),
+    *(PROVED_RECORDS, PROVED_ROWS, PROVED_DEAD, MISSING, DOUBLED, PROVED_EXPIRED),
+    *(IS_CLEAN, PROVED_AT, PROOF_SECONDS, PROOFS_FAILED),
 )
 
 
@@ -131,8 +207,9 @@ def metrics_reference() -> str:
 
 
 def _table() -> Iterator[str]:
-    yield "| metric | type | labels | meaning |"
-    yield "|---|---|---|---|"
+    yield "| metric | type | labels | served by | meaning |"
+    yield "|---|---|---|---|---|"
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
-        yield f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.help} |"
+        commands = ", ".join(f"`{command}`" for command in metric.commands)
+        yield f"| `{metric.full_name}` | {metric.kind} | {labels} | {commands} | {metric.help} |"

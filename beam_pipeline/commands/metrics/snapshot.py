@@ -1,38 +1,27 @@
-"""What the metrics of a run are made of: taken from its status now and then, then never changed."""
+"""What the metrics of a run or a job are made of: taken now and then, then never changed."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from beam_pipeline.commands.metrics import catalogue
-from beam_pipeline.commands.metrics.catalogue import Metric
+from beam_pipeline.commands.metrics.catalogue import Sample
 from beam_pipeline.files.watermark_note import WatermarkNote
 from beam_pipeline.runtime.landed_totals import KINDS, LandedTotals
-from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.storage.paths import StoredPath
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _DEAD = "dead."
 
 
-class Sample(NamedTuple):
-    """A value of a metric, with those of its labels."""
-
-    metric: Metric
-    labels: tuple[str, ...]
-    value: float
-
-
 @dataclass(frozen=True)
 class Snapshot:
-    """The status of a run at a time.
+    """The status of a run, or of a job that was left running, at a time.
 
     Attributes:
       taken_at: by a monotonic clock.
@@ -40,7 +29,7 @@ class Snapshot:
       counters: the job's counters by name.
       totals: what the run has landed.
       note: how far the topics are landed.
-      restarts, refused_letters: see `RunStatus`.
+      restarts, refused_letters: see `RunStatus`; None where they are not known.
       up: whether each component works.
       free_bytes: free space, by directory.
     """
@@ -50,15 +39,18 @@ class Snapshot:
     counters: Mapping[str, int] = field(default_factory=dict)
     totals: LandedTotals = field(default_factory=LandedTotals)
     note: WatermarkNote = field(default_factory=WatermarkNote)
-    restarts: int = 0
-    refused_letters: int = 0
+    restarts: int | None = 0
+    refused_letters: int | None = 0
     up: Mapping[str, bool] = field(default_factory=dict)
     free_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the run lands records now."""
-        return self.state == "running" and all(self.up.values())
+    def unready(self) -> str:
+        """Why no records are landed now; empty if they are."""
+        if self.state == "running" and all(self.up.values()):
+            return ""
+        down = [component for component, is_up in self.up.items() if not is_up]
+        return ", ".join([f"state: {self.state}", *(f"{name} is down" for name in down)])
 
     def samples(self, now_s: float) -> Iterator[Sample]:
         """Yield the values at a time, in seconds since 1970."""
@@ -74,8 +66,10 @@ class Snapshot:
             yield Sample(catalogue.LANDED_BYTES, (kind,), self.totals.size_bytes[kind])
         if self.totals.last_file_s is not None:
             yield Sample(catalogue.LAST_FILE, (), self.totals.last_file_s)
-        yield Sample(catalogue.REFUSED, (), self.refused_letters)
-        yield Sample(catalogue.RESTARTS, (), self.restarts)
+        if self.refused_letters is not None:
+            yield Sample(catalogue.REFUSED, (), self.refused_letters)
+        if self.restarts is not None:
+            yield Sample(catalogue.RESTARTS, (), self.restarts)
         for component, is_up in self.up.items():
             yield Sample(catalogue.UP, (component,), int(is_up))
         for directory, free in self.free_bytes.items():
@@ -107,30 +101,11 @@ _BY_COUNTER = {
 }
 
 
-def snapshot_of(status: RunStatus, free_bytes: Mapping[str, int]) -> Snapshot:
-    """Return the status of now; later changes of `status` don't reach it."""
-    return Snapshot(
-        taken_at=time.monotonic(),
-        state=status.state,
-        counters=dict(status.counters),
-        totals=status.landed.copy(),
-        note=status.watermarks,
-        restarts=status.restarts,
-        refused_letters=status.refused_letters,
-        up={
-            "engine": status.engine_is_up,
-            "job": status.job_is_up,
-            "broker": status.broker_away_since is None,
-            "storage": status.storage_away_since is None,
-        },
-        free_bytes=free_bytes,
-    )
-
-
-def free_bytes_of(directories: Mapping[str, StoredPath]) -> dict[str, int]:
+def free_bytes_of(directories: Mapping[str, StoredPath], *, with_temporary: bool) -> dict[str, int]:
     """Return the free space of the file systems of directories; object stores have none."""
     free = {}
-    for name, directory in {**directories, "temporary": Path(tempfile.gettempdir())}.items():
+    temporary = {"temporary": Path(tempfile.gettempdir())} if with_temporary else {}
+    for name, directory in {**directories, **temporary}.items():
         if isinstance(directory, Path):
             try:
                 free[name] = shutil.disk_usage(directory).free

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+import scrapes
 from output_trees import OutputTree, dead_letter, sources
-from prometheus_client.parser import text_string_to_metric_families
+from scrapes import LOOPBACK, Values
 
-from beam_pipeline.commands.metrics import exporter
-from beam_pipeline.commands.metrics.catalogue import METRICS, metrics_reference
+from beam_pipeline.commands.metrics import exporter, server
+from beam_pipeline.commands.metrics.catalogue import RUN, metrics_reference
 from beam_pipeline.commands.metrics.exporter import RunMetrics
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.ledger import Ledger
@@ -25,8 +24,6 @@ from beam_pipeline.resources import project_root
 from beam_pipeline.runtime.landed_totals import LandedTotals
 from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.settings.config import MetricsSettings
-
-LOOPBACK = "127.0.0.1"
 
 
 @pytest.fixture
@@ -37,28 +34,11 @@ def metrics(tmp_path: Path) -> Iterator[RunMetrics]:
 
 
 def fetch(metrics: RunMetrics, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{metrics.port}{path}") as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+    return scrapes.fetch(metrics.port, path)
 
 
-def scrape(metrics: RunMetrics) -> dict[tuple[str, ...], float]:
-    """The values by name and labels' values; each metric must be one of the catalogue."""
-    code, text = fetch(metrics, "/metrics")
-    assert code == 200
-    known = {metric.full_name: metric for metric in METRICS}
-    values = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            metric = known[sample.name]
-            assert (family.type, family.documentation) == (metric.kind, metric.help)
-            assert set(sample.labels) == set(metric.labels)
-            labels = (sample.labels[label] for label in metric.labels)
-            key = sample.name.removeprefix("beam_pipeline_"), *labels
-            values[key] = sample.value
-    return values
+def scrape(metrics: RunMetrics) -> Values:
+    return scrapes.scrape(metrics.port, RUN)
 
 
 def a_run(now_s: float) -> RunStatus:
@@ -128,11 +108,31 @@ def test_a_run_is_ready_while_it_lands_records(
 def test_a_supervisor_that_stands_still_is_not_well(
     metrics: RunMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "STUCK_SECONDS", 0.0)
+    monkeypatch.setattr(server, "STUCK_SECONDS", 0.0)
     metrics.update(a_run(time.time()))
     code, text = fetch(metrics, "/healthz")
-    assert (code, text) == (503, "the supervisor has not moved for 0 s\n")
+    assert (code, text) == (503, "the command has not moved for 0 s\n")
     assert fetch(metrics, "/readyz")[0] == 503
+
+
+def test_clients_that_send_or_read_nothing_hold_up_neither_the_run_nor_others(
+    metrics: RunMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "UPDATE_SECONDS", 0.0)
+    status = a_run(time.time())
+    partitions = {number: PartitionNote(1, 2, 3) for number in range(20_000)}
+    status.watermarks = WatermarkNote(1, {"orders": TopicNote(1, partitions)})
+    metrics.update(status)
+    with socket.socket() as deaf, socket.create_connection((LOOPBACK, metrics.port)) as silent:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)  # far less than the answer
+        deaf.connect((LOOPBACK, metrics.port))
+        deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert deaf.recv(1, socket.MSG_PEEK), "the answer is on its way"
+        silent.sendall(b"GET /metrics HTTP/1.1\r\n")
+        for read in (1_000, 2_000):
+            status.counters["read"] = read
+            metrics.update(status)
+            assert scrape(metrics)["records_read_total",] == read
 
 
 def test_later_changes_of_the_status_reach_no_scrape(metrics: RunMetrics) -> None:

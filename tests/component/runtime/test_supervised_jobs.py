@@ -24,13 +24,14 @@ from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.kafka.admin import LogBounds
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.runtime import broker_watch
+from beam_pipeline.runtime import broker_watch, group_progress
 from beam_pipeline.runtime import supervisor as supervisor_module
 from beam_pipeline.runtime.engine import EngineStatus
 from beam_pipeline.runtime.lease import hold_lease
 from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseLostError, LeaseTimes
 from beam_pipeline.runtime.restarts import RestartLimits
 from beam_pipeline.runtime.resume import Ends
+from beam_pipeline.runtime.run_events import RESTART
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.storage.directory import DirectoryStorage
@@ -185,6 +186,7 @@ def test_a_failure_of_the_engine_ends_the_epoch_and_a_repair_does_not(run: Run) 
         "starting again after: Prism ended",
     ]
     assert status.restarts == 2
+    assert [event.kind for event in status.events] == [RESTART] * 2
     assert not any(Path(f"/proc/{job['pid']}").exists() for job in run.jobs())
 
 
@@ -716,3 +718,23 @@ def test_no_epoch_begins_before_the_interval(tmp_path: Path, interval_seconds: f
 
     run.until(RUN, after_some_looks)
     assert len(run.jobs()) == 1
+
+
+def test_the_landed_prefix_is_committed_while_it_runs_and_at_the_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_progress, "INTERVAL_SECONDS", 0.0)
+    run.source.log_end = 9
+    run.tree.parquet(sources("orders", 0, range(5)))
+    while_running: list[int] = []
+
+    def has_committed(status: RunStatus) -> bool:
+        run.made._next_look = 0.0
+        if status.state != "ended":
+            while_running[:] = [len(run.source.commits)]
+        return bool(run.source.commits)
+
+    run.until(RUN, has_committed)
+    assert run.source.group_offsets == [{ORDERS: 5}]
+    assert len(run.source.commits) > while_running[0]
+    assert all(commit == {ORDERS: 5} for commit in run.source.commits)

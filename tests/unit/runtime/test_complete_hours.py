@@ -49,6 +49,7 @@ class Run:
     notices: list[str] = field(default_factory=list)
     create_time_topics: tuple[str, ...] = ()
     in_store: bool = False
+    is_read_only: bool = False
 
     def again(self, **how: Any) -> Run:
         """The run of another process on the same files."""
@@ -66,6 +67,7 @@ class Run:
             watch,
             self.find_gaps,
             self.held_seconds,
+            is_read_only=self.is_read_only,
         )
         self.ledger = Ledger(*places, on_counted=self.hours.note_file)
         self.ledger.load_snapshot()
@@ -136,6 +138,21 @@ def test_an_hour_is_complete_when_all_that_came_in_time_is_in_files(run: Run) ->
         "1": {"landed_to": 0, "rows": {"count": 0}, "dead_letters": {"count": 0}},
     }
     assert run.watermark() == ONE_O_CLOCK
+    (event,) = run.hours.events
+    assert event.text == f"{HOUR} is complete: 8 rows, 2 dead letters, revision 1"
+    assert event.details["hour"] == "2026-11-23T12:00:00Z"
+
+
+def test_one_that_only_reads_knows_the_watermark_and_writes_nothing(run: Run) -> None:
+    run.is_read_only = True
+    run.tree.parquet(sources("orders", 0, range(8)))
+    run.ends = {ORDERS: 8}
+    run.begin({ORDERS: 0})
+    run.look(ONE_O_CLOCK + DELAY)
+    assert run.hours.note.topics["orders"].watermark_ms == ms_of(ONE_O_CLOCK)
+    assert run.marker() is None
+    assert load_watermark_note(run.tree.output_dir) is None
+    assert not run.hours.events
 
 
 def test_a_partition_that_is_behind_holds_the_hour(run: Run) -> None:
