@@ -44,7 +44,7 @@ class MarkedTree:
         for marker in markers.values():
             for place, about in _partitions(marker):
                 landed[place] = max(landed[place], about["landed_to"] or 0)
-                for first, last in about["excluded"]:
+                for first, last in about.get("excluded", ()):
                     excluded[place] |= set(range(first, last + 1))
         if any(landed.values()):
             placed = self._placed()

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     values = vars(args)
     if args.early_pane_seconds is None:
         values["early_pane_seconds"] = CAUGHT_UP_EARLY_PANE_SECONDS
-    from_ms, to_ms = _times(values)
+    from_ms, to_ms = times_of(values)
     settings, engine = pipeline_settings(values), engine_settings(values)
     if engine.from_savepoint:
         raise UsageError("--from_savepoint and backfill exclude each other: give it to `run`")
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     return 1 if unsent is not None and is_done else 0
 
 
-def _times(values: dict[str, str]) -> tuple[int | None, int | None]:
+def times_of(values: dict[str, str]) -> tuple[int | None, int | None]:
     """Return the times of `--from` and `--to` in milliseconds since 1970; None for a word.
 
     Raises:

@@ -135,7 +135,7 @@ class Marker:
                 "landed_to": self.landed_to.get(key),
                 "rows": _span_json(rows),
                 "dead_letters": _span_json(letters),
-                "excluded": self.excluded.get(key, ()),
+                **({"excluded": self.excluded[key]} if key in self.excluded else {}),
             }
         return orjson.dumps(
             {

@@ -157,12 +157,34 @@ class CompleteHours:
         self._left_out = LeftOutNote()
         self._is_loaded = False
 
-    def take_left_out(self, note: LeftOutNote) -> None:
-        """Take in what is left out; where that changes, mark the hours of this run anew."""
-        if note.before_start != self._left_out.before_start:
-            self._open |= self._written_at.keys()
-            self._written_at.clear()
+    def take_left_out(self, note: LeftOutNote, ledger: Ledger) -> None:
+        """Take in what is left out; where that is less than before, open the hours that lack less.
+
+        Raises:
+            StorageAwayError, OSError: a marker can't be read.
+        """
+        landed = set(self._left_out.before_start) - set(note.before_start)
         self._left_out = note
+        if not landed:
+            return
+        directories = {
+            str(hour_directory(file.window_start, ledger.partition_keys))
+            for file in map(OutputFile.parse, ledger.files)
+            if file is not None and file.suffix == PARQUET_SUFFIX
+        }
+        keys = {left_out.key for left_out in landed}
+        places = [
+            self._output_dir / directory
+            for directory in sorted(directories)
+            if (hour := hour_of(directory)) is not None
+            and any(self._rules.may_have(hour, left_out.before_ms) for left_out in landed)
+        ]
+        for place, read in read_each(places, read_marker):
+            marker = read().marker
+            if marker is not None and marker.lacking & keys:
+                directory = f"{place.parent.name}/{place.name}"
+                self._open.add(directory)
+                self._written_at.pop(directory, None)
 
     def note_end(self, ends: Mapping[TopicPartition, int], end_ms: int) -> None:
         """Note the first offsets that Kafka stamped at a time or later.
@@ -170,8 +192,7 @@ class CompleteHours:
         Where brokers stamp, that proves as much as a landed record of that time before each.
         """
         for key, end in ends.items():
-            if end > 0:
-                self._times.note_record(key, LastRecord(end - 1, end_ms))
+            self._times.note_record(key, LastRecord(end - 1, end_ms))
 
     def note_file(self, path: StoredPath, content: FileContent) -> None:
         """Note a file that the ledger has counted."""

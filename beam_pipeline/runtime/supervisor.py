@@ -632,18 +632,17 @@ class Supervisor:
 
     def _note_end(self) -> None:
         """Let the hours know what is left out, and where the run ends."""
-        self._hours.take_left_out(self._scope.note)
+        self._hours.take_left_out(self._scope.note, self._ledger)
         if self._cut.end_ms is not None:
             self._hours.note_end(self._goal or {}, self._cut.end_ms)
 
     def _finish_scope(self) -> None:
+        """Let the scope note what was landed. Where that fails, the next backfill does it."""
         try:
             self._scope.finish(self._ledger)
-        except LeaseLostError:
-            raise
+            self._hours.take_left_out(self._scope.note, self._ledger)
         except (EnvironmentFailure, OSError) as error:  # the files are in place
             self.status.notices.append(f"what is left out could not be noted anew: {error}")
-        self._hours.take_left_out(self._scope.note)
 
     def _take_scope_notices(self) -> None:
         self.status.notices += self._scope.notices

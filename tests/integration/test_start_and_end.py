@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hour_markers import MarkedTree
-from integration.pipeline_runs import Placed, PipelineRun, send, wait_for
+from integration.pipeline_runs import PipelineRun, Placed, send, wait_for
 
 from beam_pipeline.files.left_out import load_left_out
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -100,7 +100,8 @@ def test_what_is_left_out_is_excluded_until_it_is_landed(
 
     whole = run.finish(*backfill())
     assert whole.code == 0, whole.output
-    assert "backfilled: " in whole.output and "still left out" not in whole.output
+    assert "backfilled: " in whole.output
+    assert "still left out" not in whole.output
     assert run.placed() == landed((0, 5_100))
     assert not load_left_out(run.output_dir).note.ranges
     assert reconcile()["excluded"] == {}

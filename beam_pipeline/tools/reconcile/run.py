@@ -89,7 +89,7 @@ def reconcile(
     settings = read_landed_settings(output_dir)
     notes = read_ledger_notes(output_dir)
     part = comparable(
-        connection, log, up_to, [*parquet_paths, *dead_paths], [parquet, dead], settings
+        connection, log, up_to, [*parquet_paths, *dead_paths], [parquet, dead], settings, notes
     )
     whole_log, log = log, part.bounds
     not_in_files = uncovered(log, parquet, dead, notes)
