@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from integration.pipeline_runs import PipelineRun, Placed, send, wait_for
 
 from beam_pipeline.files.left_out import load_left_out
 from beam_pipeline.kafka.connection import KafkaConnection
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"at": {"type": "string", "format": "date-time"}},
+    "required": ["at"],
+}
+WINDOWS = 60
 
 
 def moment() -> str:
@@ -31,15 +39,16 @@ def test_what_is_left_out_is_excluded_until_it_is_landed(
     run, topic = PipelineRun(tmp_path / "run"), fresh_topic(partitions=2)
     tree = MarkedTree(run.output_dir, run.dead_letter_dir)
     schema = tmp_path / "event.schema.json"
-    schema.write_text(json.dumps({"type": "object", "required": ["n"]}))
-    flags = (f"--schema={schema}", "--window_by=append_time")
-    ends = Counter[int]()
+    schema.write_text(json.dumps(SCHEMA))
+    flags = (f"--schema={schema}", "--event_time_field=at")
+    first_event = datetime.now(timezone.utc) - timedelta(hours=2)
 
     def produce(count: int) -> None:
+        """Sends events of many windows, and a broken one, to each partition."""
+        times = [first_event + timedelta(seconds=5 * (n % WINDOWS)) for n in range(count - 1)]
+        values = [json.dumps({"at": at.isoformat()}).encode() for at in times]
         for partition in (0, 1):
-            values = [b'{"n": 1}'] * (count - 1) + [b"{}"]
-            send(kafka, topic, values, partition)
-            ends[partition] += count
+            send(kafka, topic, [*values, b"{}"], partition)
 
     def reconcile(code: int = 0) -> dict[str, Any]:
         finished = run.finish(
@@ -55,6 +64,11 @@ def test_what_is_left_out_is_excluded_until_it_is_landed(
 
     def backfill(*more: str) -> list[str]:
         return ["backfill", *run.run_words(kafka, topic, *flags, *more)[1:]]
+
+    def markers_say() -> list[list[Any]]:
+        """What the markers of all hours name as excluded, each different answer once."""
+        said = [marker["excluded"] for marker in tree.markers().values()]
+        return [answer for number, answer in enumerate(said) if answer not in said[:number]]
 
     def landed(*ranges: tuple[int, int]) -> Counter[Placed]:
         """Each offset of some ranges once, in both partitions."""
@@ -81,6 +95,7 @@ def test_what_is_left_out_is_excluded_until_it_is_landed(
     assert run.placed() == landed((5_000, 5_100))
     report = reconcile()
     assert (report["records"], report["excluded"]) == (200, {"--start=latest": 10_000})
+    assert markers_say() == [[[topic, 0], [topic, 1]]]
 
     files = len(run.parquet_paths())
     process = run.start(*backfill(f"--from={between}"))
@@ -105,6 +120,8 @@ def test_what_is_left_out_is_excluded_until_it_is_landed(
     assert run.placed() == landed((0, 5_100))
     assert not load_left_out(run.output_dir).note.ranges
     assert reconcile()["excluded"] == {}
+    assert markers_say() == [[]]
+    assert tree.stale() == []
     assert run.finish(*backfill()).output.startswith(f"nothing of {topic} was left out")
 
     produce(50)
