@@ -134,8 +134,8 @@ class PipelineSettings:
         """
         if not self.input_topics and self.input_topic_pattern:
             raise UsageError(
-                f"--input_topic_pattern={self.input_topic_pattern}: only `run` and `doctor` look "
-                "for topics; name them with --input_topics"
+                f"--input_topic_pattern={self.input_topic_pattern}: this command does not "
+                "look for topics; name them with --input_topics"
             )
         if not self.input_topics:
             raise UsageError(
@@ -438,7 +438,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         part_retention_seconds=values["part_retention_seconds"],
         storage_config=values["storage_config"],
         parts_dir=values["parts_dir"],
-        input_topic_pattern=_topic_pattern(values),
+        input_topic_pattern=topic_pattern(values),
         kafka_columns=kafka_columns(values["kafka_columns"]),
         keeps_null_values=values["null_values"] == ROW,
     )
@@ -499,8 +499,12 @@ def _topics(text: str | None) -> tuple[str, ...]:
     return topics
 
 
-def _topic_pattern(values: Mapping[str, Any]) -> str | None:
-    """Check the pattern of `--input_topic_pattern`."""
+def topic_pattern(values: Mapping[str, Any]) -> str | None:
+    """Return the pattern of `--input_topic_pattern`; None where it is not given.
+
+    Raises:
+      UsageError: both are given, or it is no regular expression.
+    """
     pattern: str | None = values.get("input_topic_pattern")
     if pattern is None:
         return None

@@ -16,7 +16,6 @@ from integration.pipeline_runs import PipelineRun, Placed, send, wait_for
 from beam_pipeline.files.left_out import load_left_out
 from beam_pipeline.kafka.connection import KafkaConnection
 
-
 SCHEMA = {
     "type": "object",
     "properties": {"at": {"type": "string", "format": "date-time"}},
