@@ -130,7 +130,7 @@ class PartByTime:
             self._tell_of_ends(note)
             if self._start is not None:
                 note = self._with_start(note, self._start, source, topics, ledger, now_ms)
-        ends = self._end_ranges() if self._ends is not None else ()
+        ends = self._end_ranges(self._ends or {})
         self._keep(stored.replaced_by(note.with_end(topics, ends), self._output_dir))
         ledger.left_out = self.note.offsets()
 
@@ -177,11 +177,9 @@ class PartByTime:
             self.notices.append(f"left out: {left_out_text(left_out)}; `backfill` lands them")
         return note
 
-    def _end_ranges(self) -> list[LeftOutRange]:
-        assert self._end is not None
-        return [
-            LeftOutRange(key, end, None, self._end.flag) for key, end in (self._ends or {}).items()
-        ]
+    def _end_ranges(self, ends: Ends) -> list[LeftOutRange]:
+        flag = self._end.flag if self._end else ""
+        return [LeftOutRange(key, end, None, flag) for key, end in ends.items()]
 
     def reading(self, ledger: Ledger, point: ResumePoint) -> Reading:
         if not self._is_begun and self._start is not None:
@@ -207,9 +205,10 @@ class PartByTime:
         if self._end is None or now_ms < self._end.time_ms + END_SLACK_MS:
             return None
         if self._ends is None:
-            self._ends = source.offsets_at(self._end.time_ms)
-            note = self.note.with_end(self._topics, self._end_ranges())
+            ends = source.offsets_at(self._end.time_ms)
+            note = self.note.with_end(self._topics, self._end_ranges(ends))
             self._keep(self._stored.replaced_by(note, self._output_dir))
+            self._ends = ends
         return self._ends
 
     def remaining(self, goal: Ends, starts: Ends, ledger: Ledger, log_watch: LogWatch) -> int:

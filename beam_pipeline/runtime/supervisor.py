@@ -619,9 +619,9 @@ class Supervisor:
 
     def _end_needs_new_epoch(self) -> bool:
         """Look whether the end of the run is known now, and has partitions that are not read."""
-        if self._goal is not None:
+        if self._goal is not None or self._broker_watch.away_since is not None:
             return False
-        with contextlib.suppress(EnvironmentFailure):  # the broker is away: the next look asks
+        with contextlib.suppress(EnvironmentFailure, StorageAwayError):  # the next look asks
             self._find_goal()
         if self._goal is None:
             return False
