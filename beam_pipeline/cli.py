@@ -10,6 +10,7 @@ from types import ModuleType
 
 from beam_pipeline import resources
 from beam_pipeline.commands import (
+    backfill,
     broker,
     compact,
     completion,
@@ -63,6 +64,7 @@ examples:
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "run": (run, "write your own topics to Parquet"),
+    "backfill": (backfill, "write what --start of `run` has left out"),
     "demo": (demo, "broker, producer and pipeline for a minute, and the proof"),
     "produce": (produce, "send synthetic events, or a file's lines, to a topic"),
     "broker": (broker, "an embedded Kafka broker in the foreground"),
@@ -79,7 +81,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "compact": (compact, "merge small Parquet files"),
     "completion": (completion, "print a completion script for bash, zsh or fish"),
 }
-_TAKES_BEAM_FLAGS = ("run", "demo")
+_TAKES_BEAM_FLAGS = ("run", "backfill", "demo")
 _SOURCE_FLAGS = ("kafka_bootstrap_servers", "kafka_config", "input_topics")
 _RUN_FLAGS = frozenset({*(f"--{flag}" for flag in _SOURCE_FLAGS), "--until", "--detach"})
 

@@ -122,6 +122,20 @@ class ReadGoal:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Where a run ends in the logs: it drops the records from there on.
+
+    Attributes:
+      ends: the first offset of each partition that is dropped. A partition without an end has none.
+      end_ms: records that Kafka stamped at this time or later are dropped, in milliseconds since
+        1970.
+    """
+
+    ends: tuple[PartitionEnd, ...] = ()
+    end_ms: int | None = None
+
+
+@dataclass(frozen=True)
 class ValidationRules:
     """What makes a record valid, apart from its schema.
 
@@ -204,6 +218,7 @@ class IngestConfig:
     transforms: tuple[str, ...] = ()
     compiled_contract: bool = True
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)
+    cut: Cut = Cut()
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
     storage: StorageConfig = field(default_factory=StorageConfig)
     parts_dir: str | None = None

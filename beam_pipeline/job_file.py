@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from beam_pipeline.config import IngestConfig, PartitionEnd, ReadGoal
+from beam_pipeline.config import Cut, IngestConfig, PartitionEnd, ReadGoal
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.settings.config import PipelineSettings
 
@@ -26,6 +26,7 @@ class JobFile:
       covered: the offsets that files of earlier epochs hold (`CoveredOffsets.to_json`).
       status_file: where the job writes its state and counters.
       goal: what is read before the run ends; empty for a run without a goal.
+      cut: where the run ends in the logs.
     """
 
     settings: PipelineSettings
@@ -33,6 +34,7 @@ class JobFile:
     covered: list[dict[str, Any]]
     status_file: str
     goal: tuple[PartitionEnd, ...] = ()
+    cut: Cut = field(default_factory=Cut)
 
     def write(self, path: Path) -> None:
         """Write the file.
@@ -59,4 +61,5 @@ class JobFile:
         """
         covered = CoveredOffsets.from_json(self.covered)
         config = self.settings.ingest_config(self.epoch, expansion_service, covered)
-        return replace(config, goal=ReadGoal(self.epoch, self.goal) if self.goal else None)
+        goal = ReadGoal(self.epoch, self.goal) if self.goal else None
+        return replace(config, goal=goal, cut=self.cut)

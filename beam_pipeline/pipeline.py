@@ -74,7 +74,9 @@ def _land(records: beam.PCollection[Any], config: IngestConfig) -> _Landed:
         schema = transform.output_schema(schema)
 
     with DeadLetterCollector(records.pipeline) as dead:
-        validated = records | "Validate" >> Validate(contract, config.rules, covered=config.covered)
+        validated = records | "Validate" >> Validate(
+            contract, config.rules, covered=config.covered, cut=config.cut
+        )
         normalized = dead.collect(validated) | "Normalize" >> normalize
         enriched = dead.collect(normalized) | "Enrich" >> enrich
         rows = dead.collect(enriched)

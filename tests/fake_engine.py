@@ -86,7 +86,7 @@ class FakeSource:
     def find_resume_point(self, ledger: Ledger) -> ResumePoint:
         if self.resume_errors:
             raise self.resume_errors.pop(0)
-        starts = {key: ledger.covered.prefix_end(*key, self.log_begins) for key in self.partitions}
+        starts = {key: ledger.passed_to(key, self.log_begins) for key in self.partitions}
         return ResumePoint(starts, self._log_starts())
 
     def _log_starts(self) -> dict[TopicPartition, int]:
@@ -110,6 +110,11 @@ class FakeSource:
 
     def create_time_topics(self) -> tuple[str, ...]:
         return ()
+
+    def offsets_at(self, time_ms: int | None) -> Ends:
+        """Records are stamped with their offsets."""
+        end = self.log_end if time_ms is None else min(time_ms, self.log_end)
+        return dict.fromkeys(self.partitions, end)
 
     def set_group_offsets(self, starts: Ends) -> None:
         self.group_offsets.append(dict(starts))

@@ -40,13 +40,16 @@ class MarkedTree:
             claim for hour, marker in markers.items() for claim in _false_in(hour, marker, hours)
         ]
         landed: dict[Place, int] = defaultdict(int)
+        excluded: dict[Place, set[int]] = defaultdict(set)
         for marker in markers.values():
             for place, about in _partitions(marker):
                 landed[place] = max(landed[place], about["landed_to"] or 0)
+                for first, last in about.get("excluded", ()):
+                    excluded[place] |= set(range(first, last + 1))
         if any(landed.values()):
             placed = self._placed()
             for place, end in sorted(landed.items()):
-                lost = set(range(end)) - placed[place]
+                lost = set(range(end)) - placed[place] - excluded[place]
                 if lost:
                     claims.append(f"{place} is said to be landed to {end}: {sorted(lost)[:9]}")
         return claims

@@ -48,6 +48,7 @@ from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.programs.kernel import look_for_kernel
+from beam_pipeline.runtime.scope import Scope
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
 from beam_pipeline.schemas import Contract
 from beam_pipeline.settings.config import (
@@ -195,8 +196,21 @@ class Launch:
         self.say(f"metrics: {metrics.url}")
         return metrics.update
 
-    def supervisor(self, connection: KafkaConnection, stack: ExitStack) -> Supervisor:
-        """Hold the directories and return the run on its engine; `stack` ends what it needs.
+    def supervisor(
+        self,
+        connection: KafkaConnection,
+        stack: ExitStack,
+        scope: Scope | None = None,
+        *,
+        is_part: bool = False,
+    ) -> Supervisor:
+        """Hold the directories and return the run on its engine.
+
+        Args:
+          connection: the cluster.
+          stack: ends what the run needs.
+          scope: what of the logs it lands; by default all.
+          is_part: whether its job passes records that it does not land.
 
         Raises:
           EnvironmentFailure: another run holds a directory, the engine can't be had, or a Flink
@@ -217,7 +231,7 @@ class Launch:
         )
         end_earlier_jobs(output_dir)
         if self.engine.on_flink:
-            return _FlinkRun(self, plan, stack).supervisor(leases)
+            return _FlinkRun(self, plan, stack, is_part=is_part).supervisor(leases, scope)
         return Supervisor(
             plan,
             PrismEngine(
@@ -226,6 +240,7 @@ class Launch:
             self.logs.file,
             leases,
             on_submit=lambda epoch: remove_records(output_dir),
+            scope=scope,
         )
 
 
@@ -329,9 +344,11 @@ def end_earlier_jobs(output_dir: StoredPath) -> None:
 class _FlinkRun:
     """A run on Flink and the record of its jobs."""
 
-    def __init__(self, launch: Launch, plan: RunPlan, stack: ExitStack) -> None:
+    def __init__(
+        self, launch: Launch, plan: RunPlan, stack: ExitStack, *, is_part: bool = False
+    ) -> None:
         settings = launch.engine
-        self._launch, self._plan = launch, plan
+        self._launch, self._plan, self._is_part = launch, plan, is_part
         self._output_dir = launch.settings.output_path
         self._resumed: FlinkJobRecord | None = None
         if settings.from_savepoint:
@@ -370,7 +387,7 @@ class _FlinkRun:
         )
         launch.say(f"Flink's web UI: {self._engine.rest.web_url}")
 
-    def supervisor(self, leases: list[Lease]) -> Supervisor:
+    def supervisor(self, leases: list[Lease], scope: Scope | None) -> Supervisor:
         resumed = self._resumed
         return Supervisor(
             self._plan,
@@ -380,6 +397,7 @@ class _FlinkRun:
             resumed=ResumedEpoch(resumed.epoch, resumed.covered) if resumed else None,
             on_submit=self._record_epoch,
             kept_epoch=self._kept_epoch,
+            scope=scope,
         )
 
     def _record_epoch(self, epoch: ResumedEpoch) -> None:
@@ -397,6 +415,7 @@ class _FlinkRun:
             job_ids=earlier[0].job_ids if earlier else (),
             savepoints=earlier[0].savepoints if earlier else (),
             parts_dir=settings.parts_dir and absolute(settings.parts_dir),
+            is_part=self._is_part,
         )
         record.save(self._output_dir)
         remove_records(self._output_dir, but_epoch=epoch.name)

@@ -50,9 +50,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input_topics",
         type=topic_names,
-        required=True,
         metavar="TOPIC[,…]",
         help="the topics that the pipeline reads",
+    )
+    parser.add_argument(
+        "--input_topic_pattern",
+        metavar="REGEX",
+        help="instead of --input_topics: all topics that there are now whose whole name matches "
+        "this regular expression, as in `run`",
     )
     add_shared(parser, "output_dir", "dead_letter_dir", "storage_config")
     parser.add_argument(
@@ -132,31 +137,39 @@ def run(args: argparse.Namespace) -> int:
     from beam_pipeline.commands.reconcile_watch import watch
     from beam_pipeline.kafka.admin import require_cluster
     from beam_pipeline.kafka.connection import KafkaConnection
+    from beam_pipeline.runtime.discovery import topics_at
     from beam_pipeline.runtime.lease import holder_of
-    from beam_pipeline.settings.config import metrics_settings
+    from beam_pipeline.settings.config import metrics_settings, topic_pattern
     from beam_pipeline.terminal import show
     from beam_pipeline.tools.reconcile.run import reconcile
     from beam_pipeline.tools.reconcile.text import report_json, report_text
     from beam_pipeline.tools.reconcile.up_to import Until
 
+    pattern = topic_pattern(vars(args))
+    if pattern is None and not args.input_topics:
+        raise UsageError(
+            "--input_topics is missing: name the topics, or give --input_topic_pattern"
+        )
     output_dir, dead_letter_dir = place_of(args, "output_dir"), place_of(args, "dead_letter_dir")
     connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
     metrics = metrics_settings(vars(args))
     if metrics is not None and args.watch is None:
         raise UsageError("--metrics_port needs --watch: a single comparison is over at once")
+    suffix = args.dead_letter_topic_suffix
 
     def prove() -> ReconcileReport:
         require_cluster(connection)
+        topics = args.input_topics if pattern is None else topics_at(connection, pattern, suffix)
         holder = holder_of(output_dir) if args.up_to is None else None
         if holder and not args.json and args.watch is None:
             print(f"{holder.name} writes to {output_dir} now: compared like --up_to=landed")
         return reconcile(
             connection,
-            args.input_topics,
+            topics,
             output_dir,
             dead_letter_dir,
             args.isolation_level,
-            args.dead_letter_topic_suffix if args.dead_letter_topic else None,
+            suffix if args.dead_letter_topic else None,
             accept_expired=args.accept_expired,
             up_to=Until.LANDED if holder else args.up_to or Until.END,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
+import time
 from contextlib import ExitStack
 
 from rich.console import Console
@@ -28,14 +29,17 @@ from beam_pipeline.runtime.discovery import with_matching_topics
 from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.log_watch import expired_text, waiting_text
 from beam_pipeline.runtime.resume import ends_of
+from beam_pipeline.runtime.scope import PartByTime
 from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.settings.config import (
     PipelineSettings,
     engine_settings,
+    part_settings,
     pipeline_settings,
     supervision_settings,
 )
 from beam_pipeline.settings.flags import (
+    CREATE_TIME,
     add_engine_flags,
     add_pipeline_flags,
     add_supervision_flags,
@@ -50,13 +54,13 @@ Writes Kafka topics to Parquet with exactly-once files: every record becomes one
 letter, even if any process is killed at any time. A restart resumes from the files.
 
 Runs until Ctrl-C or SIGTERM; with --until=caught_up, until everything that was in the topics at
-the start is in files, and the dead letters in files are in the dead-letter topic. Flags after `--`
-are passed to Beam as they are.
+the start is in files, and the dead letters in files are in the dead-letter topic; with --end=TIME,
+until everything before the time is. Flags after `--` are passed to Beam as they are.
 """
 _EPILOG = """\
 exit codes:
   0  ended as asked
-  1  the broker, a topic, a directory or a process failed for good; with --until=caught_up also:
+  1  the broker, a topic, a directory or a process failed for good; with --until or --end also:
      dead letters could not be sent to their topic; in every run: records expired from the log
      before they were read (--accept_expired)
   2  a flag is wrong
@@ -66,6 +70,7 @@ examples:
     --schema=order.schema.json --event_time_field=created_at
   %(prog)s --kafka_bootstrap_servers=localhost:9092 --input_topics=orders,refunds \\
     --until=caught_up --output_dir=lake/orders --dead_letter_dir=lake/dead
+  %(prog)s --kafka_bootstrap_servers=localhost:9092 --input_topics=orders --start=latest
 """
 
 
@@ -81,6 +86,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=(CAUGHT_UP,),
         help="end once everything that was in the topics at the start is in files "
         "(default: run until stopped)",
+    )
+    group.add_argument(
+        "--start",
+        metavar="earliest|latest|TIME",
+        help="where topics begin that --output_dir has nothing of: at their first record, behind "
+        "their last one, or at the first record that Kafka stamped at an RFC 3339 time or later; "
+        "what lies before is noted as left out, and `backfill` lands it (default: earliest)",
+    )
+    group.add_argument(
+        "--end",
+        metavar="TIME",
+        help="end once every record that comes before the first one that Kafka stamped at an RFC "
+        "3339 time or later is in a file; the rest is noted as left out, and the next run without "
+        "--end reads on there (default: run until stopped)",
     )
     group.add_argument(
         "--detach",
@@ -99,7 +118,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     """
     values = vars(args)
     until_caught_up = args.until == CAUGHT_UP
-    if until_caught_up and args.early_pane_seconds is None:
+    now_ms = time.time_ns() // 1_000_000
+    part = part_settings(values, now_ms)
+    has_ended = part.end is not None and part.end.time_ms < now_ms
+    if args.early_pane_seconds is None and (
+        until_caught_up or has_ended or (part.end is not None and args.window_by == CREATE_TIME)
+    ):
         values["early_pane_seconds"] = CAUGHT_UP_EARLY_PANE_SECONDS
     settings, engine = pipeline_settings(values), engine_settings(values)
     settings = with_matching_topics(with_parts_dir(settings, engine))
@@ -111,7 +135,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     connection, topics = settings.connection(), settings.topics()
     title = settings.input_topic_pattern or ", ".join(topics)
     with ExitStack() as stack:
-        supervisor = launch.supervisor(connection, stack)
+        scope = PartByTime(settings.output_path, part.start, part.end)
+        supervisor = launch.supervisor(connection, stack, scope, is_part=part.end is not None)
         observe = launch.observers(stack, supervisor.status)
         if until_caught_up:
             supervisor.set_goal(ends_of(connection, topics))
@@ -131,8 +156,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             launch.say(_detached_text(settings))
             return 0
         if not engine.on_flink:  # a job on Flink may be resumed, and then replaces files
-            _save_ledger(settings)
-        launch.say(_last_line(supervisor.status, caught_up))
+            save_ledger(settings)
+        reached = "caught up" if part.end is None else f"read up to {part.end.flag}"
+        launch.say(last_line(supervisor.status, reached if caught_up else "stopped"))
         if coerced := _coerced_text(supervisor.status):
             launch.say(coerced)
         unsent = unsent_text(supervisor.status, settings, at_stop=not caught_up)
@@ -144,9 +170,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     return 1 if expired is not None or (unsent is not None and caught_up) else 0
 
 
-def _last_line(status: RunStatus, caught_up: bool) -> str:
+def last_line(status: RunStatus, how: str) -> str:
     counters = status.counters
-    how = "caught up" if caught_up else "stopped"
     late = f", late {late_text(counters)}" if counters["late"] else ""
     return (
         f"{how}: read {counters['read']:,}, valid {counters['valid']:,}, "
@@ -185,7 +210,7 @@ def _detached_text(settings: PipelineSettings) -> str:
     )
 
 
-def _save_ledger(settings: PipelineSettings) -> None:
+def save_ledger(settings: PipelineSettings) -> None:
     """Save which offsets the files of the run that has ended hold, so that they may be deleted.
 
     Where that fails, the next start does it.

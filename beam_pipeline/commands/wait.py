@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from pathlib import Path
 
+    from beam_pipeline.files.left_out import left_out_text, load_left_out
     from beam_pipeline.files.watermark_note import load_watermark_note
     from beam_pipeline.storage.protocol import StorageAwayError
 
@@ -126,7 +127,16 @@ def run(args: argparse.Namespace) -> int:
             missing = list(missing_lines(note, args.input_topics, args.until, time.time()))
             if not missing:
                 topics = ", ".join(map(printable, args.input_topics))
-                print(f"complete: every event of {topics} before {rfc3339(args.until)} is in files")
+                spans = [
+                    span
+                    for span in load_left_out(output_dir).note.before_start
+                    if span.key.topic in args.input_topics
+                ]
+                but = f", but for what was left out: {left_out_text(spans)}" if spans else ""
+                print(
+                    f"complete: every event of {topics} before {rfc3339(args.until)} is in "
+                    f"files{printable(but)}"
+                )
                 return 0
             if time.monotonic() >= deadline:
                 print("\n".join([f"not complete within {args.timeout:g} s:", *missing]))

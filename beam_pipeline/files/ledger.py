@@ -81,6 +81,8 @@ class Ledger:
     Attributes:
         covered: the covered offsets, with the gaps.
         offset_gaps: the offsets that `add_offset_gaps` has added.
+        left_out: the offsets that `--start` left out (`files.left_out`). The caller sets them; they
+            are not in the snapshot. Some may be covered all the same.
         files: the names of the files that `covered` counts.
         topic_ids: the ids that the topics had when they were landed first.
         last_records: the landed record at the highest offset of each partition, as far as files
@@ -96,6 +98,7 @@ class Ledger:
     files: set[str] = field(default_factory=set)
     topic_ids: dict[str, str] = field(default_factory=dict)
     offset_gaps: CoveredOffsets = field(default_factory=CoveredOffsets)
+    left_out: CoveredOffsets = field(default_factory=CoveredOffsets)
     last_records: dict[TopicPartition, LastRecord] = field(default_factory=dict)
     partition_keys: tuple[str, str] = DEFAULT_PARTITION_KEYS
     strays: dict[str, Stray] = field(default_factory=dict)
@@ -214,6 +217,25 @@ class Ledger:
         """Count offsets where there will never be a record as covered."""
         self.offset_gaps.add(topic, partition, offsets)
         self.covered.add(topic, partition, offsets)
+
+    def uncovered(self, key: TopicPartition, first: int, end: int) -> BitMap64:
+        """Return the offsets from `first` to before `end` that are in no file and not left out."""
+        return self.covered.gaps(*key, first, end) - self.left_out.of(key)
+
+    def missing(self, key: TopicPartition, first: int, end: int) -> int:
+        """Return how many offsets `uncovered` returns."""
+        left_out_first, left_out_end = self.left_out.bounds(*key) or (0, 0)
+        if max(first, left_out_first) >= min(end, left_out_end):
+            return self.covered.missing(*key, first, end)
+        return len(self.uncovered(key, first, end))
+
+    def passed_to(self, key: TopicPartition, start: int) -> int:
+        """Return the first offset from `start` on that is in no file and not left out."""
+        while True:
+            passed = self.left_out.prefix_end(*key, self.covered.prefix_end(*key, start))
+            if passed == start:
+                return start
+            start = passed
 
     def begin_epoch(self, epoch: str) -> None:
         """Note what a new epoch counts, before its job starts; all earlier ones must be over.

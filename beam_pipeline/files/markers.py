@@ -97,6 +97,8 @@ class Marker:
         sha256: `digest_of` them.
         rows, dead_letters: as in `HourContent`.
         landed_to: of each partition that the run reads, the first offset that may be in no file.
+        excluded: the inclusive ranges before that which `--start` left out, and no file has.
+        lacking: the partitions of which records are left out that may be of the hour.
     """
 
     hour: datetime
@@ -109,6 +111,8 @@ class Marker:
     rows: Spans
     dead_letters: Spans
     landed_to: Mapping[TopicPartition, int]
+    excluded: Mapping[TopicPartition, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    lacking: frozenset[TopicPartition] = frozenset()
 
     def has(self, content: HourContent) -> bool:
         """Return whether the hour still holds what the marker says."""
@@ -131,6 +135,7 @@ class Marker:
                 "landed_to": self.landed_to.get(key),
                 "rows": _span_json(rows),
                 "dead_letters": _span_json(letters),
+                **({"excluded": self.excluded[key]} if key in self.excluded else {}),
             }
         return orjson.dumps(
             {
@@ -145,6 +150,7 @@ class Marker:
                 "sha256": self.sha256,
                 "rows": sum(topic["rows"] for topic in topics.values()),
                 "dead_letters": sum(topic["dead_letters"] for topic in topics.values()),
+                "excluded": [list(key) for key in sorted(self.lacking)],
                 "topics": topics,
             },
             option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
@@ -181,6 +187,15 @@ class Marker:
                     for key, facts in partitions.items()
                     if facts["landed_to"] is not None
                 },
+                excluded={
+                    key: tuple((int(first), int(last)) for first, last in facts["excluded"])
+                    for key, facts in partitions.items()
+                    if facts.get("excluded")
+                },
+                lacking=frozenset(
+                    TopicPartition(topic, int(partition))
+                    for topic, partition in document.get("excluded", ())
+                ),
             )
         except MarkerError:
             raise
@@ -297,6 +312,8 @@ def with_files(marker: Marker, sizes: Mapping[str, int], now: datetime) -> Marke
         rows=marker.rows,
         dead_letters=marker.dead_letters,
         landed_to=marker.landed_to,
+        excluded=marker.excluded,
+        lacking=marker.lacking,
     )
 
 

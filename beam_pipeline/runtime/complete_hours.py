@@ -15,7 +15,8 @@ from pyroaring import BitMap64
 
 from beam_pipeline.config import Windowing
 from beam_pipeline.errors import EnvironmentFailure
-from beam_pipeline.files.ledger import FileContent, Ledger, content_of
+from beam_pipeline.files.ledger import FileContent, LastRecord, Ledger, content_of
+from beam_pipeline.files.left_out import LeftOutNote
 from beam_pipeline.files.markers import (
     HOUR,
     HourContent,
@@ -37,7 +38,7 @@ from beam_pipeline.files.watermark_note import (
     WatermarkNote,
     load_watermark_note,
 )
-from beam_pipeline.offset_sets import OffsetSets, TopicPartition
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition, interval, ranges
 from beam_pipeline.runtime.gap_finder import GapFinder
 from beam_pipeline.runtime.landed_time import LandedTimes
 from beam_pipeline.runtime.log_watch import LogWatch
@@ -59,14 +60,16 @@ _GAP_OFFSETS = 1_000_000
 
 @dataclass(frozen=True)
 class HourRules:
-    """What decides when an hour is complete.
+    """What decides when an hour is complete, and which records may be of it.
 
-    `max_out_of_order_seconds` counts for topics that producers stamp.
+    `max_out_of_order_seconds` counts for topics that producers stamp. `max_event_skew_seconds` is
+    how far an event may be after the time at which Kafka stamped it; 0 sets no limit.
     """
 
     topics: Sequence[str]
     windowing: Windowing
     max_out_of_order_seconds: int = 0
+    max_event_skew_seconds: int = 0
 
     def end_ms(self, hour: datetime) -> int:
         """Return the end of the last window that begins in the hour, in milliseconds since 1970.
@@ -80,6 +83,18 @@ class HourRules:
         end_ms, window_ms = ms_of(hour + HOUR), 1000 * self.windowing.window_seconds
         last_start_ms = (end_ms - 1) // window_ms * window_ms
         return max(end_ms, last_start_ms + window_ms) if last_start_ms >= ms_of(hour) else end_ms
+
+    def may_have(self, hour: datetime, before_ms: int | None) -> bool:
+        """Return whether an hour may have records that Kafka stamped before a time.
+
+        >>> noon = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
+        >>> rules = HourRules((), Windowing(60), max_event_skew_seconds=300)
+        >>> [rules.may_have(noon, ms_of(noon) - seconds * 1000) for seconds in (299, 300)]
+        [True, False]
+        """
+        if before_ms is None or not self.max_event_skew_seconds:
+            return True
+        return ms_of(hour) < before_ms + 1000 * self.max_event_skew_seconds
 
     def delay_ms(self, *, by_producers: bool) -> int:
         """Return how long after an event's time Kafka may get it in time."""
@@ -146,7 +161,45 @@ class CompleteHours:
         self._told: set[str] = set()
         self.note = WatermarkNote()
         self.events: list[RunEvent] = []
+        self._left_out = LeftOutNote()
         self._is_loaded = False
+
+    def take_left_out(self, note: LeftOutNote, ledger: Ledger) -> None:
+        """Take in what is left out; where that is less than before, open the hours that lack less.
+
+        Raises:
+            StorageAwayError, OSError: a marker can't be read.
+        """
+        landed = set(self._left_out.before_start) - set(note.before_start)
+        self._left_out = note
+        if not landed:
+            return
+        directories = {
+            str(hour_directory(file.window_start, ledger.partition_keys))
+            for file in map(OutputFile.parse, ledger.files)
+            if file is not None and file.suffix == PARQUET_SUFFIX
+        }
+        keys = {left_out.key for left_out in landed}
+        places = [
+            self._output_dir / directory
+            for directory in sorted(directories)
+            if (hour := hour_of(directory)) is not None
+            and any(self._rules.may_have(hour, left_out.before_ms) for left_out in landed)
+        ]
+        for place, read in read_each(places, read_marker):
+            marker = read().marker
+            if marker is not None and marker.lacking & keys:
+                directory = f"{place.parent.name}/{place.name}"
+                self._open.add(directory)
+                self._written_at.pop(directory, None)
+
+    def note_end(self, ends: Mapping[TopicPartition, int], end_ms: int) -> None:
+        """Note the first offsets that Kafka stamped at a time or later.
+
+        Where brokers stamp, that proves as much as a landed record of that time before each.
+        """
+        for key, end in ends.items():
+            self._times.note_record(key, LastRecord(end - 1, end_ms))
 
     def note_file(self, path: StoredPath, content: FileContent) -> None:
         """Note a file that the ledger has counted."""
@@ -218,7 +271,7 @@ class CompleteHours:
         A killed run has not saved the last gaps that it found.
         """
         start = self._log_watch.landed_to(key, self._starts[key], ledger)
-        uncovered = ledger.covered.gaps(*key, start, landed_to)
+        uncovered = ledger.uncovered(key, start, landed_to)
         if not uncovered:
             return False
         gaps = self._find_gaps({key: uncovered}).get(key, BitMap64())
@@ -286,7 +339,7 @@ class CompleteHours:
                 if landed.log_end != held.log_end:  # its last records are on their way
                     _, covered_end = ledger.covered.bounds(*key) or (0, 0)
                     end = min(end, covered_end)
-                if offsets := ledger.covered.gaps(*key, held.offset, end):
+                if offsets := ledger.uncovered(key, held.offset, end):
                     asked[key] = offsets
                 self._held[key] = _Held(held.offset, now, landed.log_end)
         if asked:
@@ -334,8 +387,14 @@ class CompleteHours:
             return True  # the hour was deleted, or has dead letters alone
         place = self._output_dir / directory
         earlier, version = read_marker(place)
-        if earlier is not None and earlier.has(content):
+        lacking = self._lacking(ledger, hour)
+        if earlier is not None and earlier.has(content) and earlier.lacking == lacking:
             return True
+        landed_to = {
+            key: landed.landed_to
+            for key, landed in sorted(self._times.partitions.items())
+            if key.topic in self._rules.topics
+        }
         marker = Marker(
             hour=hour,
             revision=earlier.revision + 1 if earlier else 1,
@@ -346,16 +405,33 @@ class CompleteHours:
             sha256=digest_of(content.sizes),
             rows=content.rows,
             dead_letters=content.dead_letters,
-            landed_to={
-                key: landed.landed_to
-                for key, landed in sorted(self._times.partitions.items())
-                if key.topic in self._rules.topics
-            },
+            landed_to=landed_to,
+            excluded=dict(self._excluded(ledger, landed_to)),
+            lacking=lacking,
         )
         is_written = write_marker(place, marker, version)
         if is_written:
             self.events.append(hour_complete(directory, marker))
         return is_written
+
+    def _lacking(self, ledger: Ledger, hour: datetime) -> frozenset[TopicPartition]:
+        """Return the partitions of which records are left out that may be of an hour."""
+        return frozenset(
+            left_out.key
+            for left_out in self._left_out.before_start
+            if left_out.key.topic in self._rules.topics
+            and self._rules.may_have(hour, left_out.before_ms)
+            and left_out.offsets - ledger.covered.of(left_out.key)
+        )
+
+    def _excluded(
+        self, ledger: Ledger, landed_to: Mapping[TopicPartition, int]
+    ) -> Iterator[tuple[TopicPartition, tuple[tuple[int, int], ...]]]:
+        """Yield the inclusive ranges below the landed prefix that are left out, by partition."""
+        for key, end in landed_to.items():
+            offsets = ledger.left_out.of(key) & interval(0, end)
+            if offsets := offsets - ledger.covered.of(key):
+                yield key, tuple(ranges(offsets))
 
     def _content(self, ledger: Ledger, directory: str) -> HourContent:
         """Return what an hour holds now: what is in place, as far as the ledger counts it."""

@@ -53,14 +53,25 @@ def with_matching_topics(settings: PipelineSettings) -> PipelineSettings:
         return settings
     connection = settings.connection()
     require_cluster(connection)
+    topics = topics_at(connection, pattern, settings.dead_letter_topic_suffix)
+    return replace(settings, input_topics=tuple(topics))
+
+
+def topics_at(connection: KafkaConnection, pattern: str, dead_letter_suffix: str) -> list[str]:
+    """Return the topics of a cluster that a pattern matches now, sorted.
+
+    Raises:
+      UsageError: no topic matches.
+      EnvironmentFailure: the cluster does not answer, or refuses.
+    """
     names = topic_names(connection)
-    topics = matching_topics(names, pattern, settings.dead_letter_topic_suffix)
+    topics = matching_topics(names, pattern, dead_letter_suffix)
     if not topics:
         raise UsageError(
             f"--input_topic_pattern={pattern}: matches the whole name of no topic on "
             f"{connection.bootstrap_servers}, which has {_listed(names)}"
         )
-    return replace(settings, input_topics=tuple(topics))
+    return topics
 
 
 class Discovery:

@@ -193,23 +193,25 @@ class LogWatch:
 
     def missing(self, key: TopicPartition, first: int, end: int, ledger: Ledger) -> int:
         """Return how many offsets from `first` to before `end` can still come into a file."""
-        uncovered = ledger.covered.missing(key.topic, key.partition, first, end)
+        uncovered = ledger.missing(key, first, end)
         if not uncovered:
             return 0
         gone = self._lost(key, ledger) | (self.note.without_record.of(key) - ledger.covered.of(key))
+        gone -= ledger.left_out.of(key)
         return uncovered - gone.range_cardinality(first, max(first, end))
 
     def landed_to(self, key: TopicPartition, start: int, ledger: Ledger) -> int:
         """Return the first offset from `start` on that is in no file and can still have a record.
 
-        Records that expired unread are passed over once the loss is accepted.
+        What `--start` left out is passed over, and so are records that expired unread once the loss
+        is accepted.
         """
-        landed_to = ledger.covered.prefix_end(*key, start)
+        landed_to = ledger.passed_to(key, start)
         gone = self.note.accepted.of(key) | self.note.without_record.of(key)
         if landed_to not in gone:
             return landed_to
         together = CoveredOffsets()
-        together.add(*key, ledger.covered.of(key) | gone)
+        together.add(*key, ledger.covered.of(key) | ledger.left_out.of(key) | gone)
         return together.prefix_end(*key, start)
 
     def _lost(self, key: TopicPartition, ledger: Ledger) -> BitMap64:
@@ -219,7 +221,7 @@ class LogWatch:
         """Return the offsets below the log's start that are in no file and not explained."""
         first, _ = ledger.covered.bounds(*key) or (low, low)
         first = min(first, self._first_starts.get(key, low))
-        uncovered = ledger.covered.gaps(*key, first, low)
+        uncovered = ledger.uncovered(key, first, low)
         return uncovered - self.note.without_record.of(key)
 
     def _confirm(self, found: Mapping[TopicPartition, BitMap64]) -> Iterator[str]:

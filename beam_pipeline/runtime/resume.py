@@ -17,6 +17,7 @@ from beam_pipeline.kafka.admin import (
     commit_group_offsets,
     create_time_topics,
     log_bounds,
+    offsets_at,
     stable_ends,
     topic_ids,
     watermarks,
@@ -80,6 +81,12 @@ class Source(Protocol):
     def create_time_topics(self) -> tuple[str, ...]:
         """Return those of the topics whose records are stamped by their producers."""
 
+    def offsets_at(self, time_ms: int | None) -> Ends:
+        """Return the first offset of each partition that Kafka stamped at that time or later.
+
+        It is the end of the log where there is none, and for None.
+        """
+
     def with_topics(self, topics: Sequence[str]) -> Source:
         """Return the source with other topics."""
 
@@ -120,6 +127,15 @@ class KafkaSource:
     def create_time_topics(self) -> tuple[str, ...]:
         return create_time_topics(self.connection, self.topics)
 
+    def offsets_at(self, time_ms: int | None) -> Ends:
+        if time_ms is None:
+            return ends_of(self.connection, self.topics)
+        return {
+            TopicPartition(topic, partition): offset
+            for topic in self.topics
+            for partition, offset in offsets_at(self.connection, topic, time_ms).items()
+        }
+
     def with_topics(self, topics: Sequence[str]) -> KafkaSource:
         return replace(self, topics=topics)
 
@@ -129,7 +145,8 @@ def find_resume_point(
 ) -> ResumePoint:
     """Return the end of each partition's contiguous covered offsets, gaps in the log included.
 
-    Offsets without a record (compacted, transaction markers) are added to `ledger.covered`.
+    What `--start` left out is passed over. Offsets without a record (compacted, transaction
+    markers) are added to `ledger.covered`.
 
     Raises:
       EnvironmentFailure: the files belong to another topic of the same name, or the cluster
@@ -148,10 +165,7 @@ def find_resume_point(
     _refuse_shrunk_topic(topics, logs, ledger)
     _refuse_rewritten_log(connection, logs, ledger)
     cover_offset_gaps(connection, ledger, {key: (low, None) for key, (low, _) in logs.items()})
-    starts = {
-        key: ledger.covered.prefix_end(key.topic, key.partition, low)
-        for key, (low, _) in logs.items()
-    }
+    starts = {key: ledger.passed_to(key, low) for key, (low, _) in logs.items()}
     return ResumePoint(starts, {key: low for key, (low, _) in logs.items()})
 
 
@@ -170,7 +184,7 @@ def cover_offset_gaps(connection: KafkaConnection, ledger: Ledger, spans: Spans)
     for key, (first, end) in spans.items():
         bounds = ledger.covered.bounds(key.topic, key.partition)
         last = end if end is not None else bounds[1] if bounds else first
-        offsets = ledger.covered.gaps(key.topic, key.partition, first, last)
+        offsets = ledger.uncovered(key, first, last)
         if offsets:
             uncovered[key] = offsets
     added = 0

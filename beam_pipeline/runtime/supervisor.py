@@ -13,14 +13,14 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from beam_pipeline.config import BreakerLimits, PaneTiming, PartitionEnd, Windowing
+from beam_pipeline.config import BreakerLimits, Cut, PaneTiming, PartitionEnd, Windowing
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import ExpiredNote, load_expired_note
@@ -54,6 +54,7 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
 from beam_pipeline.runtime.run_events import MAX_EVENTS, RESTART, RunEvent
+from beam_pipeline.runtime.scope import PartByTime, Scope
 from beam_pipeline.runtime.storage_watch import StorageWatch
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
@@ -93,6 +94,7 @@ class RunStatus:
       notices: one line each, for the user.
       starts: the offsets from which the epoch reads.
       covered: the offsets that are in files now.
+      ends: where the run ends in partitions, as far as that is known.
       new_files: the newest files; the reader takes them away.
       refused_letters: how many dead letters their topic has refused in every form.
       unsent: at the end, the dead letters that are in files and not in their topic.
@@ -118,6 +120,7 @@ class RunStatus:
     notices: list[str] = field(default_factory=list)
     starts: dict[TopicPartition, int] = field(default_factory=dict)
     covered: CoveredOffsets = field(default_factory=CoveredOffsets)
+    ends: Mapping[TopicPartition, int] = field(default_factory=dict)
     new_files: deque[StoredPath] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
     refused_letters: int = 0
     unsent: Unsent = field(default_factory=Unsent)
@@ -208,6 +211,7 @@ class Supervisor:
         admit: Admit = admit_topic,
         outbox: Outbox | None = None,
         restart_limits: RestartLimits | None = None,
+        scope: Scope | None = None,
         job_command: Sequence[str] = JOB_COMMAND,
     ) -> None:
         """Describe the run; nothing is started yet.
@@ -225,6 +229,7 @@ class Supervisor:
           admit: prepares to read a topic that has come.
           outbox: the dead-letter files that go to their topic; by default those of the plan.
           restart_limits: by default `max_restarts` of the plan with the usual backoff.
+          scope: what of the logs the run lands; by default all.
           job_command: the program that submits the job.
         """
         self.status = RunStatus()
@@ -247,6 +252,8 @@ class Supervisor:
         self._outbox = outbox or Outbox(
             plan.outbox_settings, self.status.notices.append, log_file("dead-letters")
         )
+        self._scope: Scope = scope or PartByTime(plan.output_dir)
+        self._cut = Cut()
         self._broker_watch = BrokerWatch(self._source.is_reachable)
         self._group_progress = GroupProgress(lambda landed_to: self._source.commit(landed_to))
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
@@ -274,7 +281,12 @@ class Supervisor:
         )
         self._hours = CompleteHours(
             *self._roots,
-            HourRules(settings.input_topics, settings.windowing, settings.max_out_of_order_seconds),
+            HourRules(
+                settings.input_topics,
+                settings.windowing,
+                settings.max_out_of_order_seconds,
+                settings.max_event_skew_seconds,
+            ),
             self._log_watch,
             self._source.find_gaps,
             grace_seconds,
@@ -314,6 +326,7 @@ class Supervisor:
                 self._send_last_letters(self._plan.dead_letter_topic_timeout_seconds, stop, on_tick)
                 self.status.unsent = self._outbox.unsent()
                 self.status.unsent_reason = self._outbox.reason
+                self._finish_scope()
                 self._look_at_logs_last()
             self.status.state = "ended"
             on_tick(self.status)  # a run that ends at once has notices too
@@ -526,6 +539,7 @@ class Supervisor:
             covered=self._covered,
             status_file=str(scratch / STATUS_FILE),
             goal=self._unread_goal(),
+            cut=self._cut,
         ).write(job_file)
         return ManagedProcess(
             "pipeline",
@@ -577,12 +591,19 @@ class Supervisor:
         if not self._has_expired_note:
             self._log_watch.note = load_expired_note(self._plan.output_dir)
             self._has_expired_note = True
+        topics = self._plan.settings.input_topics
+        self._scope.prepare(self._source, topics, self._ledger, _now_ms())
         point = self._source.find_resume_point(self._ledger)
-        self._starts = self.status.starts = point.starts
+        self._find_goal()
+        reading = self._scope.reading(self._ledger, point)
+        self._starts = self.status.starts = dict(reading.starts)
+        self._cut = reading.cut
+        self._take_scope_notices()
         create_time_topics = self._source.create_time_topics()
         self.status.notices += self._hours.begin(
-            self._ledger, point.starts, self._plan.settings.input_topics, create_time_topics
+            self._ledger, point.starts, topics, create_time_topics
         )
+        self._note_end()
         self.status.covered = self._ledger.covered
         now = time.monotonic()
         self._next_look = now + self._look_seconds
@@ -596,7 +617,43 @@ class Supervisor:
             return
         self._group_progress.settle()
         self._source.set_group_offsets(self._starts)
-        self._covered = self._ledger.covered.beyond(self._starts).to_json()
+        self._covered = reading.skipped.to_json()
+
+    def _find_goal(self) -> None:
+        """Take the goal of the scope, once it has one."""
+        if self._goal is None and (goal := self._scope.goal(self._source, _now_ms())) is not None:
+            self._goal = self.status.ends = goal
+
+    def _end_needs_new_epoch(self) -> bool:
+        """Look whether the end of the run is known now, and has partitions that are not read."""
+        if self._goal is not None or self._broker_watch.away_since is not None:
+            return False
+        with contextlib.suppress(EnvironmentFailure, StorageAwayError):  # the next look asks
+            self._find_goal()
+        if self._goal is None:
+            return False
+        self._note_end()
+        if new := sorted(self._goal.keys() - self._starts.keys()):
+            self._change = f"new: {', '.join(map(str, new))}"
+        return self._change is not None
+
+    def _note_end(self) -> None:
+        """Let the hours know what is left out, and where the run ends."""
+        self._hours.take_left_out(self._scope.note, self._ledger)
+        if self._cut.end_ms is not None:
+            self._hours.note_end(self._goal or {}, self._cut.end_ms)
+
+    def _finish_scope(self) -> None:
+        """Let the scope note what was landed. Where that fails, the next backfill does it."""
+        try:
+            self._scope.finish(self._ledger)
+            self._hours.take_left_out(self._scope.note, self._ledger)
+        except (EnvironmentFailure, OSError) as error:  # the files are in place
+            self.status.notices.append(f"what is left out could not be noted anew: {error}")
+
+    def _take_scope_notices(self) -> None:
+        self.status.notices += self._scope.notices
+        self._scope.notices.clear()
 
     def _take_topics(self) -> None:
         """Take the topics that there are now into the plan; what is gone is no goal any more.
@@ -670,7 +727,7 @@ class Supervisor:
             self._with_storage(self._look_for_files)
             self._note_columns(status_file)
             self._look_at_logs()
-            if self._needs_new_epoch():
+            if self._end_needs_new_epoch() or self._needs_new_epoch():
                 return None
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
@@ -820,10 +877,10 @@ class Supervisor:
             self._progress = progress
             self._moved_at = time.monotonic()
         elif self.status.remaining and time.monotonic() - self._moved_at > STANDSTILL_SECONDS:
-            spans = {key: (self._starts.get(key, 0), end) for key, end in goal.items()}
             if self._source.is_reachable():
                 with contextlib.suppress(EnvironmentFailure):  # the broker went away; try later
-                    self._source.cover_offset_gaps(self._ledger, spans)
+                    self._scope.cover_gaps(goal, self._starts, self._source, self._ledger)
+            self._take_scope_notices()
             self._moved_at = time.monotonic()
         return self.status.remaining == 0
 
@@ -838,10 +895,7 @@ class Supervisor:
         return wait_text(settings.windowing, settings.timing, self._read_at, now)
 
     def _remaining(self, goal: Ends) -> int:
-        return sum(
-            self._log_watch.missing(key, self._starts.get(key, 0), end, self._ledger)
-            for key, end in goal.items()
-        )
+        return self._scope.remaining(goal, self._starts, self._ledger, self._log_watch)
 
     def _read_counters(self, status_file: Path) -> None:
         try:
@@ -872,6 +926,10 @@ class Supervisor:
     def _confirm_leases(self) -> None:
         for lease in self._leases:
             lease.confirm()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def new_epoch() -> str:

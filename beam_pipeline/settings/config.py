@@ -37,8 +37,10 @@ from beam_pipeline.settings.flags import (
     AUTO,
     CREATE_TIME,
     DEFAULT_DEAD_LETTER_DIR,
+    EARLIEST,
     EVENT_TIME,
     FLINK,
+    LATEST,
     PRIVATE,
     ROW,
 )
@@ -47,7 +49,7 @@ from beam_pipeline.settings.places import check_place
 from beam_pipeline.storage.config import StorageConfig, read_storage_config
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import absolute, is_url, stored_path
-from beam_pipeline.times import DEFAULT_TIME_UNIT
+from beam_pipeline.times import DEFAULT_TIME_UNIT, ms_of, parse_rfc3339
 from beam_pipeline.topic_names import check_topic_name
 
 MAX_WINDOW_SECONDS = 86_400
@@ -136,8 +138,8 @@ class PipelineSettings:
         """
         if not self.input_topics and self.input_topic_pattern:
             raise UsageError(
-                f"--input_topic_pattern={self.input_topic_pattern}: only `run` and `doctor` look "
-                "for topics; name them with --input_topics"
+                f"--input_topic_pattern={self.input_topic_pattern}: this command does not "
+                "look for topics; name them with --input_topics"
             )
         if not self.input_topics:
             raise UsageError(
@@ -258,6 +260,107 @@ class EngineSettings:
         return self.engine == FLINK
 
 
+@dataclass(frozen=True)
+class StartPoint:
+    """Where topics begin of which the output directory has nothing.
+
+    Attributes:
+      flag: the flag and its value, as the user gave it.
+      is_earliest: at their first record.
+      time_ms: at the first record that Kafka stamped at this time or later, in milliseconds since
+        1970; None where they begin behind their last record.
+    """
+
+    flag: str
+    is_earliest: bool = False
+    time_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class EndPoint:
+    """The time at which a run ends in the logs, in milliseconds since 1970, and its flag."""
+
+    flag: str
+    time_ms: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of the logs that a run lands; None where it has no such end."""
+
+    start: StartPoint | None = None
+    end: EndPoint | None = None
+
+
+def part_settings(values: Mapping[str, Any], now_ms: int) -> Part:
+    """Convert and check `--start` and `--end`, by name.
+
+    Raises:
+      UsageError: a value is no time, or they contradict each other or another flag.
+    """
+    start_text, end_text = values.get("start"), values.get("end")
+    start = None if start_text is None else start_point(start_text)
+    end = None if end_text is None else EndPoint(f"--end={end_text}", time_ms("end", end_text))
+    if start and start.time_ms is not None and start.time_ms > now_ms:
+        raise UsageError(f"{start.flag}: is in the future; give --start=latest, or a time before")
+    if start and end:
+        begins_ms = now_ms if start_text == LATEST else start.time_ms
+        if begins_ms is not None and begins_ms >= end.time_ms:
+            raise UsageError(f"{start.flag} is not before {end.flag}; nothing would be read")
+    if end:
+        for name, reason in _NOT_WITH_END.items():
+            if values.get(name):
+                raise UsageError(f"{end.flag} and --{name} exclude each other: {reason}")
+    if start and values.get("from_savepoint"):
+        raise UsageError(
+            f"{start.flag} and --from_savepoint exclude each other: a savepoint has offsets of its "
+            "own"
+        )
+    return Part(start, end)
+
+
+_NOT_WITH_END = {
+    "until": "--end alone ends the run at its time",
+    "detach": "no process would end the job",
+    "from_savepoint": "a savepoint goes on where its job was",
+}
+
+
+def start_point(text: str) -> StartPoint:
+    """Return where `--start` lets topics begin.
+
+    Raises:
+      UsageError: it is neither a word nor a time.
+    """
+    flag = f"--start={text}"
+    if text in (EARLIEST, LATEST):
+        return StartPoint(flag, is_earliest=text == EARLIEST)
+    return StartPoint(flag, time_ms=time_ms("start", text, f"{EARLIEST}, {LATEST} or "))
+
+
+def time_ms(flag: str, text: str, words: str = "") -> int:
+    """Return the time that a flag has, in milliseconds since 1970.
+
+    Args:
+      flag: its name.
+      text: its value.
+      words: what else it may be, for the message.
+
+    Raises:
+      UsageError: it is no time with an offset, or one before 1970.
+    """
+    try:
+        moment = parse_rfc3339(text)
+        if moment.tzinfo is not None and (milliseconds := ms_of(moment)) >= 0:
+            return milliseconds
+    except ValueError:
+        pass
+    raise UsageError(
+        f"--{flag}={text}: must be {words}an RFC 3339 time with its offset, such as "
+        "2026-11-24T15:00Z"
+    )
+
+
 class MetricsSettings(NamedTuple):
     """Where metrics are served."""
 
@@ -353,7 +456,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         part_retention_seconds=values["part_retention_seconds"],
         storage_config=values["storage_config"],
         parts_dir=values["parts_dir"],
-        input_topic_pattern=_topic_pattern(values),
+        input_topic_pattern=topic_pattern(values),
         kafka_columns=kafka_columns(values["kafka_columns"]),
         keeps_null_values=values["null_values"] == ROW,
     )
@@ -414,8 +517,12 @@ def _topics(text: str | None) -> tuple[str, ...]:
     return topics
 
 
-def _topic_pattern(values: Mapping[str, Any]) -> str | None:
-    """Check the pattern of `--input_topic_pattern`."""
+def topic_pattern(values: Mapping[str, Any]) -> str | None:
+    """Return the pattern of `--input_topic_pattern`; None where it is not given.
+
+    Raises:
+      UsageError: both are given, or it is no regular expression.
+    """
     pattern: str | None = values.get("input_topic_pattern")
     if pattern is None:
         return None

@@ -18,6 +18,7 @@ PRISM, FLINK = "prism", "flink"
 AUTO, OFF = "auto", "off"
 ASSERT, ANNOTATE = "assert", "annotate"
 DEAD, ROW = "dead", "row"
+EARLIEST, LATEST = "earliest", "latest"
 
 DEFAULT_OUTPUT_DIR, DEFAULT_DEAD_LETTER_DIR = "data/output", "data/dead"
 DEFAULT_DEAD_LETTER_SUFFIX = ".dlq"

@@ -20,7 +20,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.compiled.prover import prover_of
-from beam_pipeline.config import ValidationRules
+from beam_pipeline.config import Cut, ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.records import (
     COERCED,
@@ -78,6 +78,7 @@ class Validate(beam.PTransform[Any, Any]):
       rules: what makes a record valid apart from the schema.
       limits: how many records become one batch.
       covered: offsets in files of earlier epochs; their records are skipped.
+      cut: where the run ends in the logs; records from there on are skipped.
 
     Raises:
       UsageError: no times can be made of the event time field.
@@ -89,12 +90,13 @@ class Validate(beam.PTransform[Any, Any]):
         rules: ValidationRules,
         limits: BatchLimits | None = None,
         covered: CoveredOffsets | None = None,
+        cut: Cut | None = None,
     ) -> None:
         super().__init__()
         if rules.event_time_field is not None:
             check_event_time_field(contract, rules.event_time_field)
         self._validate = _ValidateRecords(
-            contract, rules, limits or BatchLimits(), covered or CoveredOffsets()
+            contract, rules, limits or BatchLimits(), covered or CoveredOffsets(), cut
         )
 
     def expand(self, records: beam.PCollection[Any]) -> Outputs:
@@ -403,6 +405,25 @@ class RecordValidator:
         return pa.RecordBatch.from_arrays(columns, names=self._schema.names[:-1])
 
 
+def before_cut(records: pa.RecordBatch, cut: Cut) -> pa.RecordBatch:
+    """Return the rows of a batch of `RECORD_SCHEMA` that are before the end of the run."""
+    if not records.num_rows:
+        return records
+    kept = np.ones(records.num_rows, bool)
+    if cut.end_ms is not None:
+        end = pa.scalar(cut.end_ms, pa.timestamp("ms", tz="UTC"))
+        is_before = pc.fill_null(pc.less(records.column("kafka_timestamp"), end), True)
+        kept &= is_before.to_numpy(zero_copy_only=False)
+    if cut.ends:
+        topics = records.column("kafka_topic").to_numpy(zero_copy_only=False)
+        partitions = records.column("kafka_partition").to_numpy()
+        offsets = records.column("kafka_offset").to_numpy()
+        for topic, partition, end_offset in cut.ends:
+            of_partition = (partitions == partition) & (topics == topic)
+            kept &= np.invert(of_partition) | (offsets < end_offset)
+    return records if kept.all() else records.filter(pa.array(kept))
+
+
 def _take(records: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
     return records if len(rows) == records.num_rows else records.take(pa.array(rows, pa.int64()))
 
@@ -431,11 +452,13 @@ class _ValidateRecords(beam.DoFn):
         rules: ValidationRules,
         limits: BatchLimits,
         covered: CoveredOffsets,
+        cut: Cut | None = None,
     ) -> None:
         self._contract = contract
         self._rules = rules
         self._limits = limits
         self._covered = covered
+        self._cut = cut or Cut()
 
     def setup(self) -> None:
         self._validator = RecordValidator(self._contract, self._rules)
@@ -464,7 +487,7 @@ class _ValidateRecords(beam.DoFn):
     def _prove(self) -> Iterator[_Output]:
         """Yield what is proven of the collected records; judge the others once they are many."""
         records = self._records.take()
-        fresh = without_covered(records, self._covered)
+        fresh = before_cut(without_covered(records, self._covered), self._cut)
         self._skipped_counter.inc(records.num_rows - fresh.num_rows)
         self._read_counter.inc(fresh.num_rows)
         proven, others = self._validator.prove(fresh)

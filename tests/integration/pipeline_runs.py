@@ -86,7 +86,7 @@ class PipelineRun:
             *("-m", "beam_pipeline", *words),
             *(
                 [f"--log_dir={self.directory / 'logs'}"]
-                if words[:1] in (("run",), ("demo",))
+                if words[:1] in (("run",), ("demo",), ("backfill",))
                 else []
             ),
         ]

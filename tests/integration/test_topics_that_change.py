@@ -19,7 +19,6 @@ from beam_pipeline.kafka.admin import TopicSpec, create_topics, watermarks
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.producer.events import EventFactory
 from beam_pipeline.producer.source import wall_clock_ms
-from beam_pipeline.tools.reconcile.run import reconcile
 
 APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 
@@ -133,8 +132,14 @@ def _change_topics(run: PipelineRun, topics: Topics, engine: list[str]) -> None:
     placed = run.placed()
     assert Counter({key: n for key, n in placed.items() if key[0] != doomed}) == expected
     assert max(placed.values()) == 1
-    report = reconcile(kafka, kept, run.output_dir, run.dead_letter_dir)
-    assert report.reconciliation.missing == report.reconciliation.doubled == 0
+    checked = run.finish(
+        *("reconcile", f"--kafka_bootstrap_servers={kafka.bootstrap_servers}"),
+        *(f"--input_topic_pattern={topics.prefix}[.].*", *run.place_flags(), "--json"),
+    )
+    assert checked.code == 0, checked.output
+    report = json.loads(checked.output)
+    assert {partition["topic"] for partition in report["partitions"]} == set(kept)
+    assert report["missing"] == report["doubled"] == 0
 
 
 def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path, kafka: KafkaConnection) -> None:
@@ -159,7 +164,8 @@ def test_a_pattern_that_is_none_is_refused(
 ) -> None:
     run = PipelineRun(tmp_path / "run")
     address = f"--kafka_bootstrap_servers={kafka.bootstrap_servers}"
-    finished = run.finish("run", address, *flags, *run.place_flags())
-    assert finished.code == 2
-    assert reason in finished.output
-    assert "Traceback" not in finished.output
+    for command in ("run", "reconcile"):
+        finished = run.finish(command, address, *flags, *run.place_flags())
+        assert finished.code == 2
+        assert reason in finished.output
+        assert "Traceback" not in finished.output

@@ -173,11 +173,12 @@ class RunView:
         for key in sorted(status.starts):
             topic, partition = key
             start, end = status.starts[key], ends.get(key)
+            goal = end if end is None else min(end, status.ends.get(key, end))
             yield PartitionLine(
                 name=str(partition) if has_one_topic else f"{topic}/{partition}",
                 position=status.covered.prefix_end(topic, partition, start),
                 end=end,
-                lag=None if end is None else status.covered.missing(topic, partition, start, end),
+                lag=None if goal is None else status.covered.missing(*key, start, goal),
                 rate=self._ends.rate(key),
                 landed_to=self._landed_to.get(key),
             )

@@ -39,6 +39,8 @@ class FlinkJobRecord:
       job_ids: Flink's ids of the jobs, the newest last.
       savepoints: paths of the savepoints that were taken.
       submitted_at: Unix time in seconds.
+      is_part: whether the jobs pass records that they do not land (`--end`, `backfill`). They can't
+        be resumed: what they passed would be missing.
     """
 
     epoch: str
@@ -52,6 +54,7 @@ class FlinkJobRecord:
     savepoints: tuple[str, ...] = ()
     submitted_at: float = field(default_factory=time.time)
     parts_dir: str | None = None
+    is_part: bool = False
 
     @property
     def job_name(self) -> str:
@@ -136,6 +139,11 @@ def record_of_savepoint(output_dir: StoredPath, savepoint: str) -> FlinkJobRecor
     """
     for record in job_records(output_dir):
         if record.took(savepoint):
+            if record.is_part:
+                raise EnvironmentFailure(
+                    f"--from_savepoint={savepoint}: its job landed only a part of the log (--end, "
+                    "or backfill). Start without it: a start resumes from the files"
+                )
             return record
     raise EnvironmentFailure(
         f"--from_savepoint={savepoint}: not of the job that wrote --output_dir={output_dir} last; "

@@ -12,6 +12,7 @@ from pyroaring import BitMap64
 from beam_pipeline.errors import UsageError
 from beam_pipeline.files.contents import UnreadableFile, file_offsets
 from beam_pipeline.files.footer import FileFooter, FooterError, footer_of, read_metadata
+from beam_pipeline.files.left_out import LeftOutRange, load_left_out
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.reading import read_each
 from beam_pipeline.files.tree import json_lines, visible_files
@@ -50,7 +51,10 @@ class FileInspection:
 
 @dataclass(slots=True)
 class TreeInspection:
-    """The sums over all files below a directory; `damaged` are the unreadable ones, with why."""
+    """The sums over all files below a directory.
+
+    `damaged` are the unreadable ones, with why; `left_out` is what runs have left out on purpose.
+    """
 
     root: StoredPath
     files: int = 0
@@ -64,6 +68,7 @@ class TreeInspection:
     columns: dict[str, ColumnStatistics] = field(default_factory=dict)
     dead_by_code: Counter[str] = field(default_factory=Counter)
     damaged: list[tuple[StoredPath, str]] = field(default_factory=list)
+    left_out: tuple[LeftOutRange, ...] = ()
 
     def add(self, file: FileInspection) -> None:
         """Add one file."""
@@ -113,8 +118,9 @@ def inspect_tree(root: StoredPath) -> TreeInspection:
 
     Raises:
         UsageError: the directory does not exist, or has no such file.
+        EnvironmentFailure: the note of what is left out can't be read.
     """
-    tree = TreeInspection(root)
+    tree = TreeInspection(root, left_out=load_left_out(root).note.ranges)
     paths = [
         path
         for suffix in (PARQUET_SUFFIX, JSON_LINES_SUFFIX)

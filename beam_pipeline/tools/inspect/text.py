@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from beam_pipeline.files.left_out import left_out_text
 from beam_pipeline.offset_sets import TopicPartition, range_count, ranges
 from beam_pipeline.terminal import printable, printable_json
 from beam_pipeline.times import rfc3339
@@ -78,6 +79,8 @@ def tree_facts(tree: TreeInspection) -> dict[str, str]:
         facts[f"windows of {topic}"] = f"{start:%Y-%m-%d %H:%M:%S} - {end:%Y-%m-%d %H:%M:%S} UTC"
     for (schema_id, sha256), files in tree.schemas.most_common():
         facts[f"schema {sha256[:12]}"] = f"{files:,} files, {schema_id or '(no $id)'}"
+    if tree.left_out:
+        facts["left out"] = left_out_text(tree.left_out)
     return facts | _codes(tree.dead_by_code)
 
 
@@ -197,6 +200,16 @@ def tree_json(tree: TreeInspection) -> str:
         "schemas": [
             {"id": schema_id, "sha256": sha256, "files": files}
             for (schema_id, sha256), files in tree.schemas.most_common()
+        ],
+        "left_out": [
+            {
+                "topic": span.key.topic,
+                "partition": span.key.partition,
+                "first": span.first,
+                "end": span.end,
+                "by": span.by,
+            }
+            for span in tree.left_out
         ],
         "damaged": [{"path": str(path), "reason": reason} for path, reason in tree.damaged],
     }

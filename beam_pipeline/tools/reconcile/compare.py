@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyroaring import BitMap64
 
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition, interval
 from beam_pipeline.tools.reconcile.coverage import Coverage, FileOverlap, FileProblem
-from beam_pipeline.tools.reconcile.ledger_notes import LedgerNotes
+from beam_pipeline.tools.reconcile.ledger_notes import LedgerNotes, LeftOut
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic
 from beam_pipeline.tools.reconcile.markers import MarkerReport
 
@@ -44,6 +45,8 @@ class PartitionReconciliation:
             the ledger has no note that they had no record or were in a file, or are accepted.
         expired_accepted: the same for those that are accepted.
         rewritten: offsets at which the log has a record with another timestamp than the files.
+        excluded: offsets within the bounds that `--start` or `--end` left out and that are in no
+            file, by the flag. The log is not read there.
     """
 
     partition: TopicPartition
@@ -63,11 +66,13 @@ class PartitionReconciliation:
     expired_unread: BitMap64
     expired_accepted: BitMap64
     rewritten: BitMap64
+    excluded: Mapping[str, BitMap64]
 
     @property
     def records(self) -> int:
-        """How many records the log holds: its offsets without the gaps."""
-        return self.high - self.low - len(self.offset_gaps)
+        """How many records were to be landed: the log's offsets, less the gaps and the excluded."""
+        excluded = sum(map(len, self.excluded.values()))
+        return self.high - self.low - len(self.offset_gaps) - excluded
 
     @property
     def doubled(self) -> BitMap64:
@@ -95,8 +100,17 @@ class Reconciliation:
 
     @property
     def records(self) -> int:
-        """How many records the log holds."""
+        """How many records were to be landed."""
         return sum(partition.records for partition in self.partitions)
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """How many offsets were left out, by the flag."""
+        counts = Counter[str]()
+        for partition in self.partitions:
+            for flag, offsets in partition.excluded.items():
+                counts[flag] += len(offsets)
+        return dict(counts)
 
     @property
     def covered(self) -> int:
@@ -200,10 +214,17 @@ class ReconcileReport:
         return sum(len(topic.missing) for topic in self.letter_topics)
 
 
-def uncovered(log: LogBounds, parquet: Coverage, dead: Coverage) -> dict[TopicPartition, BitMap64]:
-    """Return the offsets within the log's bounds that are in no file, for partitions with any."""
+def uncovered(
+    log: LogBounds, parquet: Coverage, dead: Coverage, notes: LedgerNotes | None = None
+) -> dict[TopicPartition, BitMap64]:
+    """Return the offsets within the log's bounds that are in no file, for partitions with any.
+
+    What was left out, by the notes, is not among them.
+    """
+    notes = notes or LedgerNotes()
     not_in_files = {
         partition: interval(low, high)
+        - notes.excluded(partition, low, high)
         - parquet.offsets.get(partition, BitMap64())
         - dead.offsets.get(partition, BitMap64())
         for partition, (low, high) in log.items()
@@ -265,6 +286,7 @@ class _Explained:
     unread: BitMap64
     accepted: BitMap64
     all_accepted: bool
+    left_out: Sequence[LeftOut]
 
     @staticmethod
     def of(partition: TopicPartition, notes: LedgerNotes, accept_expired: bool) -> _Explained:
@@ -274,7 +296,18 @@ class _Explained:
             notes.unread.get(partition, nothing),
             notes.accepted.get(partition, nothing),
             accept_expired,
+            notes.left_out.get(partition, ()),
         )
+
+    def excluded(self, low: int, high: int, landed: BitMap64) -> dict[str, BitMap64]:
+        """Return what was left out between two offsets and is not landed, each offset once."""
+        excluded: dict[str, BitMap64] = {}
+        told = landed.copy()
+        for left_out in self.left_out:
+            if offsets := left_out.within(low, high) - told:
+                told |= offsets
+                excluded[left_out.flag] = excluded.get(left_out.flag, BitMap64()) | offsets
+        return excluded
 
 
 def _compare_partition(
@@ -297,6 +330,12 @@ def _compare_partition(
     lowest = covered.min() if covered else low
     unseen = interval(lowest, low) - covered
     unread = (unseen | (notes.unread & interval(0, low))) - covered - notes.explained
+    for expired in notes.excluded(0, low, covered).values():
+        unread -= expired
+    excluded = notes.excluded(low, high, covered | uncovered_gaps | landed_since)
+    missing = log - covered - uncovered_gaps - landed_since
+    for offsets in excluded.values():
+        missing -= offsets
     accepted = unread if notes.all_accepted else unread & notes.accepted
     return PartitionReconciliation(
         partition=partition,
@@ -307,7 +346,7 @@ def _compare_partition(
         dead_letters=dead.records[partition],
         expired=covered.range_cardinality(0, low),
         offset_gaps=uncovered_gaps,
-        missing=log - covered - uncovered_gaps - landed_since,
+        missing=missing,
         doubled_in_parquet=parquet.doubled.get(partition, BitMap64()),
         doubled_in_dead=dead.doubled.get(partition, BitMap64()),
         in_both=rows & letters,
@@ -316,4 +355,5 @@ def _compare_partition(
         expired_unread=unread - accepted,
         expired_accepted=accepted,
         rewritten=rewritten,
+        excluded=excluded,
     )

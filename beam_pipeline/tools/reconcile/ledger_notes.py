@@ -4,6 +4,9 @@ Below the start of the log nothing can be checked any more. So for these offsets
 the runs counts: which offsets they covered (their files may be deleted since, or they had no
 record), and which expired unread. For what the log still has the ledger is never asked.
 
+What the user has left out on purpose (`--start`, `--end`) is told apart. It is not looked for in
+the log; where a file has it all the same, the file counts.
+
 The ledger also says which files are strays: files of epochs that are over, which the present epoch
 does not count. That explains rows that are doubled; they are doubled all the same.
 """
@@ -12,20 +15,22 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.names import OutputFile
-from beam_pipeline.offset_sets import OffsetSets, TopicPartition
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition, interval
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 
 _SNAPSHOT = Path("_ledger", "snapshot.json")
 _EXPIRED = Path("_ledger", "expired.json")
+_LEFT_OUT = Path("_ledger", "left_out.json")
 _EPOCHS = Path("_ledger", "epochs")
 _COLUMNS = Path("_ledger", "columns.json")
 
@@ -85,6 +90,19 @@ def read_landed_settings(output_dir: StoredPath) -> LandedSettings:
         ) from None
 
 
+class LeftOut(NamedTuple):
+    """Offsets of a partition that a flag left out: from the first to before the end, if any."""
+
+    flag: str
+    first: int
+    end: int | None
+
+    def within(self, low: int, high: int) -> BitMap64:
+        """Return those that are at least `low` and below `high`."""
+        end = high if self.end is None else min(self.end, high)
+        return interval(max(self.first, low), end)
+
+
 @dataclass(frozen=True)
 class LedgerNotes:
     """Sets of offsets by partition.
@@ -95,6 +113,7 @@ class LedgerNotes:
         accepted: those that the user has accepted.
         counted_files: the names of the files that the present epoch counts.
         dead_epochs: the epochs that were over before it began.
+        left_out: what was left out of each partition.
     """
 
     explained: OffsetSets = field(default_factory=dict)
@@ -102,6 +121,14 @@ class LedgerNotes:
     accepted: OffsetSets = field(default_factory=dict)
     counted_files: frozenset[str] = frozenset()
     dead_epochs: frozenset[str] = frozenset()
+    left_out: Mapping[TopicPartition, Sequence[LeftOut]] = field(default_factory=dict)
+
+    def excluded(self, partition: TopicPartition, low: int, high: int) -> BitMap64:
+        """Return the offsets from `low` to before `high` that were left out."""
+        excluded = BitMap64()
+        for left_out in self.left_out.get(partition, ()):
+            excluded |= left_out.within(low, high)
+        return excluded
 
     def is_stray(self, name: str) -> bool:
         """Return whether a file that holds doubled rows is one of a dead epoch, and not counted."""
@@ -130,6 +157,7 @@ def read_ledger_notes(output_dir: StoredPath) -> LedgerNotes:
             _sets(expired.get("accepted", [])),
             frozenset(counted.get("files", [])),
             frozenset(counted.get("dead", [])),
+            _left_out(_document(output_dir / _LEFT_OUT).get("ranges", [])),
         )
     except (ValueError, LookupError, TypeError) as error:
         raise EnvironmentFailure(
@@ -149,6 +177,16 @@ def _document(path: StoredPath) -> dict[str, Any]:
             f"{path} can't be read ({error}); move it away to compare without it"
         ) from None
     return document if isinstance(document, dict) else {}
+
+
+def _left_out(entries: list[dict[str, Any]]) -> dict[TopicPartition, list[LeftOut]]:
+    left_out: dict[TopicPartition, list[LeftOut]] = {}
+    for entry in entries:
+        end = None if entry["end"] is None else int(entry["end"])
+        left_out.setdefault(TopicPartition(entry["topic"], int(entry["partition"])), []).append(
+            LeftOut(entry["by"], int(entry["first"]), end)
+        )
+    return left_out
 
 
 def _sets(entries: list[dict[str, Any]]) -> dict[TopicPartition, BitMap64]:

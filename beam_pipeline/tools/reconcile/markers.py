@@ -18,7 +18,7 @@ from pyroaring import BitMap64
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.names import HIDDEN_PREFIXES, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.reading import read_each
-from beam_pipeline.offset_sets import OffsetSets, TopicPartition
+from beam_pipeline.offset_sets import OffsetSets, TopicPartition, from_ranges
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.tools.reconcile.coverage import Coverage, FileProblem
@@ -47,7 +47,8 @@ class HourMarker:
         path: the file.
         files, sha256: the number of Parquet files, and the digest of their names and sizes.
         rows, dead_letters: the offsets of the hour.
-        landed_to: the offsets before which every record was in a file.
+        landed_to: the offsets before which every record was in a file, or excluded.
+        excluded: the offsets that the marker says were left out.
     """
 
     path: StoredPath
@@ -56,6 +57,7 @@ class HourMarker:
     rows: Mapping[TopicPartition, Span]
     dead_letters: Mapping[TopicPartition, Span]
     landed_to: Mapping[TopicPartition, int]
+    excluded: OffsetSets = field(default_factory=dict)
 
 
 @dataclass
@@ -185,7 +187,7 @@ def compare_markers(
 def _mistake(marker: HourMarker, hour: HourCount, missing: OffsetSets) -> str | None:
     """Return what a marker claims that is not there; None if all is."""
     for key, end in sorted(marker.landed_to.items()):
-        unlanded = missing.get(key, BitMap64())
+        unlanded = missing.get(key, BitMap64()) - marker.excluded.get(key, BitMap64())
         if unlanded and unlanded.min() < end:
             return (
                 f"the marker says that {key} is landed up to offset {end}; the record at "
@@ -261,5 +263,10 @@ def _read(path: StoredPath) -> HourMarker:
             key: int(about["landed_to"])
             for key, about in partitions.items()
             if about["landed_to"] is not None
+        },
+        {
+            key: from_ranges((int(first), int(last)) for first, last in about["excluded"])
+            for key, about in partitions.items()
+            if about.get("excluded")
         },
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from pyroaring import BitMap64
@@ -87,12 +87,13 @@ def reconcile(
     dead, dead_problems = _read("Reading dead letters", dead_paths, topics, hours)
 
     settings = read_landed_settings(output_dir)
+    notes = read_ledger_notes(output_dir)
     part = comparable(
-        connection, log, up_to, [*parquet_paths, *dead_paths], [parquet, dead], settings
+        connection, log, up_to, [*parquet_paths, *dead_paths], [parquet, dead], settings, notes
     )
     whole_log, log = log, part.bounds
-    offset_gaps = _offset_gaps(connection, uncovered(log, parquet, dead), isolation_level)
-    notes = read_ledger_notes(output_dir)
+    not_in_files = uncovered(log, parquet, dead, notes)
+    offset_gaps = _offset_gaps(connection, not_in_files, isolation_level)
     log = _without_expired(log, _log_bounds(connection, topics))
     compare_files = partial(
         compare,
@@ -139,7 +140,13 @@ def reconcile(
         markers=compare_markers(
             markers,
             hours.hours,
-            _unlanded(connection, claimed_ends(markers), whole_log, parquet, dead, isolation_level),
+            _unlanded(
+                connection,
+                claimed_ends(markers),
+                whole_log,
+                partial(uncovered, parquet=parquet, dead=dead, notes=notes),
+                isolation_level,
+            ),
             unreadable_markers,
         ),
     )
@@ -149,17 +156,19 @@ def _unlanded(
     connection: KafkaConnection,
     ends: Mapping[TopicPartition, int],
     log: LogBounds,
-    parquet: Coverage,
-    dead: Coverage,
+    uncovered_of: Callable[[LogBounds], OffsetSets],
     isolation_level: str,
 ) -> dict[TopicPartition, BitMap64]:
-    """Return the offsets of records that are in no file, though a marker says that they are."""
+    """Return the offsets of records that are in no file, though a marker says that they are.
+
+    Left out are those that were left out on purpose.
+    """
     claimed = {
         key: (low, max(low, min(high, ends[key])))
         for key, (low, high) in log.items()
         if key in ends
     }
-    not_in_files = uncovered(claimed, parquet, dead)
+    not_in_files = uncovered_of(claimed)
     gaps = _offset_gaps(connection, not_in_files, isolation_level)
     return {key: offsets - gaps[key] for key, offsets in not_in_files.items()}
 

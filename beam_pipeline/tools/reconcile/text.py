@@ -49,6 +49,7 @@ def report_text(report: ReconcileReport) -> RenderableType:
     if len(faults) > _LINES_IN_TEXT:
         parts.append(Text(f"and {len(faults) - _LINES_IN_TEXT:,} more lines; --json lists them"))
     parts.extend(Text(line, "yellow") for line in _note_lines(report.reconciliation))
+    parts.extend(Text(line) for line in _excluded_lines(report.reconciliation))
     if in_strays := report.doubled_in_strays:
         parts.append(Text(_strays_text(report, in_strays), "yellow"))
     if report.up_to:
@@ -145,6 +146,13 @@ def _note_lines(reconciliation: Reconciliation) -> Iterator[str]:
             )
 
 
+def _excluded_lines(reconciliation: Reconciliation) -> Iterator[str]:
+    for partition in reconciliation.partitions:
+        for flag, offsets in partition.excluded.items():
+            name = printable(str(partition.partition))
+            yield f"{name}: excluded by {printable(flag)}: {_ranges_text(offsets)}"
+
+
 def _strays_text(report: ReconcileReport, in_strays: int) -> str:
     files = plural(len(report.strays), "stray")
     return (
@@ -187,8 +195,12 @@ def _verdict(report: ReconcileReport) -> Text:
     if report.is_clean:
         accepted = reconciliation.expired_accepted
         expired = f"; {accepted:,} expired unread, accepted" if accepted else ""
+        excluded = "".join(
+            f"; {count:,} excluded by {printable(flag)}"
+            for flag, count in reconciliation.excluded.items()
+        )
         return Text(
-            f"Clean: {records}, each in one place{expired}; {files}.",
+            f"Clean: {records}, each in one place{expired}{excluded}; {files}.",
             "bold green",
         )
     wrong = {
@@ -229,6 +241,7 @@ def report_json(report: ReconcileReport) -> str:
         "rewritten": reconciliation.rewritten,
         "expired_unread": reconciliation.expired_unread,
         "expired_accepted": reconciliation.expired_accepted,
+        "excluded": reconciliation.excluded,
         "partitions": [_partition_json(partition) for partition in reconciliation.partitions],
         "files_at_fault": [
             {
@@ -294,6 +307,7 @@ def _partition_json(partition: PartitionReconciliation) -> dict[str, Any]:
         "expired_unseen": _offsets_json(partition.expired_unseen),
         "expired_accepted": _offsets_json(partition.expired_accepted),
         "holes": _offsets_json(partition.offset_gaps),
+        "excluded": {flag: _offsets_json(offsets) for flag, offsets in partition.excluded.items()},
         **{fault: _offsets_json(getattr(partition, fault)) for fault in _FAULTS},
     }
 

@@ -36,7 +36,7 @@ from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.times import ms_of, rfc3339, rfc3339_of_ms
 from beam_pipeline.tools.reconcile.compare import LogBounds
 from beam_pipeline.tools.reconcile.coverage import Coverage
-from beam_pipeline.tools.reconcile.ledger_notes import LandedSettings
+from beam_pipeline.tools.reconcile.ledger_notes import LandedSettings, LedgerNotes
 
 NEVER_MS = -(2**63)
 """No window is known to have closed."""
@@ -80,6 +80,7 @@ def comparable(
     paths: Iterable[StoredPath],
     coverages: Sequence[Coverage],
     settings: LandedSettings,
+    notes: LedgerNotes,
 ) -> Comparable:
     """Return the part of the log that must be in files.
 
@@ -90,6 +91,7 @@ def comparable(
         paths: the files that were read.
         coverages: what they hold.
         settings: those of the pipeline.
+        notes: what the ledger says.
 
     Raises:
         EnvironmentFailure: the cluster refused.
@@ -112,7 +114,11 @@ def comparable(
     ]
     closed_ms = max(closed)
     if closed_ms == NEVER_MS:
-        bounds = _cut(log, {key: _prefix_end(key, low, coverages) for key, (low, _) in log.items()})
+        ends = {
+            key: _prefix_end(key, low, coverages, notes.excluded(key, low, high))
+            for key, (low, high) in log.items()
+        }
+        bounds = _cut(log, ends)
         text = "up to the first record that is in no file: nothing proves that a window has closed"
     else:
         ends = _offsets_at(connection, log, closed_ms)
@@ -180,9 +186,11 @@ def _behind(log: LogBounds, bounds: LogBounds) -> int:
     return sum(high - bounds[key][1] for key, (_, high) in log.items())
 
 
-def _prefix_end(key: TopicPartition, low: int, coverages: Sequence[Coverage]) -> int:
-    """Return the first offset from `low` on that is in no file."""
-    covered = BitMap64()
+def _prefix_end(
+    key: TopicPartition, low: int, coverages: Sequence[Coverage], excluded: BitMap64
+) -> int:
+    """Return the first offset from `low` on that is in no file and was not left out."""
+    covered = excluded.copy()
     for coverage in coverages:
         covered |= coverage.offsets.get(key, BitMap64())
     if not covered:

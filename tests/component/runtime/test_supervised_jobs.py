@@ -21,6 +21,7 @@ from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import load_expired_note
 from beam_pipeline.files.ledger import load_ledger
+from beam_pipeline.files.left_out import load_left_out
 from beam_pipeline.kafka.admin import LogBounds
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
@@ -32,8 +33,9 @@ from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseLostError, LeaseT
 from beam_pipeline.runtime.restarts import RestartLimits
 from beam_pipeline.runtime.resume import Ends
 from beam_pipeline.runtime.run_events import RESTART
+from beam_pipeline.runtime.scope import END_SLACK_MS, Backfill, PartByTime, Scope
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
-from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.settings.config import EndPoint, PipelineSettings, StartPoint
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import Content, StorageAwayError, StoredObject, Upload
@@ -50,6 +52,7 @@ note = {
     "covered": told["covered"],
     "pid": os.getpid(),
     "topics": told["settings"]["input_topics"],
+    "cut": told["cut"],
 }
 new = directory / "job.new"
 new.write_text(json.dumps(note))
@@ -84,6 +87,7 @@ class Run:
     flags: tuple[str, ...] = ("--input_topics=orders",)
     discovery_interval_seconds: float = 0.0
     refused: dict[str, str] = field(default_factory=dict)
+    scope: Scope | None = None
 
     def __post_init__(self) -> None:
         self.tree = OutputTree(self.directory)
@@ -112,6 +116,7 @@ class Run:
             names=lambda: list(self.source.names),
             admit=self.admit,
             restart_limits=self.limits,
+            scope=self.scope,
             job_command=[sys.executable, "-c", JOB + job, str(self.directory)],
         )
         return self.made
@@ -738,3 +743,58 @@ def test_the_landed_prefix_is_committed_while_it_runs_and_at_the_end(
     assert run.source.group_offsets == [{ORDERS: 5}]
     assert len(run.source.commits) > while_running[0]
     assert all(commit == {ORDERS: 5} for commit in run.source.commits)
+
+
+def test_a_run_to_a_time_reads_a_partition_that_came_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records are stamped with their offsets. The end is asked for once its time has passed."""
+    now_ms = [0]
+    monkeypatch.setattr(supervisor_module, "_now_ms", lambda: now_ms[0])
+    run, added = Run(tmp_path), TopicPartition("orders", 1)
+    run.scope = PartByTime(run.tree.output_dir, end=EndPoint("--end=T", 5))
+    run.source.log_end = 9
+
+    def on_tick(status: RunStatus) -> None:
+        if status.state == "running" and not now_ms[0]:
+            run.tree.parquet(sources("orders", 0, range(5)))
+            run.source.partitions.append(added)
+            now_ms[0] = 5 + END_SLACK_MS
+        elif status.state == "running" and added in status.starts:
+            run.tree.parquet(sources("orders", 1, range(5)))
+
+    assert run.supervisor(RUN).run(run.stop, on_tick) is True
+    assert run.made.status.restarts == 0
+    notes = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("job-*.json"))]
+    ends = [["orders", 0, 5], ["orders", 1, 5]]
+    assert [note["cut"] for note in notes] == [
+        {"ends": [], "end_ms": 5},
+        {"ends": ends, "end_ms": 5},
+    ]
+    spans = load_left_out(run.tree.output_dir).note.ranges
+    assert [(span.key.partition, span.first, span.end) for span in spans] == [
+        (0, 5, None),
+        (1, 5, None),
+    ]
+
+
+def test_a_backfill_takes_what_it_has_landed_out_of_the_note(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.source.log_end = 100
+    run.scope = PartByTime(run.tree.output_dir, StartPoint("--start=latest"))
+    run.until(RUN, lambda status: status.state == "running")
+    run.source.log_end = 120
+    run.scope, run.stop = Backfill(run.tree.output_dir, from_ms=90), Event()
+    landed: list[Path] = []
+
+    def on_tick(status: RunStatus) -> None:
+        if status.state == "running" and not landed:
+            assert status.starts == {ORDERS: 90}
+            landed.append(run.tree.parquet(sources("orders", 0, range(90, 100))))
+
+    assert run.supervisor(RUN).run(run.stop, on_tick) is True
+    assert run.source.group_offsets == [{ORDERS: 100}, {ORDERS: 90}]
+    (span,) = load_left_out(run.tree.output_dir).note.ranges
+    assert (span.first, span.end) == (0, 90)
+    ledger = load_ledger(run.tree.output_dir, run.tree.dead_letter_dir)
+    assert list(ledger.covered.of(ORDERS)) == list(range(90, 100))

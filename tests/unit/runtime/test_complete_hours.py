@@ -16,6 +16,7 @@ from pyroaring import BitMap64
 from beam_pipeline.config import Windowing
 from beam_pipeline.files.expired import ExpiredNote
 from beam_pipeline.files.ledger import Ledger
+from beam_pipeline.files.left_out import LeftOutNote, LeftOutRange
 from beam_pipeline.files.markers import MARKER_NAME, digest_of
 from beam_pipeline.files.watermark_note import NOTE, load_watermark_note
 from beam_pipeline.offset_sets import OffsetSets, TopicPartition
@@ -63,7 +64,7 @@ class Run:
         watch = LogWatch(self.note, 30.0)
         self.hours = CompleteHours(
             *places,
-            HourRules(self.topics, Windowing(60), 60),
+            HourRules(self.topics, Windowing(60), 60, max_event_skew_seconds=300),
             watch,
             self.find_gaps,
             self.held_seconds,
@@ -153,6 +154,48 @@ def test_one_that_only_reads_knows_the_watermark_and_writes_nothing(run: Run) ->
     assert run.marker() is None
     assert load_watermark_note(run.tree.output_dir) is None
     assert not run.hours.events
+
+
+@pytest.mark.parametrize(
+    ("before", "lacking"), [(ONE_O_CLOCK, [["orders", 0]]), (NOON - timedelta(minutes=5), [])]
+)
+def test_a_marker_says_what_is_left_out_until_it_is_landed(
+    run: Run, before: datetime, lacking: list[Any]
+) -> None:
+    run.tree.parquet(sources("orders", 0, range(5, 13)))
+    run.ends = {ORDERS: 13}
+    run.begin({ORDERS: 5})
+    left_out = LeftOutRange(ORDERS, 0, 5, "--start=latest", ms_of(before))
+    note = LeftOutNote((left_out,), frozenset(["orders"]))
+    run.ledger.left_out = note.offsets()
+    run.hours.take_left_out(note, run.ledger)
+    run.look(ONE_O_CLOCK + DELAY)
+    marker = run.marker()
+    assert marker is not None
+    assert marker["excluded"] == lacking
+    partition = marker["topics"]["orders"]["partitions"]["0"]
+    assert (partition["landed_to"], partition["excluded"]) == (13, [[0, 4]])
+
+    # A backfill finds that the offsets have no record; the hour gets no file.
+    run.ledger.add_offset_gaps(*ORDERS, note.offsets().of(ORDERS))
+    less = note.without({ORDERS: note.offsets().of(ORDERS)})
+    run.ledger.left_out = less.offsets()
+    run.hours.take_left_out(less, run.ledger)
+    run.look(ONE_O_CLOCK + 2 * DELAY, is_last=True)
+    marker = run.marker()
+    assert marker is not None
+    assert (marker["revision"], marker["excluded"]) == (2 if lacking else 1, [])
+
+
+def test_the_end_of_a_run_proves_the_time_up_to_which_it_read(run: Run) -> None:
+    run.tree.parquet(sources("orders", 0, range(8)))
+    run.ends = {ORDERS: 20, EMPTY: 20}
+    run.begin({ORDERS: 0, EMPTY: 0})
+    run.look(ONE_O_CLOCK + DELAY)
+    assert run.marker() is None
+    run.hours.note_end({ORDERS: 8, EMPTY: 0}, ms_of(ONE_O_CLOCK + DELAY))
+    run.look(ONE_O_CLOCK + 2 * DELAY)
+    assert run.marker() is not None
 
 
 def test_a_partition_that_is_behind_holds_the_hour(run: Run) -> None:

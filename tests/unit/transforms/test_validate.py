@@ -23,7 +23,7 @@ from sample_records import (
     rfc3339,
 )
 
-from beam_pipeline.config import ValidationRules
+from beam_pipeline.config import Cut, PartitionEnd, ValidationRules
 from beam_pipeline.covered_offsets import CoveredOffsets, without_covered
 from beam_pipeline.errors import UsageError
 from beam_pipeline.io.kafka import batch_of_records
@@ -43,6 +43,7 @@ from beam_pipeline.transforms.validate import (
     RecordValidator,
     Validate,
     _ValidateRecords,
+    before_cut,
 )
 
 UTC = timezone.utc
@@ -580,6 +581,29 @@ def test_covered_offsets_are_skipped() -> None:
         ("orders", 1, 1),
         ("clicks", 0, 1),
     ]
+
+
+def test_records_from_the_end_of_a_run_on_are_skipped() -> None:
+    records = batch_of_records(
+        [
+            *[good(offset)._replace(timestamp=1_000 + offset) for offset in range(4)],
+            good(9)._replace(partition=1, timestamp=999),
+            good(0)._replace(topic="clicks", timestamp=1_001),
+        ]
+    )
+
+    def kept(cut: Cut) -> list[tuple[str, int, int]]:
+        rows = before_cut(records, pickle.loads(pickle.dumps(cut)))
+        columns = rows.select(["kafka_topic", "kafka_partition", "kafka_offset"]).to_pydict()
+        return list(zip(*columns.values(), strict=True))
+
+    first, second = ("orders", 0, 0), ("orders", 0, 1)
+    others = [("orders", 1, 9), ("clicks", 0, 0)]
+    assert before_cut(records, Cut()) is records
+    ends = (PartitionEnd("orders", 0, 2), PartitionEnd("orders", 1, 0))
+    assert kept(Cut(ends)) == [first, second, others[1]]
+    assert kept(Cut(end_ms=1_001)) == [first, others[0]]
+    assert kept(Cut(ends, end_ms=1_002)) == [first, second, others[1]]
 
 
 def test_the_failure_of_an_exception_is_bounded() -> None:

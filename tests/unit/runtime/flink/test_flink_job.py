@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_a_savepoint_of_another_job_is_refused(tmp_path: Path, savepoint: str) -
     record("e1", JOB).save(tmp_path)
     with pytest.raises(EnvironmentFailure, match=f"--from_savepoint={savepoint}"):
         record_of_savepoint(tmp_path, savepoint)
+
+
+def test_a_savepoint_of_a_job_that_passed_records_is_refused(tmp_path: Path) -> None:
+    replace(record("e1", JOB), is_part=True).save(tmp_path)
+    with pytest.raises(EnvironmentFailure, match="landed only a part of the log"):
+        record_of_savepoint(tmp_path, f"/c/{JOB}/chk-1")
 
 
 def test_records_of_other_epochs_go(tmp_path: Path) -> None:

@@ -95,6 +95,16 @@ def test_a_record_below_the_landed_offset_that_is_in_no_file(tree: OutputTree) -
     assert "landed up to offset 10; the record at 9 is in no file" in problem.reason
 
 
+def test_a_record_that_the_marker_says_is_left_out(tree: OutputTree) -> None:
+    path = tree.output_dir / HOUR / MARKER_NAME
+    document = json.loads(path.read_bytes())
+    document["topics"]["orders"]["partitions"]["0"]["excluded"] = [[2, 4], [9, 9]]
+    path.write_text(json.dumps(document))
+    assert compared(tree, {ORDERS: BitMap64([3, 9])}).problems == []
+    [problem] = compared(tree, {ORDERS: BitMap64([3, 5])}).problems
+    assert "the record at 5 is in no file" in problem.reason
+
+
 def change(document: dict[str, Any], *names: str, to: Any) -> None:
     for name in names[:-1]:
         document = document[name]

@@ -12,7 +12,7 @@ from pyroaring import BitMap64
 from beam_pipeline.offset_sets import TopicPartition, offset_set
 from beam_pipeline.tools.reconcile.compare import compare, uncovered
 from beam_pipeline.tools.reconcile.coverage import Coverage
-from beam_pipeline.tools.reconcile.ledger_notes import LedgerNotes
+from beam_pipeline.tools.reconcile.ledger_notes import LedgerNotes, LeftOut
 
 PARTITIONS = [TopicPartition("orders", 0), TopicPartition("orders", 1), TopicPartition("clicks", 0)]
 
@@ -134,3 +134,34 @@ def test_the_ledger_explains_offsets_that_the_log_no_longer_has_and_no_others() 
     ).partitions
     assert found.is_clean
     assert list(found.expired_accepted) == [0, 7, 8, 9]
+
+
+@given(LOGS, PIECES, st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30) | st.none())))
+def test_what_was_left_out_is_excluded_unless_a_file_has_it(
+    log: dict[TopicPartition, tuple[int, int]],
+    rows: Pieces,
+    spans: list[tuple[int, int | None]],
+) -> None:
+    partition = PARTITIONS[0]
+    low, high = log.setdefault(partition, (0, 0))
+    notes = LedgerNotes(left_out={partition: [LeftOut("--start=latest", *span) for span in spans]})
+    left_out = {
+        offset
+        for first, end in spans
+        for offset in range(first, max(high, 31) if end is None else end)
+    }
+    parquet = coverage_of(rows)
+    landed = set(parquet.offsets.get(partition, ()))
+    found = {
+        one.partition: one for one in compare(log, parquet, Coverage(), notes=notes).partitions
+    }
+    plain = {one.partition: one for one in compare(log, parquet, Coverage()).partitions}
+    one, without = found.pop(partition), plain.pop(partition)
+    in_log = set(range(low, high))
+    assert set(one.excluded.get("--start=latest", ())) == (in_log & left_out) - landed
+    assert set(one.missing) == set(without.missing) - left_out
+    assert set(one.expired_unread) == set(without.expired_unread) - left_out
+    assert one.records == len(in_log - (left_out - landed))
+    assert (one.doubled, one.beyond_end) == (without.doubled, without.beyond_end)
+    assert found == plain
+    assert set(uncovered(log, parquet, Coverage(), notes).get(partition, ())) == set(one.missing)
