@@ -19,9 +19,9 @@ compile() {
 
 compile requirements/runtime.txt pyproject.toml requirements/build.in
 compile requirements/test.txt pyproject.toml requirements/build.in --extra test --extra dev \
-  --extra s3 --extra azure --constraints requirements/runtime.txt
+  --extra s3 --extra azure --extra iceberg --constraints requirements/runtime.txt
 # An extra's own packages and what they need, in the versions of the runtime lock: it goes on top.
-for extra in s3 azure; do
+for extra in s3 azure iceberg; do
   "$work/venv/bin/python" -c 'import sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 print("\n".join(project["optional-dependencies"][sys.argv[1]]))' "$extra" >"$work/$extra.in"

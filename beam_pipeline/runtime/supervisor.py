@@ -53,7 +53,9 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
 from beam_pipeline.runtime.storage_watch import StorageWatch
+from beam_pipeline.runtime.table_committer import TableCommitter, TableStatus
 from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.settings.table import TableJob
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.terminal import plural
@@ -81,7 +83,7 @@ class RunStatus:
 
     Attributes:
       state: "starting", "running", "restarting", "waiting for the broker", "waiting for the object
-        store", "sending dead letters" or "ended".
+        store", "sending dead letters", "committing to the table" or "ended".
       epoch: the present epoch.
       counters: the job's counters by name.
       files: how many files the run has written.
@@ -101,6 +103,7 @@ class RunStatus:
       waiting: the partitions that were added to topics, and wait for the next epoch.
       landed: how much the files of the run hold.
       watermarks: how far in time the topics are landed, at the last look.
+      table: what is known of the run's table; None without one.
       engine_is_up: whether the engine runs.
       job_is_up: whether the job runs; with Prism that is the Python worker too.
     """
@@ -125,6 +128,7 @@ class RunStatus:
     waiting: list[TopicPartition] = field(default_factory=list)
     landed: LandedTotals = field(default_factory=LandedTotals)
     watermarks: WatermarkNote = field(default_factory=WatermarkNote)
+    table: TableStatus | None = None
     engine_is_up: bool = False
     job_is_up: bool = False
 
@@ -146,6 +150,7 @@ class RunPlan:
     dead_letter_topic_timeout_seconds: float = 60.0
     accept_expired: bool = False
     discovery_interval_seconds: float = 0.0
+    table: TableJob | None = None
 
     @property
     def output_dir(self) -> StoredPath:
@@ -243,6 +248,10 @@ class Supervisor:
         self._outbox = outbox or Outbox(
             plan.outbox_settings, self.status.notices.append, log_file("dead-letters")
         )
+        self._table: TableCommitter | None = None
+        if plan.table is not None:
+            notices = self.status.notices
+            self._table = TableCommitter(plan.table, log_file("table"), notices.append)
         self._broker_watch = BrokerWatch(self._source.is_reachable)
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
@@ -310,13 +319,34 @@ class Supervisor:
                 self.status.unsent = self._outbox.unsent()
                 self.status.unsent_reason = self._outbox.reason
                 self._look_at_logs_last()
+            self._commit_last(on_tick)
             self.status.state = "ended"
             on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
         finally:
             self._broker_watch.stop()
             self._outbox.stop()
+            if self._table:
+                self._table.stop()
             self._sweep_at_end()
+
+    def _commit_last(self, on_tick: OnTick) -> None:
+        """Have the committer put into the table what has landed."""
+        if self._table is None:
+            return
+
+        def tick() -> None:
+            self.status.state = "committing to the table"
+            self._beat()
+            on_tick(self.status)
+
+        self._table.finish(tick)
+        self.status.table = self._table.status
+
+    def _look_at_table(self) -> None:
+        if self._table:
+            self._table.look()
+            self.status.table = self._table.status
 
     def _await_workers_letters(self, stop: Event, on_tick: OnTick) -> None:
         """Let the workers send what they have put in place; a second sender would repeat letters.
@@ -663,6 +693,7 @@ class Supervisor:
             self._with_storage(self._look_for_files)
             self._note_columns(status_file)
             self._look_at_logs()
+            self._look_at_table()
             if self._needs_new_epoch():
                 return None
             self.status.covered = self._ledger.covered
