@@ -33,7 +33,7 @@ from beam_pipeline.tables.landed import (
 )
 from beam_pipeline.tables.letters import LETTERS_SCHEMA, describe_letters, write_letters
 from beam_pipeline.tables.plan import LandedFile, StraddledListingError, plan
-from beam_pipeline.tables.table import LandedTable, PlanAgainError
+from beam_pipeline.tables.table import LandedTable, PlanAgainError, UnfitFileError
 
 MAX_FILES = 1_000
 """How many files a commit adds at most."""
@@ -58,32 +58,40 @@ class Published:
     table: LandedTable
     landed: Landed
     schema_of: Callable[[LandedFile], pa.Schema]
+    _unfit: dict[str, str] = field(default_factory=dict)
 
-    def publish(self, on_commit: Callable[[list[LandedFile]], None]) -> int:
-        """Commit until every landed file is in the table.
+    def publish(self, on_commit: Callable[[list[LandedFile]], None]) -> None:
+        """Commit until every landed file that fits is in the table.
 
         Args:
             on_commit: called after each commit with the files that it added.
 
-        Returns:
-            how many files had landed and were not in the table at the last look, which is 0.
-
         Raises:
+            EnvironmentFailure: a file does not fit; all others are in the table.
             StraddledListingError, PlanAgainError: the last of several tries failed.
             PipelineError, OSError: something does not serve or does not answer.
         """
         tries = 0
+        self._unfit.clear()
         while True:
             try:
                 if not self._commit_once(on_commit):
-                    return 0
+                    break
                 tries = 0
+            except UnfitFileError as error:
+                self._unfit[error.file.name] = str(error)
             except (StraddledListingError, PlanAgainError) as error:
                 tries += 1
                 if tries == MAX_TRIES:
                     raise
                 _log.info("planned again: %s", error)
                 time.sleep(_PAUSE_SECONDS)
+        if self._unfit:
+            first = next(iter(self._unfit.values()))
+            more = f" (and {len(self._unfit) - 1} files more)" if len(self._unfit) > 1 else ""
+            raise EnvironmentFailure(
+                f"--table={self.table.name}: {first}{more}; give another --table for such files"
+            )
 
     def waiting(self) -> int:
         """Return how many landed files are not in the table.
@@ -100,7 +108,7 @@ class Published:
     def _commit_once(self, on_commit: Callable[[list[LandedFile]], None]) -> bool:
         """Make one commit; return whether there was something to commit."""
         self.table.read()
-        landed = self.landed.look()
+        landed = [file for file in self.landed.look() if file.name not in self._unfit]
         held = self.table.held
         next_plan = plan(landed, held, self.landed.strays(held.files), MAX_FILES)
         if next_plan.is_empty:
@@ -128,7 +136,7 @@ class Committer:
         What goes wrong is in `progress.failure`, in one line.
         """
         try:
-            rows, letters = self._open()
+            rows, letters = self.tables
             letters.publish(self._note_letters)
             rows.publish(self._note_rows)
         except Exception as error:
@@ -187,7 +195,9 @@ class Committer:
             **{counted: getattr(progress, counted) + records},
         )
 
-    def _open(self) -> tuple[Published, Published]:
+    @property
+    def tables(self) -> tuple[Published, Published]:
+        """The table of the rows and that of the dead letters; the first use opens them."""
         if self._tables is None:
             self._tables = open_tables(self.job)
         return self._tables

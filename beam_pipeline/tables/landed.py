@@ -82,10 +82,10 @@ class Landed:
     materialize: Materialize
     _known: dict[StoredPath, tuple[Identity, LandedFile]] = field(default_factory=dict)
     _counted: Ledger | None = None
-    _listing: TreeListing = field(init=False)
+    listing: TreeListing = field(init=False)
 
     def __post_init__(self) -> None:
-        self._listing = TreeListing(self.root)
+        self.listing = TreeListing(self.root)
 
     def look(self) -> list[LandedFile]:
         """Return the files that are there, without those whose records are landed again.
@@ -97,7 +97,7 @@ class Landed:
             StorageAwayError: an object store does not answer.
         """
         listed: dict[StoredPath, Identity] = {}
-        for path in self._listing.look(whole=False):
+        for path in self.listing.look(whole=False):
             if path.name.endswith(self.suffix) and OutputFile.parse(path) is not None:
                 try:
                     listed[path] = Identity.of(path)
@@ -115,7 +115,7 @@ class Landed:
                 self._known[path] = listed[path], read()
             except FileNotFoundError:
                 continue
-            self._listing.note_landed(path)
+            self.listing.note_landed(path)
         self._counted = ledger = self.ledger()
         return [
             file

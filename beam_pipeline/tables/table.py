@@ -16,6 +16,7 @@ from pyiceberg.exceptions import (
     NamespaceAlreadyExistsError,
     NoSuchTableError,
     TableAlreadyExistsError,
+    ValidationError,
     ValidationException,
 )
 from pyiceberg.io import FileIO
@@ -64,6 +65,14 @@ _PROPERTIES = {
 
 class PlanAgainError(Exception):
     """The commit did not land, or nobody knows: the table has to be read and planned again."""
+
+
+class UnfitFileError(Exception):
+    """A file can't be in the table: a column has another type, or its rows several partitions."""
+
+    def __init__(self, file: LandedFile, reason: str) -> None:
+        super().__init__(reason)
+        self.file = file
 
 
 @dataclass
@@ -214,7 +223,7 @@ class LandedTable:
 
         Raises:
             PlanAgainError: the head has moved, or the outcome is not known.
-            EnvironmentFailure: a file does not fit the table.
+            UnfitFileError: a file does not fit the table.
         """
         table = self._existing
         summary = summary_of(files, plan.drop)
@@ -227,15 +236,13 @@ class LandedTable:
                 if drop
                 else guarded_append(transaction, summary)
             )
-            with producer:
-                for file in files:
-                    producer.append_data_file(self._data_file(transaction, file))
-                for data_file in drop:
-                    producer.delete_data_file(data_file)
+            for file in files:
+                producer.append_data_file(self._data_file(transaction, file))
+            for data_file in drop:
+                producer.delete_data_file(data_file)
+            producer.commit()  # a `with` would do this after an exception, too
             expire_in(transaction, expired_snapshots(table, time.time()))
             transaction.commit_transaction()
-        except EnvironmentFailure:
-            raise
         except (CommitFailedException, ValidationException) as error:
             raise PlanAgainError(" ".join(str(error).split())) from error
         self._note(plan, files)
@@ -271,11 +278,13 @@ class LandedTable:
             if key in self._schemas:
                 continue
             try:
-                with transaction.update_schema() as update:
-                    update.union_by_name(schema)
-            except (TypeError, ValueError, ValidationException) as error:
-                raise EnvironmentFailure(
-                    f"--table={self.name}: the columns of {file.name} don't fit the table: {error}"
+                update = transaction.update_schema()
+                update.union_by_name(schema)
+                update.commit()
+            except (TypeError, ValueError, ValidationError) as error:
+                reason = " ".join(str(error).split())
+                raise UnfitFileError(
+                    file, f"the columns of {file.name} don't fit the table: {reason}"
                 ) from None
             if metadata_of(transaction).current_schema_id == schema_id:
                 self._schemas.add(key)
@@ -285,9 +294,7 @@ class LandedTable:
             return data_file_of(self.io, metadata_of(transaction), file.uri)
         except ValueError as error:
             reason = " ".join(str(error).split())
-            raise EnvironmentFailure(
-                f"--table={self.name}: {file.name} does not fit the table: {reason}"
-            ) from None
+            raise UnfitFileError(file, f"{file.name} does not fit the table: {reason}") from None
 
     def _data_files(self, paths: Iterable[str]) -> list[DataFile]:
         wanted = set(paths)
