@@ -240,7 +240,7 @@ class LandedTable:
                 producer.append_data_file(self._data_file(transaction, file))
             for data_file in drop:
                 producer.delete_data_file(data_file)
-            producer.commit()  # a `with` would do this after an exception, too
+            producer.commit()
             expire_in(transaction, expired_snapshots(table, time.time()))
             transaction.commit_transaction()
         except (CommitFailedException, ValidationException) as error:

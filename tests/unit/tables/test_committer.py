@@ -144,8 +144,9 @@ def test_a_compaction_during_the_listing_doubles_nothing(
 ) -> None:
     """The links to the small files are there already, and the merged file is listed besides."""
     tree.parquet(orders(0))
+    committer = committed(job_for(tree))
     tree.parquet(orders(1))
-    committer = committer_module.Committer(job_for(tree))
+    tree.parquet(orders(2))
     with monkeypatch.context() as patch:
         patch.setattr(SqlCatalog, "commit_table", _refuse)
         assert not committer.round()
@@ -161,7 +162,7 @@ def test_a_compaction_during_the_listing_doubles_nothing(
     assert committer.round(), committer.progress.failure
     table = table_of(committer)
     check_snapshots(table)
-    assert rows_of(table) == orders(0, 1)
+    assert rows_of(table) == orders(0, 1, 2)
 
 
 def _refuse(*_: Any, **__: Any) -> None:
