@@ -85,8 +85,9 @@ def write_letters(path: StoredPath, file: LandedFile, files: FileIO, directory: 
         nonce=nonce,
     )
     content = io.BytesIO()
-    table = table.replace_schema_metadata({FOOTER_KEY: footer.to_json()})
-    pq.write_table(table, content, compression="zstd", store_schema=False)
+    with pq.ParquetWriter(content, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({FOOTER_KEY: footer.to_json()})
     day = f"{name.window_start:%Y-%m-%d}"
     uri = f"{directory}/{day}/{path.stem[:200]}-{nonce}.parquet"
     with files.new_output(uri).create() as output:

@@ -66,6 +66,7 @@ def test_readers_of_the_directory_see_nothing_of_the_table(tree: OutputTree) -> 
 
 def test_a_round_without_new_files_commits_nothing(tree: OutputTree) -> None:
     tree.parquet(orders(0))
+    tree.letters(orders(1))
     committer = committed(job_for(tree))
     head = table_of(committer).metadata_location
     assert committer.round()
