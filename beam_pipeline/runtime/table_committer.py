@@ -62,6 +62,18 @@ class TableStatus:
     restarts: int = 0
     is_complete: bool = False
 
+    @property
+    def records(self) -> int:
+        """How many rows and dead letters the run has put into the tables."""
+        return self.progress.rows + self.progress.letters
+
+    @property
+    def text(self) -> str:
+        """The state in a few words, for a line of the log."""
+        progress = self.progress
+        failing = f", {plural(progress.waiting_files, 'file')} waiting" if progress.failure else ""
+        return f"{plural(progress.commits, 'commit')}, {self.records:,} records{failing}"
+
 
 class TableCommitter:
     """The committer of a run; it is used from the main thread."""

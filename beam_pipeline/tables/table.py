@@ -45,7 +45,9 @@ FORMAT = "1"
 """The version of what is written into summaries."""
 
 SUMMARY = "beam-pipeline"
-KEPT_SNAPSHOTS = 100
+KEPT_SNAPSHOTS = 50
+"""Each is in every metadata file: a commit takes 1 ms of CPU more for each."""
+
 KEPT_SECONDS = 5 * 86_400
 
 _PROPERTIES = {
