@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
+from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from sqlalchemy.orm import Session
 
@@ -52,13 +53,28 @@ POINTS = {
     "after the last commit": Point(Published, "publish", after=True, call=2),
 }
 
+REST_POINTS = {
+    "before the request": Point(RestCatalog, "commit_table", after=False, call=2),
+    "after the request, the answer is lost": Point(RestCatalog, "commit_table", after=True, call=2),
+    **{
+        name: POINTS[name]
+        for name in (
+            "after the listing of rows",
+            "after a link",
+            "after all links",
+            "between letters and rows",
+            "after the last commit",
+        )
+    },
+}
+
 
 def commit(job_text: bytes, point: str | None) -> None:
     """Make a round of a new committer; runs in a child."""
     logging.disable(logging.CRITICAL)
     pa.set_cpu_count(1)
     if point is not None:
-        _die_at(POINTS[point])
+        _die_at({**POINTS, **REST_POINTS}[point])
     committer = Committer(msgspec.json.decode(job_text, type=TableJob))
     is_done = committer.round()
     if not is_done:
