@@ -11,7 +11,9 @@ from beam_pipeline.settings.masking import MASK
 
 _FLAG = "--catalog"
 
-SHOWN = frozenset({"type", "warehouse", "s3.endpoint", "s3.region"})
+SHOWN = frozenset(
+    {"type", "warehouse", "py-io-impl", "s3.endpoint", "s3.region", "s3.path-style-access"}
+)
 """The properties whose values are shown in messages; any other may be a secret."""
 
 

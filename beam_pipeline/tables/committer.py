@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +24,13 @@ from beam_pipeline.storage.config import read_storage_config
 from beam_pipeline.storage.durable import make_directory
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import stored_path
-from beam_pipeline.tables.catalogs import open_catalog, table_directory, words_of
+from beam_pipeline.tables.catalogs import (
+    open_catalog,
+    properties_of,
+    table_directory,
+    without_secrets,
+    words_of,
+)
 from beam_pipeline.tables.landed import (
     Landed,
     landed_letters,
@@ -164,14 +171,18 @@ class Committer:
                     _log.info("swept %d files of %s", swept, published.table.name)
 
     def _fail(self, error: Exception) -> None:
-        _log.warning("no commit", exc_info=error)
+        properties: Mapping[str, str] = {}
+        with contextlib.suppress(PipelineError):
+            properties = properties_of(self.job)
+        trace = "".join(traceback.format_exception(error))
+        _log.warning("no commit: %s", without_secrets(trace, properties))
         waiting = 0
         if self._tables is not None:
             with contextlib.suppress(Exception):
                 waiting = sum(published.waiting() for published in self._tables)
         self.progress = replace(
             self.progress,
-            failure=str(error) if isinstance(error, PipelineError) else words_of(error, {}),
+            failure=str(error) if isinstance(error, PipelineError) else words_of(error, properties),
             failures=self.progress.failures + 1,
             waiting_files=waiting,
             waiting_since=self.progress.waiting_since or time.time(),
