@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,10 @@ def test_a_file_that_does_not_serve(tmp_path: Path, content: str, words: str) ->
         read_catalog_file(path)
     assert str(caught.value).startswith(f"--catalog={path}")
     assert "hush-hush" not in str(caught.value)
+
+
+def test_the_files_of_a_table_tell_arrow_of_no_dictionaries() -> None:
+    settings = settings_of("--input_topics=orders")
+    assert settings.ingest_config("e1").stores_arrow_schema
+    with_table = dataclasses.replace(settings, has_table=True)
+    assert not with_table.ingest_config("e1").stores_arrow_schema

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from output_trees import NOON, OutputTree, kafka_columns
 from pyiceberg.catalog.sql import SqlCatalog
@@ -23,6 +24,7 @@ from table_trees import (
     table_of,
 )
 
+from beam_pipeline.files.footer import FOOTER_KEY
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.tables import committer as committer_module
@@ -224,6 +226,33 @@ def test_a_new_column_comes_with_its_first_file_in_one_commit(tree: OutputTree) 
     assert len(table.history()) == commits + 1
     rows = table.scan().to_arrow().sort_by("kafka_offset").to_pylist()
     assert [row["address"] for row in rows] == [None, {"city": "Bern"}, None]
+
+
+def test_files_without_arrow_types_read_as_one_arrow_table(tree: OutputTree) -> None:
+    """As the sink writes them with `--table`. Files with a dictionary column don't."""
+    tree.parquet(orders(0))
+    kind = pa.array(["view"]).dictionary_encode()
+    for offset, store_schema in ((1, False), (2, True)):
+        table = pa.table({"n": [7], **kafka_columns(orders(offset)), "kind": kind})
+        path = tree.parquet(orders(offset), table=table)
+        if not store_schema:
+            without_arrow_schema(path)
+        committer = committed(job_for(tree))
+        scan = table_of(committer).scan()
+        if store_schema:
+            with pytest.raises(pa.ArrowTypeError, match="dictionary"):
+                scan.to_arrow()
+            assert scan.to_arrow_batch_reader().read_all().num_rows == 3
+        else:
+            assert scan.to_arrow().column("kind").to_pylist() == [None, "view"]
+
+
+def without_arrow_schema(path: Path) -> None:
+    """Write a file again as `ParquetFormat` does with `store_schema=False`."""
+    table = pq.read_table(path)
+    with pq.ParquetWriter(path, table.schema, store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({FOOTER_KEY: table.schema.metadata[FOOTER_KEY]})
 
 
 def test_a_file_with_another_type_is_told_and_keeps_no_other_out(tree: OutputTree) -> None:
