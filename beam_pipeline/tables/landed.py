@@ -98,7 +98,7 @@ class Landed:
         """
         listed: dict[StoredPath, Identity] = {}
         for path in self.listing.look(whole=False):
-            if path.name.endswith(self.suffix) and OutputFile.parse(path) is not None:
+            if path in self._known or self._is_output(path):
                 try:
                     listed[path] = Identity.of(path)
                 except FileNotFoundError:  # gone since it was listed
@@ -122,6 +122,9 @@ class Landed:
             for _, file in self._known.values()
             if not ledger.lands_again(file.name, file.epoch, file.covered)
         ]
+
+    def _is_output(self, path: StoredPath) -> bool:
+        return path.name.endswith(self.suffix) and OutputFile.parse(path) is not None
 
     def strays(self, held: dict[str, HeldFile]) -> set[str]:
         """Return the paths of held files whose records are landed again, as of the last look."""

@@ -147,7 +147,7 @@ def referenced_paths(snapshot: Snapshot, io: FileIO) -> set[str]:
 
 
 def metadata_of(transaction: Transaction) -> TableMetadata:
-    """Return the table's metadata as the transaction leaves it."""
+    """Return the table's metadata as the transaction leaves it; each call copies all of it."""
     return transaction.table_metadata
 
 

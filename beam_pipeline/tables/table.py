@@ -22,6 +22,7 @@ from pyiceberg.exceptions import (
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.table import Table, Transaction
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.transforms import DayTransform
 from pyiceberg.types import TimestamptzType
@@ -238,8 +239,9 @@ class LandedTable:
                 if drop
                 else guarded_append(transaction, summary)
             )
+            metadata = metadata_of(transaction)
             for file in files:
-                producer.append_data_file(self._data_file(transaction, file))
+                producer.append_data_file(self._data_file(metadata, file))
             for data_file in drop:
                 producer.delete_data_file(data_file)
             producer.commit()
@@ -291,9 +293,9 @@ class LandedTable:
             if metadata_of(transaction).current_schema_id == schema_id:
                 self._schemas.add(key)
 
-    def _data_file(self, transaction: Transaction, file: LandedFile) -> DataFile:
+    def _data_file(self, metadata: TableMetadata, file: LandedFile) -> DataFile:
         try:
-            return data_file_of(self.io, metadata_of(transaction), file.uri)
+            return data_file_of(self.io, metadata, file.uri)
         except ValueError as error:
             reason = " ".join(str(error).split())
             raise UnfitFileError(file, f"{file.name} does not fit the table: {reason}") from None
