@@ -69,7 +69,8 @@ def _iceberg_query(load: str, job: TableJob, column: str) -> str:
     return (
         "from pyiceberg.catalog import load_catalog; "
         f"rows = {load}.load_table({job.table.name!r}).scan(selected_fields=({column!r},)); "
-        f"counts = rows.to_arrow().group_by({column!r}).aggregate([([], 'count_all')]); "
+        f"rows = rows.to_arrow_batch_reader().read_all(); "
+        f"counts = rows.group_by({column!r}).aggregate([([], 'count_all')]); "
         "[print(count) for count in counts.to_pylist()]"
     )
 

@@ -126,16 +126,20 @@ class TableCommitter:
             on_tick: called several times a second.
             seconds: how long to wait.
         """
-        if self._process is None or not self._process.alive:
-            self._start()
-        if self._process is None:
-            return
-        self._process.ask_to_end()
         deadline = time.monotonic() + seconds
-        while self._process.alive and time.monotonic() < deadline:
+        if self._process is not None and self._process.alive:
+            self._process.ask_to_end()
+        else:
+            self._start("--last")
+        while self._process is not None and time.monotonic() < deadline:
             on_tick()
-            self._process.wait(0.2)
-        is_complete = self._process.returncode == 0
+            code = self._process.wait(0.2)
+            if code is not None and code >= 0:
+                break
+            if code is not None:  # killed, or asked before it listened to signals
+                self._read()
+                self._start("--last")
+        is_complete = self._process is not None and self._process.returncode == 0
         self._read()
         self.status = replace(self.status, is_complete=is_complete)
 
@@ -148,7 +152,7 @@ class TableCommitter:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
 
-    def _start(self) -> None:
+    def _start(self, *flags: str) -> None:
         try:
             if self._scratch is None:
                 self._scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-table-"))
@@ -162,6 +166,7 @@ class TableCommitter:
                     *self._command,
                     f"--job_file={job_file}",
                     f"--progress_file={self._progress_file}",
+                    *flags,
                 ],
                 self._log_file,
             )
@@ -175,7 +180,7 @@ class TableCommitter:
         return self._scratch / "progress.json"
 
     def _read(self) -> None:
-        progress = TableProgress.read(self._progress_file)
+        progress = TableProgress.read(self._progress_file) if self._scratch else None
         if progress is None:
             return
         before = self._before

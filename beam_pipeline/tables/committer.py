@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from beam_pipeline.errors import EnvironmentFailure, PipelineError
+from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.files.footer import read_metadata
 from beam_pipeline.files.names import JSON_LINES_SUFFIX
 from beam_pipeline.settings.table import TableJob, TableProgress
@@ -52,6 +52,10 @@ _PAUSE_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
 
+class UnfitFilesError(EnvironmentFailure):
+    """Files can't be in the table, now or later; all others are."""
+
+
 @dataclass
 class Published:
     """A table and the files that are to be in it.
@@ -74,7 +78,7 @@ class Published:
             on_commit: called after each commit with the files that it added.
 
         Raises:
-            EnvironmentFailure: a file does not fit; all others are in the table.
+            UnfitFilesError: a file does not fit; all others are in the table.
             StraddledListingError, PlanAgainError: the last of several tries failed.
             PipelineError, OSError: something does not serve or does not answer.
         """
@@ -96,7 +100,7 @@ class Published:
         if self._unfit:
             first = next(iter(self._unfit.values()))
             more = f" (and {len(self._unfit) - 1} files more)" if len(self._unfit) > 1 else ""
-            raise EnvironmentFailure(
+            raise UnfitFilesError(
                 f"--table={self.table.name}: {first}{more}; give another --table for such files"
             )
 
@@ -130,10 +134,17 @@ class Published:
 
 @dataclass
 class Committer:
-    """The two tables of a run: its rows, and its dead letters."""
+    """The two tables of a run: its rows, and its dead letters.
+
+    Attributes:
+        job: what it is told.
+        progress: what it tells.
+        needs_user: whether the last round failed for what another round would not change.
+    """
 
     job: TableJob
     progress: TableProgress = field(default_factory=TableProgress)
+    needs_user: bool = False
     _tables: tuple[Published, Published] | None = None
     _next_sweep: float = 0.0
 
@@ -142,10 +153,13 @@ class Committer:
 
         What goes wrong is in `progress.failure`, in one line.
         """
+        self.needs_user = False
         try:
             rows, letters = self.tables
-            letters.publish(self._note_letters)
-            rows.publish(self._note_rows)
+            try:
+                letters.publish(self._note_letters)
+            finally:
+                rows.publish(self._note_rows)
         except Exception as error:
             self._fail(error)
             return False
@@ -175,6 +189,7 @@ class Committer:
         with contextlib.suppress(PipelineError):
             properties = properties_of(self.job)
         trace = "".join(traceback.format_exception(error))
+        self.needs_user = isinstance(error, UsageError | UnfitFilesError)
         _log.warning("no commit: %s", without_secrets(trace, properties))
         waiting = 0
         if self._tables is not None:

@@ -25,7 +25,7 @@ from beam_pipeline.files.listing import TreeListing
 from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.reading import read_each
 from beam_pipeline.storage.durable import make_directory, place_if_absent, sync
-from beam_pipeline.storage.paths import StoredPath
+from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.tables.plan import HeldFile, LandedFile, StraddledListingError
 
 _NAME_LENGTH = 200
@@ -278,6 +278,9 @@ def stored_rows(root: StoredPath, ledger: Callable[[], Ledger]) -> Landed:
         return landed_file(str(path), footer_at(path))
 
     def keep(source: StoredPath, identity: Identity, file: LandedFile) -> LandedFile:
+        # Asked anew: a path of a listing knows that the object was there.
+        if isinstance(source, ObjectPath) and not ObjectPath(source.storage, source.key).exists():
+            raise StraddledListingError
         return file
 
     return Landed(root, PARQUET_SUFFIX, ledger, describe, keep)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from output_trees import OutputTree
+from output_trees import OutputTree, kafka_columns
 from table_trees import committed, job_for, orders, rows_of, table_of
 
 from beam_pipeline.errors import UsageError
@@ -55,6 +56,36 @@ def test_the_first_commit_comes_at_once_and_the_last_at_the_end(
     assert not_in_table_text(committer.status) is None
     assert told == []
     assert rows_of(table_of(committed(job_for(tree)))) == orders(0, 2)
+
+
+def test_a_run_that_ends_at_once_commits(tree: OutputTree, committer: TableCommitter) -> None:
+    tree.parquet(orders(0))
+    committer.finish(lambda: None)
+    assert committer.status.is_complete
+    assert committer.status.progress.rows == 1
+
+
+def test_the_end_may_come_before_the_committer_listens_to_signals(
+    tree: OutputTree, committer: TableCommitter
+) -> None:
+    tree.parquet(orders(0))
+    committer.look()
+    committer.finish(lambda: None)
+    assert committer.status.is_complete
+    assert committer.status.progress.rows == 1
+
+
+def test_a_file_that_never_fits_does_not_hold_up_the_end(
+    tree: OutputTree, committer: TableCommitter
+) -> None:
+    tree.letters(orders(0))
+    tree.parquet(orders(1))
+    tree.parquet(orders(2), table=pa.table({"n": ["text"], **kafka_columns(orders(2))}))
+    committer.finish(lambda: None)
+    assert not committer.status.is_complete
+    progress = committer.status.progress
+    assert (progress.rows, progress.letters, progress.waiting_files) == (1, 1, 1)
+    assert progress.failures == 1
 
 
 def test_a_committer_that_dies_is_started_again(
