@@ -26,7 +26,9 @@ LOOK_SECONDS = 1.0
 LAST_COMMIT_SECONDS = 60.0
 """How long a run waits at its end for the last commit."""
 
-_BACKOFF_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
+_BACKOFF_SECONDS = (1.0, 2.0, 5.0, 15.0)
+_STEADY_SECONDS = 60.0
+"""A committer that lived so long is started again after the least pause when it dies."""
 
 
 def check_table(table: TableSettings) -> None:
@@ -102,7 +104,8 @@ class TableCommitter:
         self._scratch: Path | None = None
         self._before = TableProgress()
         self._next_look = 0.0
-        self._start_at = 0.0
+        self._start_at = self._started_at = 0.0
+        self._deaths_in_row = 0
         self._failure = ""
 
     def look(self) -> None:
@@ -153,6 +156,8 @@ class TableCommitter:
             self._scratch = None
 
     def _start(self, *flags: str) -> None:
+        self._started_at = time.monotonic()
+        self._process = None
         try:
             if self._scratch is None:
                 self._scratch = Path(tempfile.mkdtemp(prefix="beam-pipeline-table-"))
@@ -212,9 +217,11 @@ class TableCommitter:
         self._back_off(now)
 
     def _back_off(self, now: float) -> None:
-        restarts = self.status.restarts
-        self._start_at = now + _BACKOFF_SECONDS[min(restarts, len(_BACKOFF_SECONDS) - 1)]
-        self.status = replace(self.status, restarts=restarts + 1)
+        if now - self._started_at > _STEADY_SECONDS:
+            self._deaths_in_row = 0
+        self._start_at = now + _BACKOFF_SECONDS[min(self._deaths_in_row, len(_BACKOFF_SECONDS) - 1)]
+        self._deaths_in_row += 1
+        self.status = replace(self.status, restarts=self.status.restarts + 1)
 
     def _tell(self, failure: str) -> None:
         if failure != self._failure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,6 @@ class TableProgress:
     waiting_since: float = 0.0
     failure: str = ""
     failures: int = 0
-    notices: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Replace the file in one step.

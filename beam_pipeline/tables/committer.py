@@ -250,6 +250,7 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
         partition_column=job.partition_column,
         location=f"file://{rows_directory}" if is_embedded else None,
         links=f"file://{rows_directory}/data" if rows_directory else None,
+        root=_uri_of(output_dir),
     )
     if rows_directory is None:
         landed = stored_rows(output_dir, ledger)
@@ -263,6 +264,7 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
         suffix=JSON_LINES_SUFFIX,
         location=f"file://{letters_directory}" if is_embedded else None,
         links=f"file://{letters_directory}/data" if letters_directory else None,
+        root=_uri_of(dead_letter_dir),
     )
 
     def write(path: StoredPath, file: LandedFile) -> str:
@@ -278,6 +280,10 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
         Published(rows, landed, lambda file: _columns_of(landed.source_of(file))),
         Published(letters, letter_files, lambda file: LETTERS_SCHEMA),
     )
+
+
+def _uri_of(root: StoredPath) -> str:
+    return f"file://{root.absolute()}" if isinstance(root, Path) else str(root)
 
 
 def _directory_of(output_dir: StoredPath, name: str) -> Path | None:

@@ -89,6 +89,7 @@ class LandedTable:
         partition_column: the column whose days partition the table if it is made.
         location: where it is made; None leaves that to the catalog.
         links: the URI of the directory with files of this table beside its own location.
+        root: the URI of the place where its files land.
     """
 
     catalog: Catalog
@@ -97,6 +98,7 @@ class LandedTable:
     partition_column: str | None = None
     location: str | None = None
     links: str | None = None
+    root: str | None = None
     table: Table | None = None
     held: HeldFiles = field(default_factory=HeldFiles)
     _head: int | None = None
@@ -114,7 +116,7 @@ class LandedTable:
                 self.table = self.catalog.load_table(self.name)
             except NoSuchTableError:
                 return
-            self._check_partitions(self.table)
+            self._check(self.table)
         else:
             self.table.refresh()
         snapshot = self.table.current_snapshot()
@@ -162,7 +164,14 @@ class LandedTable:
                 held.add(path, known)
         self.held = held
 
-    def _check_partitions(self, table: Table) -> None:
+    def _check(self, table: Table) -> None:
+        location = f"{table.location().rstrip('/')}/"
+        if self.root is not None and f"{self.root}/".startswith(location):
+            raise UsageError(
+                f"--table={self.name} has its own files in {location}, and removes what no "
+                f"snapshot has there; {self.root} can't be below it. Give another --table, or "
+                "another place to land in"
+            )
         for partition in table.spec().fields:
             column = table.schema().find_column_name(partition.source_id)
             if column != self.partition_column:
@@ -198,7 +207,7 @@ class LandedTable:
                 f"--table={self.name}: the files have a column that Iceberg can't hold: {error}"
             ) from None
         self.table = self.catalog.load_table(self.name)
-        self._check_partitions(self.table)
+        self._check(self.table)
 
     def _partition(self, transaction: Transaction) -> None:
         column = self.partition_column

@@ -299,6 +299,20 @@ def test_windows_of_another_kind_need_another_table(tree: OutputTree) -> None:
     assert "--table=lake.orders has partitions of event_time (day)" in committer.progress.failure
 
 
+def test_files_that_land_in_the_tables_own_place_are_refused(tree: OutputTree) -> None:
+    """A sweep would take them."""
+    catalog = tree.root / "catalog.yaml"
+    catalog.write_text(
+        f"type: sql\nuri: sqlite:///{tree.root}/catalog.db\nwarehouse: file://{tree.root}\n"
+    )
+    inside = OutputTree(tree.root / "lake" / "orders")
+    inside.parquet(orders(0))
+    committer = committer_module.Committer(job_for(inside, catalog))
+    assert not committer.round()
+    assert committer.needs_user
+    assert "can't be below it" in committer.progress.failure
+
+
 def test_old_snapshots_expire_and_their_files_are_swept_after_a_grace_time(
     tree: OutputTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
