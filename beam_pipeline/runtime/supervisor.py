@@ -53,7 +53,12 @@ from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
 from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
 from beam_pipeline.runtime.storage_watch import StorageWatch
-from beam_pipeline.runtime.table_committer import TableCommitter, TableStatus
+from beam_pipeline.runtime.table_committer import (
+    LAST_COMMIT_SECONDS,
+    STOP_COMMIT_SECONDS,
+    TableCommitter,
+    TableStatus,
+)
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.table import TableJob
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
@@ -319,7 +324,7 @@ class Supervisor:
                 self.status.unsent = self._outbox.unsent()
                 self.status.unsent_reason = self._outbox.reason
                 self._look_at_logs_last()
-            self._commit_last(on_tick)
+            self._commit_last(stop, on_tick)
             self.status.state = "ended"
             on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
@@ -330,7 +335,7 @@ class Supervisor:
                 self._table.stop()
             self._sweep_at_end()
 
-    def _commit_last(self, on_tick: OnTick) -> None:
+    def _commit_last(self, stop: Event, on_tick: OnTick) -> None:
         """Have the committer put into the table what has landed."""
         if self._table is None:
             return
@@ -340,7 +345,9 @@ class Supervisor:
             self._beat()
             on_tick(self.status)
 
-        self._table.finish(tick)
+        self._table.finish(
+            tick, lambda: STOP_COMMIT_SECONDS if stop.is_set() else LAST_COMMIT_SECONDS
+        )
         self.status.table = self._table.status
 
     def _look_at_table(self) -> None:

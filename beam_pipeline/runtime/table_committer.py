@@ -24,7 +24,8 @@ from beam_pipeline.terminal import plural
 COMMITTER_COMMAND = (sys.executable, "-m", "beam_pipeline.tables")
 LOOK_SECONDS = 1.0
 LAST_COMMIT_SECONDS = 60.0
-"""How long a run waits at its end for the last commit."""
+STOP_COMMIT_SECONDS = 10.0
+"""How long a run waits at its end for the last commit, and how long after a stop."""
 
 _BACKOFF_SECONDS = (1.0, 2.0, 5.0, 15.0)
 _STEADY_SECONDS = 60.0
@@ -122,19 +123,23 @@ class TableCommitter:
         if not self._process.alive:
             self._note_end(now)
 
-    def finish(self, on_tick: Callable[[], object], seconds: float = LAST_COMMIT_SECONDS) -> None:
+    def finish(
+        self,
+        on_tick: Callable[[], object],
+        seconds: Callable[[], float] = lambda: LAST_COMMIT_SECONDS,
+    ) -> None:
         """Have it commit what is there, and wait until it has ended, but not longer than that.
 
         Args:
             on_tick: called several times a second.
-            seconds: how long to wait.
+            seconds: returns how long to wait; it is asked again and again.
         """
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         if self._process is not None and self._process.alive:
             self._process.ask_to_end()
         else:
             self._start("--last")
-        while self._process is not None and time.monotonic() < deadline:
+        while self._process is not None and time.monotonic() - began < seconds():
             on_tick()
             code = self._process.wait(0.2)
             if code is not None and code >= 0:

@@ -112,7 +112,7 @@ def test_a_catalog_that_does_not_answer_is_told_once_and_the_end_is_bounded(
     tree.parquet(orders(0))
     try:
         look_until(committer, lambda: committer.status.progress.failures > 0)
-        committer.finish(lambda: None, seconds=0.5)
+        committer.finish(lambda: None, lambda: 0.5)
     finally:
         committer.stop()
     assert not committer.status.is_complete
