@@ -225,3 +225,4 @@ class IngestConfig:
     goal: ReadGoal | None = None
     turns: Turns = Turns()
     kafka_columns: tuple[str, ...] = DEFAULT_KAFKA_COLUMNS
+    stores_arrow_schema: bool = True

@@ -96,6 +96,7 @@ def _land(records: beam.PCollection[Any], config: IngestConfig) -> _Landed:
             storage_config=config.storage,
             parts_dir=config.parts_dir,
             goal=config.goal,
+            store_arrow_schema=config.stores_arrow_schema,
         )
         dead.collect(written)
 

@@ -19,9 +19,9 @@ compile() {
 
 compile requirements/runtime.txt pyproject.toml requirements/build.in
 compile requirements/test.txt pyproject.toml requirements/build.in --extra test --extra dev \
-  --extra s3 --extra azure --constraints requirements/runtime.txt
+  --extra s3 --extra azure --extra iceberg --constraints requirements/runtime.txt
 # An extra's own packages and what they need, in the versions of the runtime lock: it goes on top.
-for extra in s3 azure; do
+for extra in s3 azure iceberg; do
   "$work/venv/bin/python" -c 'import sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 print("\n".join(project["optional-dependencies"][sys.argv[1]]))' "$extra" >"$work/$extra.in"
@@ -30,6 +30,7 @@ done
 compile requirements/java.txt requirements/java.in
 compile requirements/go.txt requirements/go.in
 compile requirements/zig.txt requirements/zig.in
+compile requirements/seaweedfs.txt requirements/seaweedfs.in # for tests alone
 compile requirements/flink.txt requirements/flink.in
 oldest_python=3.11 # Quix Streams' oldest
 compile requirements/bench.txt requirements/bench.in

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Sourced by run_*.sh and .ci/run: the virtual environment in .venv, made from a hashed lock file.
 #
-#   setup_venv runtime|test [s3] [azure]   makes or brings up to date what requirements/<name>.txt
-#                                          of each name lists
+#   setup_venv runtime|test [s3] [azure] [iceberg]   makes or brings up to date what
+#                                          requirements/<name>.txt of each name lists
 #   extras_for ARGUMENT...                 prints the extras that a command line needs
 #   VENV                                   directory of the virtual environment
 #
@@ -30,14 +30,15 @@ setup_venv() {
 }
 
 extras_for() {
-  local argument s3="" azure=""
+  local argument s3="" azure="" iceberg=""
   for argument; do
     case $argument in
       *s3://* | --embedded_store | --embedded_store=*) s3=s3 ;;
       *az://*) azure=azure ;;
+      --table | --table=* | table) iceberg=iceberg ;;
     esac
   done
-  printf '%s' "${s3:+$s3$'\n'}" "${azure:+$azure$'\n'}"
+  printf '%s' "${s3:+$s3$'\n'}" "${azure:+$azure$'\n'}" "${iceberg:+$iceberg$'\n'}"
 }
 
 _setup_interrupted() {
@@ -101,13 +102,13 @@ _install() {
   fi
 
   local -a complete=() missing=()
-  for name in runtime test s3 azure; do
+  for name in runtime test s3 azure iceberg; do
     ! _is_complete "$name" || complete+=("$name")
   done
   for name; do
     _is_complete "$name" || missing+=(-r "$ROOT/requirements/$name.txt")
   done
-  rm -f "$VENV"/{runtime,test,s3,azure}.txt
+  rm -f "$VENV"/{runtime,test,s3,azure,iceberg}.txt
 
   local -a pip=("$VENV/bin/python" -m pip --no-input --disable-pip-version-check)
   if ! "${pip[@]}" install --retries 2 --progress-bar off --require-hashes \
@@ -120,7 +121,7 @@ _install() {
   fi
 
   printf '%s\n' "$ROOT" >"$VENV/made-at"
-  [[ $lock_name != test ]] || complete+=(runtime s3 azure) # it holds them
+  [[ $lock_name != test ]] || complete+=(runtime s3 azure iceberg) # it holds them
   for name in "${complete[@]}" "$@" "$lock_name"; do
     cp "$ROOT/requirements/$name.txt" "$VENV/$name.txt"
   done

@@ -22,6 +22,7 @@ from beam_pipeline.runtime.programs.cache import (
     scratch_directory,
 )
 from beam_pipeline.runtime.programs.go import GoProgram, find_program
+from beam_pipeline.runtime.programs.pip_tool import pip_install
 from beam_pipeline.runtime.programs.progress import SetupProgress
 from beam_pipeline.runtime.programs.versitygw import find_versitygw, start_versitygw
 
@@ -29,6 +30,7 @@ BUCKET = "tests"
 S3_ACCESS_KEY, S3_SECRET_KEY = "tests-access-key", "tests-secret-key"
 
 _FAKE_GCS = GoProgram("fake-gcs-server", "github.com/fsouza/fake-gcs-server", "v1.56.1", "./")
+_SEAWEEDFS_RELEASE = "4.48"  # that of requirements/seaweedfs.in
 _AZURITE_RELEASE = "3.35.0"  # the last one that runs on Node 20
 _AZURE_ACCOUNT = "tests"
 
@@ -171,8 +173,23 @@ def find_azurite() -> Path:
     return directory / "node_modules" / "azurite"
 
 
+def find_seaweedfs() -> Path:
+    """Return SeaweedFS's program, S3 and REST catalog, installed first if it is not in the cache.
+
+    Raises:
+        EnvironmentFailure: it can't be installed.
+    """
+    directory = cache_directory() / "seaweedfs" / _SEAWEEDFS_RELEASE
+    if not directory.is_dir():
+        with scratch_directory() as scratch:
+            pip_install("seaweedfs", scratch / "seaweedfs", scratch / "pip.log")
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            move_into_cache(scratch / "seaweedfs", directory)
+    return directory / "bin" / "weed"
+
+
 if __name__ == "__main__":  # before the tests, so that none of them waits for a build
-    for find in (find_s3, find_fake_gcs, find_azurite):
+    for find in (find_s3, find_fake_gcs, find_azurite, find_seaweedfs):
         try:
             find()
         except EnvironmentFailure as error:

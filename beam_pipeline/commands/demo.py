@@ -31,7 +31,7 @@ from beam_pipeline.commands.launch import (
     unsent_text,
     with_parts_dir,
 )
-from beam_pipeline.commands.queries import query_commands
+from beam_pipeline.commands.queries import query_commands, table_queries
 from beam_pipeline.commands.store import (
     DEFAULT_STORE_DIRECTORY,
     DEFAULT_STORE_PORT,
@@ -50,6 +50,7 @@ from beam_pipeline.runtime.programs.store import REGION, EmbeddedStore
 from beam_pipeline.runtime.programs.versitygw import find_versitygw
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
+from beam_pipeline.runtime.table_committer import not_in_table_text
 from beam_pipeline.settings.config import (
     PipelineSettings,
     engine_settings,
@@ -61,8 +62,10 @@ from beam_pipeline.settings.flags import (
     add_engine_flags,
     add_landing_flags,
     add_supervision_flags,
+    add_table_flags,
 )
 from beam_pipeline.settings.sources import without_configuration
+from beam_pipeline.settings.table import TableJob, table_job, table_settings
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.terminal import plural
 from beam_pipeline.tools.reconcile.run import reconcile
@@ -160,6 +163,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_supervision_flags(group)
     add_engine_flags(parser)
     add_landing_flags(parser)
+    add_table_flags(parser)
     parser.set_defaults(window_seconds=10)
 
 
@@ -175,7 +179,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     settings, engine = pipeline_settings(vars(args)), engine_settings(vars(args))
     settings = with_parts_dir(settings, engine)
     buckets = _embedded_buckets(settings) if args.embedded_store else []
-    supervision = supervision_settings(vars(args))
+    supervision, table = supervision_settings(vars(args)), table_settings(vars(args))
     stop = stop_on_signals()
     logs = logs_in(args.log_dir)
     console = Console()
@@ -206,7 +210,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         settings = dataclasses.replace(
             settings, kafka_bootstrap_servers=broker.bootstrap, input_topics=(topic,)
         )
-        launch = Launch(settings, engine, supervision, beam_flags, logs, console)
+        launch = Launch(settings, engine, supervision, beam_flags, logs, console, table)
         launch.check()
         preflight.prepare(settings)
         supervisor = launch.supervisor(broker.connection, stack)
@@ -223,10 +227,17 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         if unsent is not None:
             launch.say(unsent)
         holds = _prove(settings, broker.connection, produced, console) and unsent is None
+        if table is not None:
+            holds &= _prove_table(table_job(settings, table), topic, produced, console)
+            outside = not_in_table_text(supervisor.status.table)
+            if outside is not None:
+                launch.say(outside)
         requests = requests_text(supervisor.status, settings)
         if requests is not None:
             launch.say(requests)
         launch.say(_next_steps(settings) if store is None else store_hint(settings, store))
+        if table is not None:
+            launch.say(table_hint(table_job(settings, table)))
         if args.keep_broker:
             end_broker.pop_all()
             launch.say(broker_hint(settings, broker.process.pid, directory))
@@ -362,6 +373,21 @@ def _prove(
     return holds
 
 
+def _prove_table(job: TableJob, topic: str, produced: int, console: Console) -> bool:
+    """Read the tables back; show whether every produced record is in one of them."""
+    from beam_pipeline.tables.reading import count  # half a second to import
+
+    counts = count(job, topic)
+    holds = counts.rows + counts.letters == produced
+    console.print(
+        f"table {job.table.name}: {counts.rows:,} rows + {job.table.letters_name}: "
+        f"{counts.letters:,} = {produced:,}: {'holds' if holds else 'DOES NOT HOLD'}",
+        style="green" if holds else "red",
+        highlight=False,
+    )
+    return holds
+
+
 def _stopped_text(status: RunStatus, settings: PipelineSettings) -> str:
     """Return what the files have of a demo that was stopped."""
     rows = plural(status.counters["parquet.rows"], "row")
@@ -378,6 +404,12 @@ def _next_steps(settings: PipelineSettings) -> str:
         f"rows are in {settings.output_dir}, dead letters in {settings.dead_letter_dir}; "
         f"look at them with\n{_commands(settings)}"
     )
+
+
+def table_hint(job: TableJob) -> str:
+    """Return commands that query the table of a demo."""
+    lines = "\n".join(f"  {_as_typed(command)}" for command in table_queries(job, "event_type"))
+    return f"query the table {job.table.name} with\n{lines}"
 
 
 def store_hint(settings: PipelineSettings, store: EmbeddedStore) -> str:

@@ -50,6 +50,7 @@ from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.programs.kernel import look_for_kernel
 from beam_pipeline.runtime.scope import Scope
 from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
+from beam_pipeline.runtime.table_committer import check_table
 from beam_pipeline.schemas import Contract
 from beam_pipeline.settings.config import (
     EngineSettings,
@@ -57,6 +58,7 @@ from beam_pipeline.settings.config import (
     PipelineSettings,
     SupervisionSettings,
 )
+from beam_pipeline.settings.table import TableSettings, table_job
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.urls import absolute, is_url
 
@@ -118,6 +120,7 @@ class Launch:
     beam_flags: Sequence[str]
     logs: RunLogs
     console: Console
+    table: TableSettings | None = None
 
     def say(self, text: str) -> None:
         """Print a line as it is, without markup, colours or folding."""
@@ -129,6 +132,8 @@ class Launch:
         Raises:
           PipelineError: the run can't start.
         """
+        if self.table is not None:
+            check_table(self.table)
         for warning in preflight.check(self.settings):
             self.say(f"warning: {warning}")
         contract = self.settings.contract()
@@ -228,6 +233,7 @@ class Launch:
             dead_letter_topic_timeout_seconds=self.supervision.dead_letter_topic_timeout_seconds,
             accept_expired=self.supervision.accept_expired,
             discovery_interval_seconds=self.supervision.discovery_interval_seconds,
+            table=None if self.table is None else table_job(self.settings, self.table),
         )
         end_earlier_jobs(output_dir)
         if self.engine.on_flink:

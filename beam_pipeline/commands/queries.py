@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.settings.table import EMBEDDED_FILE, TABLE_DIRECTORY, TableJob
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.storage.urls import absolute, is_url
 
@@ -43,6 +45,34 @@ def query_commands(
     if scheme != "s3":
         return [with_arrow]
     return [["duckdb", "-c", f"{_duckdb_secret(config)}; {query}"], with_arrow]
+
+
+def table_queries(job: TableJob, column: str) -> list[list[str]]:
+    """Return commands that count the rows of a table by a column, each as its words.
+
+    DuckDB opens the directory of an embedded table; pyiceberg opens any catalog.
+    """
+    if job.table.catalog is not None:
+        load = f"load_catalog('c', **yaml.safe_load(open({job.table.catalog!r})))"
+        return [[sys.executable, "-c", f"import yaml; {_iceberg_query(load, job, column)}"]]
+    directory = Path(absolute(job.output_dir)) / TABLE_DIRECTORY
+    place = directory.joinpath(*job.table.name.split("."))
+    query = f"SELECT {column}, count(*) FROM iceberg_scan('{place}') GROUP BY 1"
+    load = f"load_catalog('beam_pipeline', type='sql', uri='sqlite:///{directory / EMBEDDED_FILE}')"
+    return [
+        ["duckdb", "-c", f"INSTALL iceberg; LOAD iceberg; {query}"],
+        [sys.executable, "-c", _iceberg_query(load, job, column)],
+    ]
+
+
+def _iceberg_query(load: str, job: TableJob, column: str) -> str:
+    return (
+        "from pyiceberg.catalog import load_catalog; "
+        f"rows = {load}.load_table({job.table.name!r}).scan(selected_fields=({column!r},)); "
+        f"rows = rows.to_arrow_batch_reader().read_all(); "
+        f"counts = rows.group_by({column!r}).aggregate([([], 'count_all')]); "
+        "[print(count) for count in counts.to_pylist()]"
+    )
 
 
 def file_system(scheme: str, config: StorageConfig) -> str:

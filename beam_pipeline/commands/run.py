@@ -31,6 +31,7 @@ from beam_pipeline.runtime.log_watch import expired_text, waiting_text
 from beam_pipeline.runtime.resume import ends_of
 from beam_pipeline.runtime.scope import PartByTime
 from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.table_committer import not_in_table_text
 from beam_pipeline.settings.config import (
     PipelineSettings,
     engine_settings,
@@ -43,7 +44,9 @@ from beam_pipeline.settings.flags import (
     add_engine_flags,
     add_pipeline_flags,
     add_supervision_flags,
+    add_table_flags,
 )
+from beam_pipeline.settings.table import table_settings
 from beam_pipeline.terminal import printable
 
 CAUGHT_UP = "caught_up"
@@ -80,6 +83,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_pipeline_flags(parser)
+    add_table_flags(parser)
     group = parser.add_argument_group("run")
     group.add_argument(
         "--until",
@@ -129,7 +133,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
     settings = with_matching_topics(with_parts_dir(settings, engine))
     supervision = supervision_settings(values)
     stop = stop_on_signals()
-    launch = Launch(settings, engine, supervision, beam_flags, logs_in(args.log_dir), Console())
+    table = table_settings(values)
+    launch = Launch(
+        settings, engine, supervision, beam_flags, logs_in(args.log_dir), Console(), table
+    )
     launch.check()
     preflight.prepare(settings)
     connection, topics = settings.connection(), settings.topics()
@@ -164,7 +171,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
         unsent = unsent_text(supervisor.status, settings, at_stop=not caught_up)
         expired = expired_text(supervisor.status.expired)
         requests = requests_text(supervisor.status, settings)
-        for line in (requests, unsent, expired, waiting_text(supervisor.status.waiting)):
+        outside = not_in_table_text(supervisor.status.table)
+        for line in (requests, unsent, expired, waiting_text(supervisor.status.waiting), outside):
             if line is not None:
                 launch.say(line)
     return 1 if expired is not None or (unsent is not None and caught_up) else 0

@@ -172,7 +172,7 @@ class Ledger:
         """
         if self._counted is None or epoch not in self._counted.dead:
             return False
-        if not self._covered_before.includes(content.covered):
+        if self.lands_again(path.name, epoch, content.covered):
             return True
         for other in visible_paths(path.parent):
             if other.name in self.files:
@@ -180,6 +180,21 @@ class Ledger:
                     if content_of(other).covered.overlaps(content.covered):
                         return True
         return False
+
+    def lands_again(self, name: str, epoch: str, covered: CoveredOffsets) -> bool:
+        """Whether the present epoch lands records of a file itself, because it does not count it.
+
+        Args:
+            name: the file's name.
+            epoch: the epoch that wrote it.
+            covered: what it covers.
+        """
+        return (
+            self._counted is not None
+            and epoch in self._counted.dead
+            and name not in self.files
+            and not self._covered_before.includes(covered)
+        )
 
     def _count(self, name: str, content: FileContent) -> None:
         self.covered.update(content.covered)

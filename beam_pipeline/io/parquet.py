@@ -90,6 +90,8 @@ class WriteToParquet(beam.io.WriteToParquet):
       storage_config: how the object store of a URL is reached.
       parts_dir: a directory that all workers share, for the parts of files (see `FileLayout`).
       goal: what the run reads; once it is read, the panes fire.
+      store_arrow_schema: whether the files tell Arrow of dictionary columns. pyiceberg can't put
+        files with such a column and files without the column into one Arrow table.
 
     Raises:
       UsageError: a column has the name of a partition key.
@@ -121,6 +123,7 @@ class WriteToParquet(beam.io.WriteToParquet):
         storage_config: StorageConfig | None = None,
         parts_dir: str | None = None,
         goal: ReadGoal | None = None,
+        store_arrow_schema: bool = True,
     ) -> None:
         without_meaning = {
             "record_batch_size": record_batch_size != _BEAM_RECORD_BATCH_SIZE,
@@ -167,6 +170,7 @@ class WriteToParquet(beam.io.WriteToParquet):
                 "compression": codec,
                 "use_deprecated_int96_timestamps": use_deprecated_int96_timestamps,
                 "use_compliant_nested_type": use_compliant_nested_type,
+                "store_schema": store_arrow_schema,
             },
         )
 

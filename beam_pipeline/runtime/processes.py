@@ -136,6 +136,10 @@ class ManagedProcess:
     def _reason(self) -> str:
         return self._error() or last_message(self.tail(_TAIL_LINES)) or "no output"
 
+    def ask_to_end(self) -> None:
+        """Send SIGTERM to the process and its whole group, and return at once."""
+        _signal_group(self._process.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """End the process and its whole group at once, by SIGKILL."""
         _signal_group(self._process.pid, signal.SIGKILL)

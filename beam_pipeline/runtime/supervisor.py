@@ -56,7 +56,14 @@ from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
 from beam_pipeline.runtime.run_events import MAX_EVENTS, RESTART, RunEvent
 from beam_pipeline.runtime.scope import PartByTime, Scope
 from beam_pipeline.runtime.storage_watch import StorageWatch
+from beam_pipeline.runtime.table_committer import (
+    LAST_COMMIT_SECONDS,
+    STOP_COMMIT_SECONDS,
+    TableCommitter,
+    TableStatus,
+)
 from beam_pipeline.settings.config import PipelineSettings
+from beam_pipeline.settings.table import TableJob
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.terminal import plural
@@ -84,7 +91,7 @@ class RunStatus:
 
     Attributes:
       state: "starting", "running", "restarting", "waiting for the broker", "waiting for the object
-        store", "sending dead letters" or "ended".
+        store", "sending dead letters", "committing to the table" or "ended".
       epoch: the present epoch.
       counters: the job's counters by name.
       files: how many files the run has written.
@@ -106,6 +113,7 @@ class RunStatus:
       landed: how much the files of the run hold.
       watermarks: how far in time the topics are landed, at the last look.
       events: what happened; the reader takes them away.
+      table: what is known of the run's table; None without one.
       engine_is_up: whether the engine runs.
       job_is_up: whether the job runs; with Prism that is the Python worker too.
     """
@@ -132,6 +140,7 @@ class RunStatus:
     landed: LandedTotals = field(default_factory=LandedTotals)
     watermarks: WatermarkNote = field(default_factory=WatermarkNote)
     events: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    table: TableStatus | None = None
     engine_is_up: bool = False
     job_is_up: bool = False
 
@@ -153,6 +162,7 @@ class RunPlan:
     dead_letter_topic_timeout_seconds: float = 60.0
     accept_expired: bool = False
     discovery_interval_seconds: float = 0.0
+    table: TableJob | None = None
 
     @property
     def output_dir(self) -> StoredPath:
@@ -254,6 +264,10 @@ class Supervisor:
         )
         self._scope: Scope = scope or PartByTime(plan.output_dir)
         self._cut = Cut()
+        self._table: TableCommitter | None = None
+        if plan.table is not None:
+            notices = self.status.notices
+            self._table = TableCommitter(plan.table, log_file("table"), notices.append)
         self._broker_watch = BrokerWatch(self._source.is_reachable)
         self._group_progress = GroupProgress(lambda landed_to: self._source.commit(landed_to))
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
@@ -328,13 +342,36 @@ class Supervisor:
                 self.status.unsent_reason = self._outbox.reason
                 self._finish_scope()
                 self._look_at_logs_last()
+            self._commit_last(stop, on_tick)
             self.status.state = "ended"
             on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
         finally:
             self._broker_watch.stop()
             self._outbox.stop()
+            if self._table:
+                self._table.stop()
             self._sweep_at_end()
+
+    def _commit_last(self, stop: Event, on_tick: OnTick) -> None:
+        """Have the committer put into the table what has landed."""
+        if self._table is None:
+            return
+
+        def tick() -> None:
+            self.status.state = "committing to the table"
+            self._beat()
+            on_tick(self.status)
+
+        self._table.finish(
+            tick, lambda: STOP_COMMIT_SECONDS if stop.is_set() else LAST_COMMIT_SECONDS
+        )
+        self.status.table = self._table.status
+
+    def _look_at_table(self) -> None:
+        if self._table:
+            self._table.look()
+            self.status.table = self._table.status
 
     def _await_workers_letters(self, stop: Event, on_tick: OnTick) -> None:
         """Let the workers send what they have put in place; a second sender would repeat letters.
@@ -727,6 +764,7 @@ class Supervisor:
             self._with_storage(self._look_for_files)
             self._note_columns(status_file)
             self._look_at_logs()
+            self._look_at_table()
             if self._end_needs_new_epoch() or self._needs_new_epoch():
                 return None
             self.status.covered = self._ledger.covered

@@ -101,6 +101,7 @@ class PipelineSettings:
     input_topic_pattern: str | None = None
     kafka_columns: tuple[str, ...] = DEFAULT_KAFKA_COLUMNS
     keeps_null_values: bool = False
+    has_table: bool = False
 
     def connection(self) -> KafkaConnection:
         """Return the cluster that `--kafka_bootstrap_servers` and `--kafka_config` describe.
@@ -239,6 +240,7 @@ class PipelineSettings:
             transforms=self.transforms,
             covered=covered or CoveredOffsets(),
             kafka_columns=self.kafka_columns,
+            stores_arrow_schema=not self.has_table,
         )
 
 
@@ -459,6 +461,7 @@ def pipeline_settings(values: Mapping[str, Any]) -> PipelineSettings:
         input_topic_pattern=topic_pattern(values),
         kafka_columns=kafka_columns(values["kafka_columns"]),
         keeps_null_values=values["null_values"] == ROW,
+        has_table=values.get("table") is not None,
     )
 
 

@@ -375,6 +375,32 @@ def _add_as_text(group: Flags, *names: str) -> None:
         group.add_argument(f"--{name}", **_SHARED_FLAGS[name], **how)
 
 
+def add_table_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that make the landed files a table."""
+    table = parser.add_argument_group("table")
+    table.add_argument(
+        "--table",
+        metavar="NAMESPACE.NAME",
+        help="also an Iceberg table of the files, and NAMESPACE.NAME__dead_letters of the dead "
+        "letters, with exactly-once commits (default: none)",
+    )
+    table.add_argument(
+        "--catalog",
+        metavar="FILE",
+        type=Path,
+        help="YAML file with pyiceberg's properties of the table's catalog, such as type, uri and "
+        "credential (default: an embedded catalog, a SQLite file below --output_dir)",
+    )
+    table.add_argument(
+        "--commit_interval",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="with --table, the least time between two commits; the end of a run commits at once "
+        "(default: %(default)g)",
+    )
+
+
 def add_job_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that only `python -m beam_pipeline.job` takes."""
     job = parser.add_argument_group("job")

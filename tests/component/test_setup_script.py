@@ -46,6 +46,8 @@ def checkout(tmp_path: Path) -> Path:
         (["run", "--output_dir=az://c/a", "--dead_letter_dir=s3://b/a"], "s3 azure"),
         (["run", "--output_dir=gs://bucket/events"], ""),
         (["demo"], ""),
+        (["demo", "--table=demo.events"], "iceberg"),
+        (["run", "--table", "lake.orders", "--output_dir=s3://b/a"], "s3 iceberg"),
         ([], ""),
     ],
 )

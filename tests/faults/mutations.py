@@ -56,6 +56,13 @@ MUTATIONS = (
         test=EPOCHS,
     ),
     Mutation(
+        name="disjoint offsets",
+        file="beam_pipeline/tables/plan.py",
+        original="    _check_disjoint(add, kept.covered)\n",
+        mutated="",
+        test="tests/unit/tables/test_committer.py::test_a_compaction_during_the_listing_doubles_nothing",
+    ),
+    Mutation(
         name="strays",
         file="beam_pipeline/files/ledger.py",
         original="if self._is_stray(path, unknown[path], content):",

@@ -28,6 +28,7 @@ from beam_pipeline.runtime.programs.broker import EmbeddedBroker
 from beam_pipeline.storage.paths import StoredPath
 
 SUPERVISOR, BROKER, STORE = "supervisor", "broker", "store"
+COMMITTER = "table committer"
 COMMAND_OF = {
     "job and Python worker": "beam_pipeline.job",
     "Prism": "--serve_http=false",
@@ -45,6 +46,7 @@ COMMAND_ON_FLINK = {
 
 VICTIMS = (SUPERVISOR, *COMMAND_OF, BROKER)
 VICTIMS_ON_FLINK = (SUPERVISOR, *COMMAND_ON_FLINK, BROKER)
+COMMAND_WITH_TABLE = {COMMITTER: "-m beam_pipeline.tables"}
 PROGRESS_TIMEOUT_SECONDS = 150.0
 MARKER_DELAY = timedelta(seconds=10)
 """The watermark delay, and how far the clock of the broker may be behind."""
@@ -191,7 +193,7 @@ class Scenario:
         def find() -> int | None:
             self.keep_running()
             processes = self.run.processes().items()
-            sought = {**COMMAND_OF, **COMMAND_ON_FLINK}[victim]
+            sought = {**COMMAND_OF, **COMMAND_ON_FLINK, **COMMAND_WITH_TABLE}[victim]
             return next((pid for pid, command in processes if sought in command), None)
 
         pid: int = wait_for(find, f"{victim}\n{self.told()}", PROGRESS_TIMEOUT_SECONDS)

@@ -6,6 +6,15 @@ import signal
 from pathlib import Path
 
 from integration.pipeline_runs import PipelineRun, running, wait_for
+from pyiceberg.catalog import Catalog, load_catalog
+from table_trees import check_snapshots, rows_of
+
+LETTERS = "events__dead_letters"
+
+
+def open_catalog(output_dir: Path) -> Catalog:
+    database = output_dir / "_table" / "catalog.db"
+    return load_catalog("beam_pipeline", type="sql", uri=f"sqlite:///{database}")
 
 
 def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -16,6 +25,8 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: P
         "--events_per_second=50",
         "--invalid_ratio=0.1",
         "--late_ratio=0.05",
+        "--table=demo.events",
+        "--commit_interval=3",
         f"--output_dir={run.output_dir}",
         f"--dead_letter_dir={run.dead_letter_dir}",
         timeout_seconds=240,
@@ -30,6 +41,13 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: P
         assert sorted(offsets) == list(range(len(offsets)))
     assert 20 <= len(run.letters()) <= 60  # a tenth of 400, by chance
     assert f"= valid {len(run.rows())} + dead {len(run.letters())}: holds" in finished.output
+    catalog = open_catalog(run.output_dir)
+    tables = {name: catalog.load_table(f"demo.{name}") for name in ("events", LETTERS)}
+    assert sorted([*rows_of(tables["events"]), *rows_of(tables[LETTERS])]) == sorted(placed)
+    assert len(tables["events"].history()) > 1
+    for table in tables.values():
+        check_snapshots(table)
+    assert f"table demo.events: {len(run.rows())} rows + " in finished.output
     assert f"report --output_dir={run.output_dir} " in finished.output
     assert run.processes() == {}
 

@@ -131,6 +131,8 @@ class RunView:
             facts.append(("remaining", f"{status.remaining:,}{waits}"))
         if status.refused_letters:
             facts.append(("dlq_topic_refused", f"{status.refused_letters:,}"))
+        if status.table is not None:
+            facts.append(("table", status.table.text))
         if status.restarts:
             facts.append(("restarts", str(status.restarts)))
         return facts
@@ -151,6 +153,8 @@ class RunView:
             figures.append(Figure("remaining", status.remaining))
         if status.refused_letters:
             figures.append(Figure("refused", status.refused_letters))
+        if status.table is not None:
+            figures.append(Figure("in table", status.table.records))
         return Board(
             title=self._title,
             state=status.waits_for or _state_text(status),

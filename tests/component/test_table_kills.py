@@ -1,0 +1,61 @@
+"""The committer is killed at each point of its protocol, on the embedded catalog."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import table_kill_child
+from table_killer import Killer, Lander
+
+RANDOM_KILLS = 24
+
+
+@pytest.fixture
+def killer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Killer:
+    # The fork server imports the child's module once, where it finds it.
+    monkeypatch.setenv("PYTHONPATH", str(Path(table_kill_child.__file__).parent))
+    return Killer(Lander(tmp_path, random.Random(1)))
+
+
+def test_a_committer_that_is_killed_at_each_point(killer: Killer) -> None:
+    """Before and after the tables exist, and with links and manifests of the one before."""
+    reached = set()
+    for _ in range(3):
+        for point in table_kill_child.POINTS:
+            killer.lander.land()
+            killer.lander.land_letters()
+            if killer.commit(point) == "killed":
+                reached.add(point)
+            killer.check()
+    killer.check_at_rest()
+    assert reached == table_kill_child.POINTS.keys()
+    assert killer.ends["killed"] >= 40
+    assert killer.ends["failed"] == 0
+
+
+def test_a_committer_that_is_killed_at_random_times(killer: Killer) -> None:
+    while killer.ends["killed"] < RANDOM_KILLS:
+        for _ in range(3):
+            killer.lander.step()
+        killer.commit(None, kill_after=killer.lander.random.uniform(0.01, 0.4))
+        killer.check()
+    killer.check_at_rest()
+    assert killer.ends["failed"] == 0
+
+
+def test_two_committers_at_once(killer: Killer) -> None:
+    killer.commit(None)  # two that make the embedded catalog at once: one fails, and tries again
+    for round_number in range(8):
+        for _ in range(3):
+            killer.lander.land()
+            killer.lander.land_letters()
+        children = [killer.start(), killer.start()]
+        if round_number % 2:
+            children[0].join(killer.lander.random.uniform(0.01, 0.3))
+            children[0].kill()
+        for child in children:
+            killer.end(child)
+        killer.check()
+    killer.check_at_rest()  # one of two may have given up, for the next round to commit
