@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.runtime.processes import run_to_end
 from beam_pipeline.runtime.programs.cache import cache_directory, scratch_directory
 from beam_pipeline.runtime.programs.jvm import JVM_FLAGS
+from beam_pipeline.storage.durable import write_atomically
 
 
 class ClassArchive:
@@ -72,11 +72,11 @@ class ClassArchive:
         A cache that can't be written keeps none.
         """
         with contextlib.suppress(OSError):
-            lines = new_list.read_text(errors="replace").splitlines()
-            if any(line.split(" ", 1)[0] == self._last_class for line in lines):
+            content = new_list.read_bytes()
+            last = self._last_class.encode()
+            if any(line.split(b" ", 1)[0] == last for line in content.splitlines()):
                 self._directory.mkdir(exist_ok=True)
-                shutil.copyfile(new_list, self.class_list.with_suffix(f".{os.getpid()}"))
-                self.class_list.with_suffix(f".{os.getpid()}").replace(self.class_list)
+                write_atomically(self.class_list, content, durable=False, private=False)
 
     def make_in_background(self) -> None:
         """Make the archive in a thread, with the lowest priority, unless another process does.
