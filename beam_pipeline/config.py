@@ -215,6 +215,7 @@ class IngestConfig:
     client_properties: Mapping[str, str] = field(repr=False)
     create_time: CreateTimeTopics = CreateTimeTopics()
     plain_source: bool = False
+    packs_dir: str | None = None
     transforms: tuple[str, ...] = ()
     compiled_contract: bool = True
     covered: CoveredOffsets = field(default_factory=CoveredOffsets, repr=False)

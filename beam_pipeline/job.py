@@ -75,7 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             config = ingest_options.ingest_config()
         pool = loopback_pool(options)  # ends when nothing refers to it
-        config = replace(config, plain_source=ingest_options.plain_source)
+        config = replace(
+            config, plain_source=ingest_options.plain_source, packs_dir=ingest_options.packs_dir
+        )
         config = with_kernel(config)
         config = with_readers(config, options.view_as(PortableOptions))
         config = with_create_time_topics(config)

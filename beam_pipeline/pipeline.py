@@ -41,6 +41,7 @@ def build_pipeline(pipeline: beam.Pipeline, config: IngestConfig) -> None:
         config.plain_source,
         config.goal,
         config.turns,
+        config.packs_dir,
     )
     landed = _land(records, config)
     _ = landed.letter_files | "PublishDeadLetters" >> PublishDeadLetterFiles(

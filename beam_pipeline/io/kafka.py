@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -53,6 +54,8 @@ class ReadRecords(beam.PTransform[Any, Any]):
         that lacks its jar. Then the bytes of a poll have no limit.
       goal: what the run reads, for the sinks (`read_goal`).
       turns: how long the reader on Prism takes at one partition.
+      packs_dir: where packs have their data in files, if Java and Python run on one machine and no
+        bundle is tried again. None sends it through the runner.
 
     Raises:
       UsageError: there are topics with producers' timestamps, and Beam's own expansion service or
@@ -70,8 +73,10 @@ class ReadRecords(beam.PTransform[Any, Any]):
         plain_source: bool = False,
         goal: ReadGoal | None = None,
         turns: Turns | None = None,
+        packs_dir: str | None = None,
     ) -> None:
         super().__init__()
+        self._packs_dir = packs_dir
         self._turns = turns or Turns()
         self._create_time = create_time or CreateTimeTopics()
         self._plain_source = plain_source
@@ -119,6 +124,7 @@ class ReadRecords(beam.PTransform[Any, Any]):
             "maxOutOfOrderMs": self._create_time.max_out_of_order_seconds * 1000,
             "maxPackRecords": MAX_BATCH_RECORDS,
             "maxPackBytes": MAX_PACK_BYTES,
+            "packsDirectory": self._packs_dir,
             "maxWaitMs": self._turns.wait_ms,
             "maxTurnMs": self._turns.read_ms,
         }
@@ -235,58 +241,77 @@ def batch_of_records(records: Sequence[KafkaRecord]) -> pa.RecordBatch:
 def batch_of_pack(pack: Any) -> pa.RecordBatch:
     """Return a batch of `RECORD_SCHEMA` for a pack: what Pack.java writes, this reads.
 
-    The pack's fields are named in java/src/beam_pipeline/Pack.java and are laid out as
-    Arrow's buffers, so they are not copied.
+    The pack's fields are named in java/src/beam_pipeline/Pack.java, and its data is laid out as
+    Arrow's buffers, so it is not copied. Data in a file is mapped, and the file is removed.
+
+    Raises:
+      FileNotFoundError: the file is gone, since the pack was read before.
 
     >>> from types import SimpleNamespace as Row
-    >>> empty = Row(ends=bytes(4), data=b"", valid=b"")
     >>> pack = Row(
-    ...     topic="orders", partition=0, timestamp_type=1, offsets=(7).to_bytes(8, "little"),
-    ...     timestamps=(1_000).to_bytes(8, "little"),
-    ...     keys=Row(ends=bytes(8), data=b"", valid=bytes(1)),
-    ...     values=Row(ends=bytes(4) + (2).to_bytes(4, "little"), data=b"{}", valid=b""),
-    ...     header_ends=bytes(8), header_keys=empty, header_values=empty,
+    ...     topic="orders", partition=0, timestamp_type=1, records=1, file="",
+    ...     lengths=[8, 8, 8, 1, 0, 8, 0, 2, 8, 4, 0, 0, 4, 0, 0],
+    ...     data=(7).to_bytes(8, "little") + (1_000).to_bytes(8, "little") + bytes(8 + 8)
+    ...     + bytes(4) + (2).to_bytes(4, "little") + b"{}".ljust(8) + bytes(8 + 8 + 8),
     ... )
     >>> batch_of_pack(pack).select(["kafka_offset", "_key", "_value"]).to_pylist()
     [{'kafka_offset': 7, '_key': None, '_value': b'{}'}]
     """
-    count = len(pack.offsets) // 8
+    count = pack.records
+    offsets, timestamps, *rest = _sections(pack)
+    keys, values, header_ends, header_keys, header_values = (
+        rest[0:3],
+        rest[3:6],
+        rest[6],
+        rest[7:10],
+        rest[10:13],
+    )
     topic_type, partition_type, offset_type, timestamp_type, *_ = RECORD_SCHEMA.types
     columns = [
         pa.repeat(pa.scalar(pack.topic, topic_type), count),
         pa.repeat(pa.scalar(pack.partition, partition_type), count),
-        _numbers(pack.offsets, count, offset_type),
-        _numbers(pack.timestamps, count, timestamp_type),
+        pa.Array.from_buffers(offset_type, count, [None, offsets]),
+        pa.Array.from_buffers(timestamp_type, count, [None, timestamps]),
         pa.repeat(_timestamp_type(pack.timestamp_type), count),
-        _binaries(pack.keys, count, pa.binary()),
-        _binaries(pack.values, count, pa.binary()),
-        _headers(pack, count),
+        _binaries(keys, count, pa.binary()),
+        _binaries(values, count, pa.binary()),
+        _headers(header_ends, header_keys, header_values, count),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA)
+
+
+def _sections(pack: Any) -> Iterator[pa.Buffer]:
+    """Yield the parts of a pack's data. Each begins at a multiple of 8 bytes."""
+    if pack.file:
+        data = pa.memory_map(pack.file).read_buffer()
+        Path(pack.file).unlink()
+    else:
+        data = pa.py_buffer(pack.data)
+    start = 0
+    for length in pack.lengths:
+        yield data.slice(start, length)
+        start += (length + 7) & -8
 
 
 def _timestamp_type(type_id: int) -> str:
     return TIMESTAMP_TYPES.get(type_id, TIMESTAMP_TYPES[-1])
 
 
-def _numbers(data: bytes, count: int, data_type: pa.DataType) -> pa.Array:
-    return pa.Array.from_buffers(data_type, count, [None, pa.py_buffer(data)])
+def _binaries(sections: Sequence[pa.Buffer], count: int, data_type: pa.DataType) -> pa.Array:
+    ends, valid, data = sections
+    return pa.Array.from_buffers(data_type, count, [valid if valid.size else None, ends, data])
 
 
-def _binaries(column: Any, count: int, data_type: pa.DataType) -> pa.Array:
-    valid = pa.py_buffer(column.valid) if column.valid else None
-    buffers = [valid, pa.py_buffer(column.ends), pa.py_buffer(column.data)]
-    return pa.Array.from_buffers(data_type, count, buffers)
-
-
-def _headers(pack: Any, count: int) -> pa.Array:
-    ends = np.frombuffer(pack.header_ends, np.int32)
+def _headers(
+    ends_section: pa.Buffer, keys: Sequence[pa.Buffer], values: Sequence[pa.Buffer], count: int
+) -> pa.Array:
+    ends = np.frombuffer(ends_section, np.int32)
     if not ends[-1]:
         return pa.nulls(count, _HEADERS_TYPE)
     items = pa.StructArray.from_arrays(
         [
-            _binaries(pack.header_keys, int(ends[-1]), pa.string()),
-            _binaries(pack.header_values, int(ends[-1]), pa.binary()),
+            _binaries(keys, int(ends[-1]), pa.string()),
+            _binaries(values, int(ends[-1]), pa.binary()),
         ],
         fields=list(_HEADERS_TYPE.value_type),
     )

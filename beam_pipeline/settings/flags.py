@@ -413,6 +413,12 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use no class of this project's in the source, for a Flink cluster without its jar",
     )
+    job.add_argument(
+        "--packs_dir",
+        metavar="DIRECTORY",
+        help="where records on their way from Java to Python are in files, if both run here "
+        "(default: they go through the runner)",
+    )
     job.add_argument("--covered_offsets", metavar="FILE", help="offsets that are in files already")
 
 

@@ -21,8 +21,9 @@ from apache_beam.testing.util import assert_that
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
-from apache_beam.transforms.window import TimestampedValue
+from apache_beam.transforms.window import GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.runtime.processes import Service
 
@@ -105,6 +106,31 @@ def test_a_backlog_is_read_in_bundles_of_some_size(options: PipelineOptions) -> 
         read = pipeline | beam.Create([0]) | "ReadAll" >> beam.ParDo(ReadAll())
         apart = read | beam.Reshuffle()  # or the blocks would not leave the reader's stage
         assert_that(apart | beam.MapTuple(lambda bundle, block: (bundle, 1)), in_bounded_bundles)
+
+
+class CountBundles(beam.DoFn):
+    """Anything to the number of elements of each bundle."""
+
+    def start_bundle(self) -> None:
+        self._elements = 0
+
+    def process(self, element: Any) -> None:
+        self._elements += 1
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield WindowedValue(self._elements, START, (GlobalWindow(),))
+
+
+def in_bundles_of_16_mb(bundles: list[int]) -> None:
+    assert sum(bundles) == BLOCKS
+    assert max(bundles) <= 16
+
+
+def test_an_element_counts_with_the_file_that_it_names(options: PipelineOptions) -> None:
+    names = [f"/packs/{number}.{BLOCK}.pack" for number in range(BLOCKS)]
+    with TestPipeline(options=options) as pipeline:
+        named = pipeline | beam.Create(names) | beam.Reshuffle()
+        assert_that(named | beam.ParDo(CountBundles()), in_bundles_of_16_mb)
 
 
 class ReadSlowly(beam.DoFn):

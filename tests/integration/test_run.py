@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 import signal
 import time
 from collections import Counter
@@ -245,6 +247,28 @@ def test_everything_killed_at_once_resumes_from_the_files(
         process.wait(10)
         wait_for(lambda: not run.processes(), "the end of every process", 10)
     run.catch_up(kafka, topic)
+    assert_each_once(run, kafka, topic)
+
+
+def test_packs_cross_in_files_or_through_the_runner_if_those_cannot_be_written(
+    run: PipelineRun, kafka: KafkaConnection, fresh_topic: Callable[..., str]
+) -> None:
+    topic = fresh_topic()
+    with running(run, run.run_words(kafka, topic)):
+        send(kafka, topic, events(60))
+        wait_for(lambda: run.placed().total() == 60, "rows")
+        job = run.process_of("beam_pipeline.job")
+        (packs,) = re.findall(r"--packs_dir=(\S+)", run.processes()[job])
+        os.kill(job, signal.SIGSTOP)
+        send(kafka, topic, events(60, seed=2))
+        wait_for(lambda: any(Path(packs).iterdir()), "packs on their way")
+        os.kill(job, signal.SIGCONT)
+        wait_for(lambda: run.placed().total() == 120, "rows of packs in files")
+        assert not any(Path(packs).iterdir())
+        Path(packs).rmdir()
+        send(kafka, topic, events(60, seed=3))
+        wait_for(lambda: run.placed().total() == 180, "rows of packs in elements")
+        assert run.process_of("beam_pipeline.job") == job
     assert_each_once(run, kafka, topic)
 
 

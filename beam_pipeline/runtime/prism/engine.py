@@ -66,7 +66,7 @@ class PrismEngine:
         self._processes: list[ManagedProcess] = []
         self._flags: list[str] = []
         self._archive = tools.class_archive()
-        self._class_list = ExitStack()
+        self._scratch = ExitStack()
 
     def start(self, epoch: str) -> None:
         tools = self._tools
@@ -85,6 +85,7 @@ class PrismEngine:
             f"--job_endpoint={prism.endpoint}",
             "--environment_type=LOOPBACK",
             f"--expansion_service={expansion.endpoint}",
+            f"--packs_dir={self._scratch.enter_context(scratch_directory())}",
         ]
 
     def job_flags(self) -> list[str]:
@@ -102,7 +103,7 @@ class PrismEngine:
             for process in self._processes:
                 stack.callback(process.terminate, 1.0)
         self._processes.clear()
-        self._class_list.close()
+        self._scratch.close()
 
     def _class_flags(self) -> list[str]:
         """Use the archive of classes, or do what the next starts need for it."""
@@ -110,8 +111,8 @@ class PrismEngine:
             self._archive.make_in_background()
         if self._archive.class_list.is_file():
             return self._archive.flags()
-        class_list = self._class_list.enter_context(scratch_directory()) / "classes.list"
-        self._class_list.callback(self._archive.keep, class_list)
+        class_list = self._scratch.enter_context(scratch_directory()) / "classes.list"
+        self._scratch.callback(self._archive.keep, class_list)
         return self._archive.list_flags(class_list)
 
     def leave(self) -> None:

@@ -13,9 +13,14 @@ from beam_pipeline.runtime.programs.jvm import (
     start_jvm,
 )
 
-LOCAL_ARGUMENTS = ("--alsoStartLoopbackWorker", f"--filesToStage={LOGGING_CONFIG}")
+LOCAL_ARGUMENTS = (
+    "--alsoStartLoopbackWorker",
+    "--experiments=data_buffer_size_limit=1",
+    f"--filesToStage={LOGGING_CONFIG}",
+)
 """The Java harness runs inside the service's own JVM, without Docker. It has its classes already.
-Without a list of files to stage Beam copies the whole class path, 138 MB, twice at each start."""
+Without a list of files to stage Beam copies the whole class path, 138 MB, twice at each start.
+Packs leave Java at once, or those with their data in files would wait for the bundle's end."""
 
 FLINK_ARGUMENTS = (
     "--defaultEnvironmentType=EMBEDDED",

@@ -1,5 +1,8 @@
 package beam_pipeline;
 
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.OutputStream;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
@@ -7,7 +10,9 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
 import java.util.Collection;
+import java.util.Collections;
 import java.util.List;
+import java.util.Optional;
 import java.util.stream.Collectors;
 import org.apache.beam.sdk.io.kafka.KafkaRecord;
 import org.apache.beam.sdk.schemas.Schema;
@@ -22,35 +27,29 @@ import org.joda.time.Instant;
  * Records of one partition and timestamp type, in order, for Python.
  *
  * <p>An element costs the runner and Python's worker many times what a record's bytes cost them, so
- * records cross by thousands. A pack's fields are laid out as Arrow's buffers are (little-endian;
- * ends begin with a zero; bit i of {@code valid} is record i), so that Python need not look at them
- * one by one. An element has several packs where a source reads several partitions.
+ * records cross by thousands. A pack's data is its sections one after the other, each padded to 8 bytes. They
+ * are laid out as Arrow's buffers are (little-endian; ends begin with a zero; bit i of {@code valid}
+ * is record i), so that Python need not look at the records one by one. The data is in the element
+ * or in a file ({@link PackFiles}). An element has several packs where a source reads several
+ * partitions.
  */
 final class Pack {
-  private static final Schema BINARIES =
-      Schema.builder()
-          .addByteArrayField("ends") // int32, one more than there are values
-          .addByteArrayField("data")
-          .addByteArrayField("valid") // a bitmap; empty where no value is null
-          .build();
-
   private static final Schema PACK =
       Schema.builder()
           .addStringField("topic")
           .addInt32Field("partition")
           .addInt32Field("timestamp_type")
-          .addByteArrayField("offsets") // int64
-          .addByteArrayField("timestamps") // int64, milliseconds
-          .addField("keys", FieldType.row(BINARIES))
-          .addField("values", FieldType.row(BINARIES))
-          .addByteArrayField("header_ends") // int32, into the next two
-          .addField("header_keys", FieldType.row(BINARIES))
-          .addField("header_values", FieldType.row(BINARIES))
+          .addInt32Field("records")
+          .addArrayField("lengths", FieldType.INT32) // of the sections, in bytes without padding
+          .addByteArrayField("data") // the sections; empty where there is a file
+          .addStringField("file") // its path, or empty
           .build();
 
   /** The elements: some packs. */
   static final Schema PACKS =
       Schema.builder().addArrayField("packs", FieldType.row(PACK)).build();
+
+  private static final byte[] PADDING = new byte[Long.BYTES];
 
   private final List<Object> source;
   private int records;
@@ -72,10 +71,20 @@ final class Pack {
     return Arrays.asList(record.getTopic(), record.getPartition(), record.getTimestampType().id);
   }
 
-  /** Returns an element with packs. */
+  /** Returns an element with packs, and their data. */
   static Row toRow(Collection<Pack> packs) {
-    List<Row> rows = packs.stream().map(Pack::toRow).collect(Collectors.toList());
-    return Row.withSchema(PACKS).attachValues(rows);
+    return elementOf(packs.stream().map(Pack::toRow).collect(Collectors.toList()));
+  }
+
+  /** Returns an element with this pack, and its data in a file; in the element if that failed. */
+  Row toRow(PackFiles files) {
+    Optional<String> file = files.write(this);
+    Row row = file.isPresent() ? toRow(new byte[0], file.get()) : toRow();
+    return elementOf(Collections.singletonList(row));
+  }
+
+  private static Row elementOf(List<Row> packs) {
+    return Row.withSchema(PACKS).attachValues(packs);
   }
 
   List<Object> source() {
@@ -110,55 +119,111 @@ final class Pack {
   }
 
   long bytes() {
-    return keys.bytes + values.bytes + headerKeys.bytes + headerValues.bytes;
+    return 0L + keys.bytes + values.bytes + headerKeys.bytes + headerValues.bytes;
+  }
+
+  /** Returns the size of the data. */
+  int dataBytes() {
+    return sections().stream().mapToInt(section -> padded(section.bytes())).sum();
+  }
+
+  void writeData(OutputStream out) throws IOException {
+    for (Section section : sections()) {
+      section.writeTo(out);
+      out.write(PADDING, 0, padded(section.bytes()) - section.bytes());
+    }
   }
 
   private Row toRow() {
-    return Row.withSchema(PACK)
-        .attachValues(
-            source.get(0),
-            source.get(1),
-            source.get(2),
-            offsets.toBytes(),
-            timestamps.toBytes(),
-            keys.toRow(),
-            values.toRow(),
-            headerEnds.toBytes(),
-            headerKeys.toRow(),
-            headerValues.toRow());
+    ByteArrayOutputStream data = new ByteArrayOutputStream(dataBytes());
+    try {
+      writeData(data);
+    } catch (IOException error) {
+      throw new AssertionError("memory can be written", error);
+    }
+    return toRow(data.toByteArray(), "");
   }
 
-  /** Holds the values themselves until they are put together: large ones are copied once. */
-  private static final class Binaries {
+  private Row toRow(byte[] data, String file) {
+    List<Integer> lengths = sections().stream().map(Section::bytes).collect(Collectors.toList());
+    return Row.withSchema(PACK)
+        .attachValues(source.get(0), source.get(1), source.get(2), records, lengths, data, file);
+  }
+
+  /** Returns what {@code batch_of_pack} in Python reads, in its order. */
+  private List<Section> sections() {
+    return Arrays.asList(
+        offsets,
+        timestamps,
+        keys.ends,
+        keys.valid(),
+        keys,
+        values.ends,
+        values.valid(),
+        values,
+        headerEnds,
+        headerKeys.ends,
+        headerKeys.valid(),
+        headerKeys,
+        headerValues.ends,
+        headerValues.valid(),
+        headerValues);
+  }
+
+  private static int padded(int bytes) {
+    return Math.addExact(bytes, PADDING.length - 1) & -PADDING.length;
+  }
+
+  /** A part of a pack's data, and one buffer of Arrow's. */
+  private interface Section {
+    int bytes();
+
+    void writeTo(OutputStream out) throws IOException;
+  }
+
+  /** Holds the values themselves until they are written: large ones are copied once. */
+  private static final class Binaries implements Section {
     int count;
-    long bytes;
+    final Numbers ends = new Numbers().addInt(0); // int32, one more than there are values
+    private int bytes;
     private final List<byte[]> values = new ArrayList<>();
-    private final Numbers ends = new Numbers().addInt(0);
     private final BitSet valid = new BitSet();
 
     void add(byte[] value) {
       if (value != null) {
         valid.set(count);
         values.add(value);
-        bytes += value.length;
+        bytes = Math.addExact(bytes, value.length);
       }
       count++;
-      ends.addInt(Math.toIntExact(bytes));
+      ends.addInt(bytes);
     }
 
-    Row toRow() {
-      byte[] bitmap = new byte[0];
-      if (valid.cardinality() < count) {
-        bitmap = Arrays.copyOf(valid.toByteArray(), (count + 7) / 8);
+    /** Returns a bitmap, without a bit where no value is null. */
+    Numbers valid() {
+      Numbers bitmap = new Numbers();
+      if (values.size() < count) {
+        for (byte bits : Arrays.copyOf(valid.toByteArray(), (count + 7) / 8)) {
+          bitmap.addByte(bits);
+        }
       }
-      ByteBuffer data = ByteBuffer.allocate(Math.toIntExact(bytes));
-      values.forEach(data::put);
-      values.clear();
-      return Row.withSchema(BINARIES).attachValues(ends.toBytes(), data.array(), bitmap);
+      return bitmap;
+    }
+
+    @Override
+    public int bytes() {
+      return bytes;
+    }
+
+    @Override
+    public void writeTo(OutputStream out) throws IOException {
+      for (byte[] value : values) {
+        out.write(value);
+      }
     }
   }
 
-  private static final class Numbers {
+  private static final class Numbers implements Section {
     private ByteBuffer buffer = allocate(256);
 
     Numbers addLong(long number) {
@@ -171,8 +236,19 @@ final class Pack {
       return this;
     }
 
-    byte[] toBytes() {
-      return Arrays.copyOf(buffer.array(), buffer.position());
+    Numbers addByte(byte number) {
+      room(Byte.BYTES).put(number);
+      return this;
+    }
+
+    @Override
+    public int bytes() {
+      return buffer.position();
+    }
+
+    @Override
+    public void writeTo(OutputStream out) throws IOException {
+      out.write(buffer.array(), 0, buffer.position());
     }
 
     private ByteBuffer room(int bytes) {

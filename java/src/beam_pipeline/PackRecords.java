@@ -25,26 +25,34 @@ final class PackRecords
     extends PTransform<PCollection<KafkaRecord<byte[], byte[]>>, PCollection<Row>> {
   private final long maxRecords;
   private final long maxBytes;
+  private final PackFiles files;
 
-  /** A pack goes on when it has so many records, or keys and values of so many bytes. */
-  PackRecords(long maxRecords, long maxBytes) {
+  /**
+   * A pack goes on when it has so many records, or keys and values of so many bytes.
+   *
+   * @param files takes the data of packs; null leaves it in the elements
+   */
+  PackRecords(long maxRecords, long maxBytes, PackFiles files) {
     this.maxRecords = maxRecords;
     this.maxBytes = maxBytes;
+    this.files = files;
   }
 
   @Override
   public PCollection<Row> expand(PCollection<KafkaRecord<byte[], byte[]>> records) {
-    return records.apply(ParDo.of(new PackFn(maxRecords, maxBytes))).setRowSchema(Pack.PACKS);
+    return records.apply(ParDo.of(new PackFn(maxRecords, maxBytes, files))).setRowSchema(Pack.PACKS);
   }
 
   private static final class PackFn extends DoFn<KafkaRecord<byte[], byte[]>, Row> {
     private final long maxRecords;
     private final long maxBytes;
+    private final PackFiles files;
     private transient Map<List<Object>, Pack> open;
 
-    PackFn(long maxRecords, long maxBytes) {
+    PackFn(long maxRecords, long maxBytes, PackFiles files) {
       this.maxRecords = maxRecords;
       this.maxBytes = maxBytes;
+      this.files = files;
     }
 
     @Override
@@ -66,17 +74,20 @@ final class PackRecords
       pack.add(record, timestamp);
       if (pack.records() >= maxRecords || pack.bytes() >= maxBytes) {
         open.remove(pack.source());
-        output.outputWithTimestamp(Pack.toRow(Collections.singleton(pack)), pack.earliest());
+        output.outputWithTimestamp(toRow(pack), pack.earliest());
       }
     }
 
     @FinishBundle
     public void finishBundle(FinishBundleContext context) {
       for (Pack pack : open.values()) {
-        Row packs = Pack.toRow(Collections.singleton(pack));
-        context.output(packs, pack.earliest(), GlobalWindow.INSTANCE);
+        context.output(toRow(pack), pack.earliest(), GlobalWindow.INSTANCE);
       }
       open = null;
+    }
+
+    private Row toRow(Pack pack) {
+      return files == null ? Pack.toRow(Collections.singleton(pack)) : pack.toRow(files);
     }
   }
 }

@@ -54,6 +54,9 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
     /** or keys and values of so many bytes; a poll ends there, too. */
     public long maxPackBytes;
 
+    /** Where packs have their data in files, if Python runs on the same machine; else null. */
+    public String packsDirectory;
+
     /** How long a turn of a partition waits for its first record. */
     public long maxWaitMs;
 
@@ -105,8 +108,10 @@ public final class ReadRecords extends PTransform<PBegin, PCollection<Row>> {
               new PackedSource(
                   RecordSources.of(read), settings.maxPackRecords, settings.maxPackBytes)));
     }
+    PackFiles files =
+        settings.packsDirectory == null ? null : new PackFiles(settings.packsDirectory);
     return begin
         .apply(read)
-        .apply(new PackRecords(settings.maxPackRecords, settings.maxPackBytes));
+        .apply(new PackRecords(settings.maxPackRecords, settings.maxPackBytes, files));
   }
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import NOON_MS, kafka_record
@@ -16,27 +18,16 @@ from beam_pipeline.records import MAX_BATCH_RECORDS, KafkaRecord
 from beam_pipeline.schemas.contract import RECORD_SCHEMA
 
 
-class Binaries(NamedTuple):
-    """Of Pack.java: ends, data and a bitmap, which is empty where nothing is null."""
-
-    ends: bytes
-    data: bytes
-    valid: bytes
-
-
 class Pack(NamedTuple):
     """A row of Pack.java."""
 
     topic: str
     partition: int
     timestamp_type: int
-    offsets: bytes
-    timestamps: bytes
-    keys: Binaries
-    values: Binaries
-    header_ends: bytes
-    header_keys: Binaries
-    header_values: Binaries
+    records: int
+    lengths: list[int]
+    data: bytes
+    file: str
 
 
 def int32(numbers: Sequence[int]) -> bytes:
@@ -47,13 +38,14 @@ def int64(numbers: Sequence[int]) -> bytes:
     return b"".join(number.to_bytes(8, "little", signed=True) for number in numbers)
 
 
-def binaries(values: Sequence[bytes | None]) -> Binaries:
+def binaries(values: Sequence[bytes | None]) -> list[bytes]:
+    """Return ends, a bitmap, which is empty where nothing is null, and the values' bytes."""
     ends = [0]
     for value in values:
         ends.append(ends[-1] + len(value or b""))
     bits = sum(1 << row for row, value in enumerate(values) if value is not None)
     valid = bits.to_bytes((len(values) + 7) // 8, "little") if None in values else b""
-    return Binaries(int32(ends), b"".join(value or b"" for value in values), valid)
+    return [int32(ends), valid, b"".join(value or b"" for value in values)]
 
 
 def pack_of(records: Sequence[KafkaRecord]) -> Pack:
@@ -62,17 +54,20 @@ def pack_of(records: Sequence[KafkaRecord]) -> Pack:
     for record in records:
         ends.append(ends[-1] + len(record.headers or ()))
     first = records[0]
-    return Pack(
-        first.topic,
-        first.partition,
-        first.timestampTypeId,
+    sections = [
         int64([record.offset for record in records]),
         int64([record.timestamp for record in records]),
-        binaries([record.key for record in records]),
-        binaries([record.value for record in records]),
+        *binaries([record.key for record in records]),
+        *binaries([record.value for record in records]),
         int32(ends),
-        binaries([header.key.encode() for header in headers]),
-        binaries([header.value for header in headers]),
+        *binaries([header.key.encode() for header in headers]),
+        *binaries([header.value for header in headers]),
+    ]
+    data = b"".join(section + bytes(-len(section) % 8) for section in sections)
+    lengths = [len(section) for section in sections]
+    return Pack(
+        *(first.topic, first.partition, first.timestampTypeId, len(records)),
+        *(lengths, data, ""),
     )
 
 
@@ -118,10 +113,25 @@ def test_packs_are_put_together(packs: list[list[KafkaRecord]]) -> None:
 
 def test_nothing_is_copied_of_keys_and_values() -> None:
     pack = pack_of([kafka_record(b"value", key=b"key"), kafka_record(None, key=None, offset=1)])
+    data: Any = pa.py_buffer(pack.data)
     batch = batch_of_pack(pack)
-    for name, part in (("_key", pack.keys), ("_value", pack.values)):
+    for name, content in (("_key", b"key"), ("_value", b"value")):
         buffers: list[Any] = batch.column(name).buffers()
-        assert buffers[2].address == pa.py_buffer(part.data).address
+        assert buffers[2].address == data.address + pack.data.index(content)
+
+
+def test_a_file_has_the_data_of_a_pack_and_is_removed(tmp_path: Path) -> None:
+    records = [kafka_record(b"value", key=b"key"), kafka_record(None, key=None, offset=1)]
+    pack = pack_of(records)
+    file = tmp_path / f"a.{len(pack.data)}.pack"
+    file.write_bytes(pack.data)
+    reference = pack._replace(data=b"", file=str(file))
+    batch = batch_of_pack(reference)
+    assert list(tmp_path.iterdir()) == []
+    batch.validate(full=True)
+    assert batch.equals(batch_of_records(records))
+    with pytest.raises(FileNotFoundError, match=file.name):
+        batch_of_pack(reference)
 
 
 def test_a_batch_of_which_all_is_fresh_stays_as_it_is() -> None:
