@@ -59,10 +59,14 @@ class DuckDB:
                 input=json.dumps(asked),
                 capture_output=True,
                 text=True,
-                env={**os.environ, "PYTHONPATH": str(self.directory), "HOME": scratch},
+                env={**os.environ, **self.environment(Path(scratch))},
             )
             assert finished.returncode == 0, finished.stderr
             return [pa.ipc.open_file(answer).read_all() for answer in answers]
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return the variables by which Python finds it; extensions are installed below `home`."""
+        return {"PYTHONPATH": str(self.directory), "HOME": str(home)}
 
     def count(self, *queries: str) -> list[int]:
         """Return the answers of queries for one number each."""
