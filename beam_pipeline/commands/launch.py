@@ -132,8 +132,8 @@ class Launch:
         Raises:
           PipelineError: the run can't start.
         """
-        if self.table is not None:
-            check_table(self.table)
+        if self.table is not None and (warning := check_table(self.table)):
+            self.say(f"warning: {warning}")
         for warning in preflight.check(self.settings):
             self.say(f"warning: {warning}")
         contract = self.settings.contract()
