@@ -20,8 +20,8 @@ from beam_pipeline.errors import UsageError
 from beam_pipeline.files.left_out import left_out_text, load_left_out
 from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.discovery import with_matching_topics
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.runtime.scope import Backfill
-from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.settings.config import (
     engine_settings,
     pipeline_settings,

@@ -23,6 +23,7 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.records import REQUESTS
 from beam_pipeline.runtime import preflight
+from beam_pipeline.runtime.epochs import ResumedEpoch
 from beam_pipeline.runtime.flink.engine import (
     FlinkEngine,
     FlinkSettings,
@@ -48,8 +49,10 @@ from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.programs.kernel import look_for_kernel
+from beam_pipeline.runtime.run_plan import RunPlan
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.runtime.scope import Scope
-from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
+from beam_pipeline.runtime.supervisor import Supervisor
 from beam_pipeline.runtime.table_committer import check_table
 from beam_pipeline.schemas import Contract
 from beam_pipeline.settings.config import (

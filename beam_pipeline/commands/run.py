@@ -29,8 +29,8 @@ from beam_pipeline.runtime.discovery import with_matching_topics
 from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.log_watch import expired_text, waiting_text
 from beam_pipeline.runtime.resume import ends_of
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.runtime.scope import PartByTime
-from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.runtime.table_committer import not_in_table_text
 from beam_pipeline.settings.config import (
     PipelineSettings,

@@ -7,39 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import shutil
 import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from beam_pipeline.config import BreakerLimits, Cut, PaneTiming, PartitionEnd, Windowing
-from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.config import Cut, PaneTiming, PartitionEnd, Windowing
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import ExpiredNote, load_expired_note
 from beam_pipeline.files.ledger import FileContent, Ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
-from beam_pipeline.files.watermark_note import WatermarkNote
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.admin import LogBounds
-from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.complete_hours import CompleteHours, HourRules
 from beam_pipeline.runtime.discovery import Admit, Discovery, NamesOf, names_of
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
+from beam_pipeline.runtime.epochs import ResumedEpoch, new_epoch
 from beam_pipeline.runtime.group_progress import GroupProgress
 from beam_pipeline.runtime.held_columns import note_columns
-from beam_pipeline.runtime.landed_totals import LandedTotals
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
 from beam_pipeline.runtime.leftovers import Leftovers
 from beam_pipeline.runtime.log_watch import (
@@ -48,22 +43,21 @@ from beam_pipeline.runtime.log_watch import (
     LogWatch,
     landing_seconds,
 )
-from beam_pipeline.runtime.outbox import Outbox, Unsent
+from beam_pipeline.runtime.outbox import Outbox
 from beam_pipeline.runtime.preflight import admit_topic
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
-from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
-from beam_pipeline.runtime.run_events import MAX_EVENTS, RESTART, RunEvent
+from beam_pipeline.runtime.resume import Ends, Source
+from beam_pipeline.runtime.run_events import RESTART, RunEvent
+from beam_pipeline.runtime.run_plan import RunPlan
+from beam_pipeline.runtime.run_status import OnTick, RunStatus
 from beam_pipeline.runtime.scope import PartByTime, Scope
 from beam_pipeline.runtime.storage_watch import StorageWatch
 from beam_pipeline.runtime.table_committer import (
     LAST_COMMIT_SECONDS,
     STOP_COMMIT_SECONDS,
     TableCommitter,
-    TableStatus,
 )
-from beam_pipeline.settings.config import PipelineSettings
-from beam_pipeline.settings.table import TableJob
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.terminal import plural
@@ -78,129 +72,10 @@ READ_SECONDS = 2.0
 STATUS_FILE = "status.json"
 JOB_GRACE_SECONDS = 5.0
 USAGE_EXIT_CODE = 2
-NEW_FILES_KEPT = 64
 # How long the workers may still send their last dead letters, and how long a stop may take to.
 LAST_LETTERS_SECONDS = 10.0
 STOP_LETTERS_SECONDS = 3.0
 JOB_COMMAND = (sys.executable, "-m", "beam_pipeline.job")
-
-
-@dataclass
-class RunStatus:
-    """What a run has done so far; counts are over all its epochs.
-
-    Attributes:
-      state: "starting", "running", "restarting", "waiting for the broker", "waiting for the object
-        store", "sending dead letters", "committing to the table" or "ended".
-      epoch: the present epoch.
-      counters: the job's counters by name.
-      files: how many files the run has written.
-      restarts: how often something was started again.
-      remaining: how many offsets before the goal are in no file; None without a goal.
-      waits_for: what they wait for, if all of them seem to be read; else empty.
-      notices: one line each, for the user.
-      starts: the offsets from which the epoch reads.
-      covered: the offsets that are in files now.
-      ends: where the run ends in partitions, as far as that is known.
-      new_files: the newest files; the reader takes them away.
-      refused_letters: how many dead letters their topic has refused in every form.
-      unsent: at the end, the dead letters that are in files and not in their topic.
-      unsent_reason: why; empty if that is not known.
-      broker_away_since: since when no broker has answered; None while one answers.
-      storage_away_since: since when an object store has not answered; None while all answer.
-      expired: how many records expired unread, at most, and are not accepted.
-      waiting: the partitions that were added to topics, and wait for the next epoch.
-      landed: how much the files of the run hold.
-      watermarks: how far in time the topics are landed, at the last look.
-      events: what happened; the reader takes them away.
-      table: what is known of the run's table; None without one.
-      engine_is_up: whether the engine runs.
-      job_is_up: whether the job runs; with Prism that is the Python worker too.
-    """
-
-    state: str = "starting"
-    epoch: str = ""
-    counters: Counter[str] = field(default_factory=Counter)
-    files: int = 0
-    restarts: int = 0
-    remaining: int | None = None
-    waits_for: str = ""
-    notices: list[str] = field(default_factory=list)
-    starts: dict[TopicPartition, int] = field(default_factory=dict)
-    covered: CoveredOffsets = field(default_factory=CoveredOffsets)
-    ends: Mapping[TopicPartition, int] = field(default_factory=dict)
-    new_files: deque[StoredPath] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
-    refused_letters: int = 0
-    unsent: Unsent = field(default_factory=Unsent)
-    unsent_reason: str = ""
-    broker_away_since: datetime | None = None
-    storage_away_since: datetime | None = None
-    expired: dict[TopicPartition, int] = field(default_factory=dict)
-    waiting: list[TopicPartition] = field(default_factory=list)
-    landed: LandedTotals = field(default_factory=LandedTotals)
-    watermarks: WatermarkNote = field(default_factory=WatermarkNote)
-    events: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
-    table: TableStatus | None = None
-    engine_is_up: bool = False
-    job_is_up: bool = False
-
-
-OnTick = Callable[[RunStatus], None]
-"""Called several times a second; what it raises ends the run."""
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What to run; `beam_flags` go to Beam as they are."""
-
-    connection: KafkaConnection
-    settings: PipelineSettings
-    beam_flags: Sequence[str]
-    max_restarts: int
-    breaker_limits: BreakerLimits | None = None
-    detach: bool = False
-    dead_letter_topic_timeout_seconds: float = 60.0
-    accept_expired: bool = False
-    discovery_interval_seconds: float = 0.0
-    table: TableJob | None = None
-
-    @property
-    def output_dir(self) -> StoredPath:
-        """Return the root of the Parquet files."""
-        return self.settings.output_path
-
-    @property
-    def dead_letter_dir(self) -> StoredPath:
-        """Return the root of the dead-letter files."""
-        return self.settings.dead_letter_path
-
-    @property
-    def outbox_settings(self) -> OutboxSettings:
-        """Return what a publisher of dead letters needs."""
-        return OutboxSettings(
-            self.connection,
-            self.settings.dead_letter_topic_suffix,
-            self.settings.dead_letter_dir,
-            private=self.settings.private_dead_letters,
-            storage=self.settings.storage,
-        )
-
-    @property
-    def source(self) -> KafkaSource:
-        """Return the topics, as the consumer group reads them."""
-        settings = self.settings
-        return KafkaSource(self.connection, settings.input_topics, settings.consumer_group)
-
-
-@dataclass(frozen=True)
-class ResumedEpoch:
-    """The epoch of a restored job, and the offsets that the job skips (`CoveredOffsets.to_json`).
-
-    Offsets in files of the epoch itself are not among them: the job adopts those files.
-    """
-
-    name: str
-    covered: list[dict[str, Any]]
 
 
 class Supervisor:
@@ -968,11 +843,6 @@ class Supervisor:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def new_epoch() -> str:
-    """Return a new identity of an epoch, such as `20261124T133350Zx3f9a`; they sort by time."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}x{secrets.token_hex(2)}"
 
 
 def wait_text(windowing: Windowing, timing: PaneTiming, read_at: float, now: float) -> str:
