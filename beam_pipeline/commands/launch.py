@@ -160,6 +160,32 @@ class Launch:
         """The directories that every worker and this machine must share, by flag."""
         return directories_of(self.settings)
 
+    def follow(
+        self,
+        supervisor: Supervisor,
+        observe: Callable[[RunStatus], None],
+        title: str,
+        stop: Event,
+    ) -> bool:
+        """Run to the goal or a stop, shown in the terminal; return whether the goal was reached.
+
+        Args:
+          supervisor: of the run.
+          observe: called at each tick of the run.
+          title: of the view.
+          stop: ends the run when it is set.
+
+        Raises:
+          PipelineError: the run has failed for good.
+        """
+        with self.view(title, self.settings.connection()) as view:
+
+            def on_tick(status: RunStatus) -> None:
+                view.show(status)
+                observe(status)
+
+            return supervisor.run(stop, on_tick)
+
     def view(self, title: str, connection: KafkaConnection) -> RunView:
         """Return the view of the run."""
         return RunView(title, self.console, connection)

@@ -152,13 +152,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             f"{settings.output_dir}, dead letters to {settings.dead_letter_dir} "
             f"(log: {launch.logs.file('pipeline')})"
         )
-        with launch.view(title, connection) as view:
-
-            def on_tick(status: RunStatus) -> None:
-                view.show(status)
-                observe(status)
-
-            caught_up = supervisor.run(stop, on_tick)
+        caught_up = launch.follow(supervisor, observe, title, stop)
         if engine.detach and caught_up:
             launch.say(_detached_text(settings))
             return 0
