@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -43,6 +42,7 @@ from beam_pipeline.runtime.log_watch import (
     LogWatch,
     landing_seconds,
 )
+from beam_pipeline.runtime.outages import Outages
 from beam_pipeline.runtime.outbox import Outbox
 from beam_pipeline.runtime.preflight import admit_topic
 from beam_pipeline.runtime.processes import ManagedProcess
@@ -143,13 +143,14 @@ class Supervisor:
         if plan.table is not None:
             notices = self.status.notices
             self._table = TableCommitter(plan.table, log_file("table"), notices.append)
-        self._broker_watch = BrokerWatch(self._source.is_reachable)
         self._group_progress = GroupProgress(lambda landed_to: self._source.commit(landed_to))
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
         self._counters_before: Counter[str] = Counter()
         self._roots = (plan.output_dir, plan.dead_letter_dir)
-        self._storage_watch = StorageWatch(self._roots)
+        self._outages = Outages(
+            self.status, BrokerWatch(self._source.is_reachable), StorageWatch(self._roots)
+        )
         self._leftovers = Leftovers(self._roots, plan.settings)
         self._ledger = Ledger(*self._roots)
         self._starts: dict[TopicPartition, int] = {}
@@ -207,7 +208,7 @@ class Supervisor:
         """
         try:
             self._outbox.begin()
-            self._broker_watch.start()
+            self._outages.broker.start()
             is_reached = self._run_epochs(stop, on_tick)
             if self._is_detached:  # the job's workers send what they write
                 self._send_last_letters(LAST_LETTERS_SECONDS, stop, on_tick)
@@ -222,7 +223,7 @@ class Supervisor:
             on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
         finally:
-            self._broker_watch.stop()
+            self._outages.broker.stop()
             self._outbox.stop()
             if self._table:
                 self._table.stop()
@@ -305,7 +306,7 @@ class Supervisor:
             broker_is_away = not self._broker_answers()
             if broker_is_away:
                 failure = f"the broker does not answer ({failure})"
-            storage_is_away = not self._storage_answers()
+            storage_is_away = not self._outages.storage_answers()
             if storage_is_away:
                 failure = f"the object store does not answer ({failure})"
             failure += "".join(f"; {full}" for full in self._full_directories())
@@ -319,9 +320,14 @@ class Supervisor:
             self._prepare_restart(failure)
             self._back_off(backoff, stop, on_tick)
             self._await(self._broker_answers, "waiting for the broker", stop, on_tick)
-            self._await(self._storage_answers, "waiting for the object store", stop, on_tick)
+            self._await(
+                self._outages.storage_answers, "waiting for the object store", stop, on_tick
+            )
             if stop.is_set():
                 return False
+
+    def _broker_answers(self) -> bool:
+        return self._outages.broker_answers(self._source.is_reachable())
 
     def _prepare_new_epoch(self, change: str) -> None:
         """Go on after an epoch that was ended because topics or partitions have changed."""
@@ -368,38 +374,6 @@ class Supervisor:
             self._beat()
             on_tick(self.status)
             stop.wait(POLL_SECONDS)
-
-    def _broker_answers(self) -> bool:
-        is_reachable = self._source.is_reachable()
-        self._broker_watch.note(is_reachable)
-        self._tell_of_broker()
-        return is_reachable
-
-    def _tell_of_broker(self) -> None:
-        """Show in the status whether the broker answers; tell the user when that changes."""
-        before, now = self.status.broker_away_since, self._broker_watch.away_since
-        self.status.broker_away_since = now
-        self._tell_of_outage("the broker", before, now)
-
-    def _storage_answers(self) -> bool:
-        answers = self._storage_watch.ask()
-        self._tell_of_storage()
-        return answers
-
-    def _tell_of_storage(self) -> None:
-        """Show in the status whether the object stores answer; tell when that changes."""
-        before, now = self.status.storage_away_since, self._storage_watch.away_since
-        self.status.storage_away_since = now
-        self._tell_of_outage("the object store", before, now)
-
-    def _tell_of_outage(self, what: str, before: datetime | None, now: datetime | None) -> None:
-        if before is None and now is not None:
-            self.status.notices.append(
-                f"{what} has not answered since {now:%H:%M:%S} UTC; the run waits for it"
-            )
-        elif before is not None and now is None:
-            seconds = (datetime.now(timezone.utc) - before).total_seconds()
-            self.status.notices.append(f"{what} answers again, after {seconds:.0f} s")
 
     def _run_epoch(self, stop: Event, on_tick: OnTick, resumed: ResumedEpoch | None) -> str | None:
         """Run one epoch; return None at the goal or a stop, else one line with what failed."""
@@ -538,7 +512,7 @@ class Supervisor:
 
     def _end_needs_new_epoch(self) -> bool:
         """Look whether the end of the run is known now, and has partitions that are not read."""
-        if self._goal is not None or self._broker_watch.away_since is not None:
+        if self._goal is not None or self._outages.broker.away_since is not None:
             return False
         with contextlib.suppress(EnvironmentFailure, StorageAwayError):  # the next look asks
             self._find_goal()
@@ -632,11 +606,11 @@ class Supervisor:
             read_before = self.status.counters["read"]
             self._take_status(engine_status, status_file)
             if self.status.counters["read"] > read_before:
-                self._broker_watch.saw_records()
-            self._tell_of_broker()
+                self._outages.broker.saw_records()
+            self._outages.tell_of_broker()
             if self._breaker:
                 self._breaker.check(self.status.counters)
-            self._with_storage(self._look_for_files)
+            self._outages.with_storage(self._look_for_files)
             self._note_columns(status_file)
             self._look_at_logs()
             self._look_at_table()
@@ -644,7 +618,7 @@ class Supervisor:
                 return None
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
-            self._with_storage(self._outbox.look)
+            self._outages.with_storage(self._outbox.look)
             self.status.refused_letters = self._outbox.refused
             if self._goal is not None and self._is_reached(self._goal):
                 self._await_workers_letters(stop, on_tick)
@@ -662,17 +636,9 @@ class Supervisor:
                 return _failure_of(job)
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + SWEEP_SECONDS
-                self._with_storage(self._sweep)
+                self._outages.with_storage(self._sweep)
             on_tick(self.status)
         return None
-
-    def _with_storage(self, step: Callable[[], object]) -> None:
-        """Take a step at the storage. One that is away is told, and the run goes on."""
-        try:
-            step()
-        except StorageAwayError:
-            self._storage_watch.note(answers=False)
-        self._tell_of_storage()
 
     def _look_for_files(self) -> None:
         """Add new files to the ledger, for at most `MAX_LISTING_SHARE` of the time.
@@ -687,7 +653,7 @@ class Supervisor:
         self._next_listing = started + pause
         landed = self._ledger.refresh(whole=bool(self.status.waits_for))
         self._remove_strays()
-        self._storage_watch.note(answers=True)
+        self._outages.storage.note(answers=True)
         self._has_landed_rows |= any(path.suffix == PARQUET_SUFFIX for path in landed)
         self.status.new_files.extend(landed)
         ended = time.monotonic()
@@ -729,7 +695,7 @@ class Supervisor:
         now = time.monotonic()
         self._next_look = now + self._look_seconds
         self._take_notices(self._log_watch.look(bounds.starts, self._ledger, now))
-        self._with_storage(lambda: self._look_for_complete_hours(bounds, asked_at))
+        self._outages.with_storage(lambda: self._look_for_complete_hours(bounds, asked_at))
         self.status.notices += self._group_progress.offer(self._landed_to())
 
     def _landed_to(self) -> dict[TopicPartition, int]:
