@@ -12,6 +12,7 @@ cd "$ROOT"
 "$VENV/bin/python" -m beam_pipeline fetch --engine=flink ||
   printf 'The tests on Flink will be skipped; where CI is set they fail\n' >&2
 "$VENV/bin/python" tests/stores.py
+"$VENV/bin/python" tests/table_readers.py
 (($#)) || set -- --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
   --cov --cov-report=term:skip-covered --cov-fail-under=84
 exec "$VENV/bin/python" -m pytest "$@"

@@ -31,6 +31,7 @@ compile requirements/java.txt requirements/java.in
 compile requirements/go.txt requirements/go.in
 compile requirements/zig.txt requirements/zig.in
 compile requirements/seaweedfs.txt requirements/seaweedfs.in # for tests alone
+compile requirements/duckdb.txt requirements/duckdb.in       # for tests alone
 compile requirements/flink.txt requirements/flink.in
 oldest_python=3.11 # Quix Streams' oldest
 compile requirements/bench.txt requirements/bench.in

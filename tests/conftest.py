@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from stores import Store, start_azure, start_gcs, start_s3
+from table_readers import DuckDB, find_duckdb
 
 from beam_pipeline.compiled.kernel import KernelLibrary
 from beam_pipeline.errors import EnvironmentFailure
@@ -101,6 +102,17 @@ def kernel_library() -> KernelLibrary:
     try:
         with SetupProgress() as progress:
             return find_kernel(progress)
+    except EnvironmentFailure as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def duckdb() -> DuckDB:
+    """DuckDB with its Iceberg extension."""
+    try:
+        return find_duckdb()
     except EnvironmentFailure as error:
         if os.environ.get("CI"):
             raise

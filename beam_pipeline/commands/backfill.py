@@ -21,7 +21,6 @@ from beam_pipeline.files.left_out import left_out_text, load_left_out
 from beam_pipeline.runtime import preflight
 from beam_pipeline.runtime.discovery import with_matching_topics
 from beam_pipeline.runtime.scope import Backfill
-from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.settings.config import (
     engine_settings,
     pipeline_settings,
@@ -120,13 +119,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             f"writing what was left out {left_out_text(spans)} to {settings.output_dir}, dead "
             f"letters to {settings.dead_letter_dir} (log: {launch.logs.file('pipeline')})"
         )
-        with launch.view(f"backfill of {', '.join(topics)}", connection) as view:
-
-            def on_tick(status: RunStatus) -> None:
-                view.show(status)
-                observe(status)
-
-            is_done = supervisor.run(stop, on_tick)
+        is_done = launch.follow(supervisor, observe, f"backfill of {', '.join(topics)}", stop)
         if not engine.on_flink:
             save_ledger(settings)
         launch.say(last_line(supervisor.status, "backfilled" if is_done else "stopped"))

@@ -49,7 +49,8 @@ from beam_pipeline.runtime.programs.progress import SetupProgress
 from beam_pipeline.runtime.programs.store import REGION, EmbeddedStore
 from beam_pipeline.runtime.programs.versitygw import find_versitygw
 from beam_pipeline.runtime.resume import ends_of
-from beam_pipeline.runtime.supervisor import RunStatus, Supervisor
+from beam_pipeline.runtime.run_status import RunStatus
+from beam_pipeline.runtime.supervisor import Supervisor
 from beam_pipeline.runtime.table_committer import not_in_table_text
 from beam_pipeline.settings.config import (
     PipelineSettings,

@@ -267,13 +267,17 @@ def _flink_distribution() -> tuple[str, str]:
 
 def _ledger(settings: PipelineSettings) -> tuple[str, str]:
     from beam_pipeline.files.ledger import load_ledger
+    from beam_pipeline.files.left_out import left_out_text, load_left_out
 
     output_dir = settings.output_path
     if not output_dir.is_dir():
         return GREEN, "no earlier run in these directories"
     ledger = load_ledger(output_dir, settings.dead_letter_path)
     partitions = list(ledger.covered.partitions())
-    return GREEN, f"{len(ledger.files):,} files; {len(partitions):,} partitions landed so far"
+    text = f"{len(ledger.files):,} files; {len(partitions):,} partitions landed so far"
+    if left_out := load_left_out(output_dir).note.ranges:
+        text += f"; left out: {left_out_text(left_out)}"
+    return GREEN, text
 
 
 def _lease(settings: PipelineSettings) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from beam_pipeline.runtime.run_events import (
     DeadRatioError,
     RunEvent,
 )
-from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.settings.config import EventCommand
 from beam_pipeline.settings.masking import masked
 from beam_pipeline.storage.durable import PRIVATE_FILE_MODE, make_directory

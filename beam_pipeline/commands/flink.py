@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from beam_pipeline.errors import EnvironmentFailure, UsageError
+from beam_pipeline.files.left_out import left_out_text, load_left_out
 from beam_pipeline.files.parts import parts_below
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.flink.cluster import jars_without_flink
@@ -183,6 +184,8 @@ def _status(
         f"{checkpoints.restored} restored{latest if checkpoints.completed else ''}\n"
         f"since the last restore: {', '.join(counts) or 'nothing counted yet'}"
     )
+    if left_out := load_left_out(place_of(args, "output_dir")).note.ranges:
+        console.print(f"left out: {left_out_text(left_out)}")
     if record.detached:  # otherwise the command that watches the job sweeps
         config = read_storage_config(args.storage_config)
         for root in (args.output_dir, record.dead_letter_dir):

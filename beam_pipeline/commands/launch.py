@@ -23,6 +23,7 @@ from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.records import REQUESTS
 from beam_pipeline.runtime import preflight
+from beam_pipeline.runtime.epochs import ResumedEpoch
 from beam_pipeline.runtime.flink.engine import (
     FlinkEngine,
     FlinkSettings,
@@ -48,8 +49,10 @@ from beam_pipeline.runtime.prism.engine import PrismEngine, find_local_tools
 from beam_pipeline.runtime.programs.cache import cache_directory
 from beam_pipeline.runtime.programs.jvm import reader_heap_mb
 from beam_pipeline.runtime.programs.kernel import look_for_kernel
+from beam_pipeline.runtime.run_plan import RunPlan
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.runtime.scope import Scope
-from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
+from beam_pipeline.runtime.supervisor import Supervisor
 from beam_pipeline.runtime.table_committer import check_table
 from beam_pipeline.schemas import Contract
 from beam_pipeline.settings.config import (
@@ -132,8 +135,8 @@ class Launch:
         Raises:
           PipelineError: the run can't start.
         """
-        if self.table is not None:
-            check_table(self.table)
+        if self.table is not None and (warning := check_table(self.table)):
+            self.say(f"warning: {warning}")
         for warning in preflight.check(self.settings):
             self.say(f"warning: {warning}")
         contract = self.settings.contract()
@@ -156,6 +159,32 @@ class Launch:
     def directories(self) -> dict[str, StoredPath]:
         """The directories that every worker and this machine must share, by flag."""
         return directories_of(self.settings)
+
+    def follow(
+        self,
+        supervisor: Supervisor,
+        observe: Callable[[RunStatus], None],
+        title: str,
+        stop: Event,
+    ) -> bool:
+        """Run to the goal or a stop, shown in the terminal; return whether the goal was reached.
+
+        Args:
+          supervisor: of the run.
+          observe: called at each tick of the run.
+          title: of the view.
+          stop: ends the run when it is set.
+
+        Raises:
+          PipelineError: the run has failed for good.
+        """
+        with self.view(title, self.settings.connection()) as view:
+
+            def on_tick(status: RunStatus) -> None:
+                view.show(status)
+                observe(status)
+
+            return supervisor.run(stop, on_tick)
 
     def view(self, title: str, connection: KafkaConnection) -> RunView:
         """Return the view of the run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
                 args.kafka_bootstrap_servers
                 or ("see --kafka_config" if completeness else "not read"),
             ),
+            *_left_out(places, topics),
         ],
     )
     try:
@@ -107,6 +109,14 @@ def run(args: argparse.Namespace) -> int:
     verdict = verdict_of(landed, completeness)
     print(f"{printable(str(args.report_file))}: {verdict.title}. {verdict.reason}")
     return 0 if verdict.holds else 1
+
+
+def _left_out(places: Places, topics: Collection[str]) -> Iterator[tuple[str, str]]:
+    from beam_pipeline.files.left_out import left_out_text, load_left_out
+
+    ranges = load_left_out(places.output_dir).note.ranges
+    if of_topics := [left_out for left_out in ranges if left_out.key.topic in topics]:
+        yield "Left out", left_out_text(of_topics)
 
 
 class Places(NamedTuple):

@@ -29,8 +29,8 @@ from beam_pipeline.runtime.discovery import with_matching_topics
 from beam_pipeline.runtime.flink.job_record import job_records
 from beam_pipeline.runtime.log_watch import expired_text, waiting_text
 from beam_pipeline.runtime.resume import ends_of
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.runtime.scope import PartByTime
-from beam_pipeline.runtime.supervisor import RunStatus
 from beam_pipeline.runtime.table_committer import not_in_table_text
 from beam_pipeline.settings.config import (
     PipelineSettings,
@@ -152,13 +152,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             f"{settings.output_dir}, dead letters to {settings.dead_letter_dir} "
             f"(log: {launch.logs.file('pipeline')})"
         )
-        with launch.view(title, connection) as view:
-
-            def on_tick(status: RunStatus) -> None:
-                view.show(status)
-                observe(status)
-
-            caught_up = supervisor.run(stop, on_tick)
+        caught_up = launch.follow(supervisor, observe, title, stop)
         if engine.detach and caught_up:
             launch.say(_detached_text(settings))
             return 0

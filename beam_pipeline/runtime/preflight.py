@@ -33,6 +33,7 @@ from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime.held_columns import check_columns
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.flags import APPEND_TIME, CREATE_TIME, EVENT_TIME
+from beam_pipeline.settings.secret_files import open_file_warning
 from beam_pipeline.storage.durable import make_directory
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.probe import probe
@@ -262,7 +263,12 @@ def _look_at_directory(name: str, flag: str) -> Observation:
 def _look_at_broker(settings: PipelineSettings) -> Observation:
     connection = settings.connection()
     require_cluster(connection)
-    return Observation(f"{connection.bootstrap_servers} answers")
+    text = f"{connection.bootstrap_servers} answers"
+    if settings.kafka_config is not None:
+        path = Path(settings.kafka_config)
+        if warning := open_file_warning("--kafka_config", path, connection.properties):
+            return Observation(f"{text}; {warning}", is_warning=True)
+    return Observation(text)
 
 
 def _look_at_topic(settings: PipelineSettings, topic: str) -> Observation:

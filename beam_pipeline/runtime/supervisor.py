@@ -7,39 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import shutil
 import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from beam_pipeline.config import BreakerLimits, Cut, PaneTiming, PartitionEnd, Windowing
-from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.config import Cut, PaneTiming, PartitionEnd, Windowing
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.expired import ExpiredNote, load_expired_note
 from beam_pipeline.files.ledger import FileContent, Ledger
 from beam_pipeline.files.names import PARQUET_SUFFIX
-from beam_pipeline.files.watermark_note import WatermarkNote
 from beam_pipeline.job_file import COLUMNS_FILE, JobFile
 from beam_pipeline.kafka.admin import LogBounds
-from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.outbox.publisher import OutboxSettings
 from beam_pipeline.runtime.breaker import CircuitBreaker
 from beam_pipeline.runtime.broker_watch import BrokerWatch
 from beam_pipeline.runtime.complete_hours import CompleteHours, HourRules
 from beam_pipeline.runtime.discovery import Admit, Discovery, NamesOf, names_of
 from beam_pipeline.runtime.engine import Engine, EngineStatus, LogFile
+from beam_pipeline.runtime.epochs import ResumedEpoch, new_epoch
 from beam_pipeline.runtime.group_progress import GroupProgress
 from beam_pipeline.runtime.held_columns import note_columns
-from beam_pipeline.runtime.landed_totals import LandedTotals
 from beam_pipeline.runtime.lease_terms import Lease, LeaseLostError
 from beam_pipeline.runtime.leftovers import Leftovers
 from beam_pipeline.runtime.log_watch import (
@@ -48,22 +42,22 @@ from beam_pipeline.runtime.log_watch import (
     LogWatch,
     landing_seconds,
 )
-from beam_pipeline.runtime.outbox import Outbox, Unsent
+from beam_pipeline.runtime.outages import Outages
+from beam_pipeline.runtime.outbox import Outbox
 from beam_pipeline.runtime.preflight import admit_topic
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.runtime.restarts import RestartLimits, Restarts
-from beam_pipeline.runtime.resume import Ends, KafkaSource, Source
-from beam_pipeline.runtime.run_events import MAX_EVENTS, RESTART, RunEvent
+from beam_pipeline.runtime.resume import Ends, Source
+from beam_pipeline.runtime.run_events import RESTART, RunEvent
+from beam_pipeline.runtime.run_plan import RunPlan
+from beam_pipeline.runtime.run_status import OnTick, RunStatus
 from beam_pipeline.runtime.scope import PartByTime, Scope
 from beam_pipeline.runtime.storage_watch import StorageWatch
 from beam_pipeline.runtime.table_committer import (
     LAST_COMMIT_SECONDS,
     STOP_COMMIT_SECONDS,
     TableCommitter,
-    TableStatus,
 )
-from beam_pipeline.settings.config import PipelineSettings
-from beam_pipeline.settings.table import TableJob
 from beam_pipeline.storage.paths import ObjectPath, StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.terminal import plural
@@ -78,129 +72,10 @@ READ_SECONDS = 2.0
 STATUS_FILE = "status.json"
 JOB_GRACE_SECONDS = 5.0
 USAGE_EXIT_CODE = 2
-NEW_FILES_KEPT = 64
 # How long the workers may still send their last dead letters, and how long a stop may take to.
 LAST_LETTERS_SECONDS = 10.0
 STOP_LETTERS_SECONDS = 3.0
 JOB_COMMAND = (sys.executable, "-m", "beam_pipeline.job")
-
-
-@dataclass
-class RunStatus:
-    """What a run has done so far; counts are over all its epochs.
-
-    Attributes:
-      state: "starting", "running", "restarting", "waiting for the broker", "waiting for the object
-        store", "sending dead letters", "committing to the table" or "ended".
-      epoch: the present epoch.
-      counters: the job's counters by name.
-      files: how many files the run has written.
-      restarts: how often something was started again.
-      remaining: how many offsets before the goal are in no file; None without a goal.
-      waits_for: what they wait for, if all of them seem to be read; else empty.
-      notices: one line each, for the user.
-      starts: the offsets from which the epoch reads.
-      covered: the offsets that are in files now.
-      ends: where the run ends in partitions, as far as that is known.
-      new_files: the newest files; the reader takes them away.
-      refused_letters: how many dead letters their topic has refused in every form.
-      unsent: at the end, the dead letters that are in files and not in their topic.
-      unsent_reason: why; empty if that is not known.
-      broker_away_since: since when no broker has answered; None while one answers.
-      storage_away_since: since when an object store has not answered; None while all answer.
-      expired: how many records expired unread, at most, and are not accepted.
-      waiting: the partitions that were added to topics, and wait for the next epoch.
-      landed: how much the files of the run hold.
-      watermarks: how far in time the topics are landed, at the last look.
-      events: what happened; the reader takes them away.
-      table: what is known of the run's table; None without one.
-      engine_is_up: whether the engine runs.
-      job_is_up: whether the job runs; with Prism that is the Python worker too.
-    """
-
-    state: str = "starting"
-    epoch: str = ""
-    counters: Counter[str] = field(default_factory=Counter)
-    files: int = 0
-    restarts: int = 0
-    remaining: int | None = None
-    waits_for: str = ""
-    notices: list[str] = field(default_factory=list)
-    starts: dict[TopicPartition, int] = field(default_factory=dict)
-    covered: CoveredOffsets = field(default_factory=CoveredOffsets)
-    ends: Mapping[TopicPartition, int] = field(default_factory=dict)
-    new_files: deque[StoredPath] = field(default_factory=lambda: deque(maxlen=NEW_FILES_KEPT))
-    refused_letters: int = 0
-    unsent: Unsent = field(default_factory=Unsent)
-    unsent_reason: str = ""
-    broker_away_since: datetime | None = None
-    storage_away_since: datetime | None = None
-    expired: dict[TopicPartition, int] = field(default_factory=dict)
-    waiting: list[TopicPartition] = field(default_factory=list)
-    landed: LandedTotals = field(default_factory=LandedTotals)
-    watermarks: WatermarkNote = field(default_factory=WatermarkNote)
-    events: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
-    table: TableStatus | None = None
-    engine_is_up: bool = False
-    job_is_up: bool = False
-
-
-OnTick = Callable[[RunStatus], None]
-"""Called several times a second; what it raises ends the run."""
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What to run; `beam_flags` go to Beam as they are."""
-
-    connection: KafkaConnection
-    settings: PipelineSettings
-    beam_flags: Sequence[str]
-    max_restarts: int
-    breaker_limits: BreakerLimits | None = None
-    detach: bool = False
-    dead_letter_topic_timeout_seconds: float = 60.0
-    accept_expired: bool = False
-    discovery_interval_seconds: float = 0.0
-    table: TableJob | None = None
-
-    @property
-    def output_dir(self) -> StoredPath:
-        """Return the root of the Parquet files."""
-        return self.settings.output_path
-
-    @property
-    def dead_letter_dir(self) -> StoredPath:
-        """Return the root of the dead-letter files."""
-        return self.settings.dead_letter_path
-
-    @property
-    def outbox_settings(self) -> OutboxSettings:
-        """Return what a publisher of dead letters needs."""
-        return OutboxSettings(
-            self.connection,
-            self.settings.dead_letter_topic_suffix,
-            self.settings.dead_letter_dir,
-            private=self.settings.private_dead_letters,
-            storage=self.settings.storage,
-        )
-
-    @property
-    def source(self) -> KafkaSource:
-        """Return the topics, as the consumer group reads them."""
-        settings = self.settings
-        return KafkaSource(self.connection, settings.input_topics, settings.consumer_group)
-
-
-@dataclass(frozen=True)
-class ResumedEpoch:
-    """The epoch of a restored job, and the offsets that the job skips (`CoveredOffsets.to_json`).
-
-    Offsets in files of the epoch itself are not among them: the job adopts those files.
-    """
-
-    name: str
-    covered: list[dict[str, Any]]
 
 
 class Supervisor:
@@ -268,13 +143,14 @@ class Supervisor:
         if plan.table is not None:
             notices = self.status.notices
             self._table = TableCommitter(plan.table, log_file("table"), notices.append)
-        self._broker_watch = BrokerWatch(self._source.is_reachable)
         self._group_progress = GroupProgress(lambda landed_to: self._source.commit(landed_to))
         self._restarts = Restarts(restart_limits or RestartLimits(plan.max_restarts))
         self._job_command = job_command
         self._counters_before: Counter[str] = Counter()
         self._roots = (plan.output_dir, plan.dead_letter_dir)
-        self._storage_watch = StorageWatch(self._roots)
+        self._outages = Outages(
+            self.status, BrokerWatch(self._source.is_reachable), StorageWatch(self._roots)
+        )
         self._leftovers = Leftovers(self._roots, plan.settings)
         self._ledger = Ledger(*self._roots)
         self._starts: dict[TopicPartition, int] = {}
@@ -332,7 +208,7 @@ class Supervisor:
         """
         try:
             self._outbox.begin()
-            self._broker_watch.start()
+            self._outages.broker.start()
             is_reached = self._run_epochs(stop, on_tick)
             if self._is_detached:  # the job's workers send what they write
                 self._send_last_letters(LAST_LETTERS_SECONDS, stop, on_tick)
@@ -347,7 +223,7 @@ class Supervisor:
             on_tick(self.status)  # a run that ends at once has notices too
             return is_reached
         finally:
-            self._broker_watch.stop()
+            self._outages.broker.stop()
             self._outbox.stop()
             if self._table:
                 self._table.stop()
@@ -430,7 +306,7 @@ class Supervisor:
             broker_is_away = not self._broker_answers()
             if broker_is_away:
                 failure = f"the broker does not answer ({failure})"
-            storage_is_away = not self._storage_answers()
+            storage_is_away = not self._outages.storage_answers()
             if storage_is_away:
                 failure = f"the object store does not answer ({failure})"
             failure += "".join(f"; {full}" for full in self._full_directories())
@@ -444,9 +320,14 @@ class Supervisor:
             self._prepare_restart(failure)
             self._back_off(backoff, stop, on_tick)
             self._await(self._broker_answers, "waiting for the broker", stop, on_tick)
-            self._await(self._storage_answers, "waiting for the object store", stop, on_tick)
+            self._await(
+                self._outages.storage_answers, "waiting for the object store", stop, on_tick
+            )
             if stop.is_set():
                 return False
+
+    def _broker_answers(self) -> bool:
+        return self._outages.broker_answers(self._source.is_reachable())
 
     def _prepare_new_epoch(self, change: str) -> None:
         """Go on after an epoch that was ended because topics or partitions have changed."""
@@ -493,38 +374,6 @@ class Supervisor:
             self._beat()
             on_tick(self.status)
             stop.wait(POLL_SECONDS)
-
-    def _broker_answers(self) -> bool:
-        is_reachable = self._source.is_reachable()
-        self._broker_watch.note(is_reachable)
-        self._tell_of_broker()
-        return is_reachable
-
-    def _tell_of_broker(self) -> None:
-        """Show in the status whether the broker answers; tell the user when that changes."""
-        before, now = self.status.broker_away_since, self._broker_watch.away_since
-        self.status.broker_away_since = now
-        self._tell_of_outage("the broker", before, now)
-
-    def _storage_answers(self) -> bool:
-        answers = self._storage_watch.ask()
-        self._tell_of_storage()
-        return answers
-
-    def _tell_of_storage(self) -> None:
-        """Show in the status whether the object stores answer; tell when that changes."""
-        before, now = self.status.storage_away_since, self._storage_watch.away_since
-        self.status.storage_away_since = now
-        self._tell_of_outage("the object store", before, now)
-
-    def _tell_of_outage(self, what: str, before: datetime | None, now: datetime | None) -> None:
-        if before is None and now is not None:
-            self.status.notices.append(
-                f"{what} has not answered since {now:%H:%M:%S} UTC; the run waits for it"
-            )
-        elif before is not None and now is None:
-            seconds = (datetime.now(timezone.utc) - before).total_seconds()
-            self.status.notices.append(f"{what} answers again, after {seconds:.0f} s")
 
     def _run_epoch(self, stop: Event, on_tick: OnTick, resumed: ResumedEpoch | None) -> str | None:
         """Run one epoch; return None at the goal or a stop, else one line with what failed."""
@@ -663,7 +512,7 @@ class Supervisor:
 
     def _end_needs_new_epoch(self) -> bool:
         """Look whether the end of the run is known now, and has partitions that are not read."""
-        if self._goal is not None or self._broker_watch.away_since is not None:
+        if self._goal is not None or self._outages.broker.away_since is not None:
             return False
         with contextlib.suppress(EnvironmentFailure, StorageAwayError):  # the next look asks
             self._find_goal()
@@ -757,11 +606,11 @@ class Supervisor:
             read_before = self.status.counters["read"]
             self._take_status(engine_status, status_file)
             if self.status.counters["read"] > read_before:
-                self._broker_watch.saw_records()
-            self._tell_of_broker()
+                self._outages.broker.saw_records()
+            self._outages.tell_of_broker()
             if self._breaker:
                 self._breaker.check(self.status.counters)
-            self._with_storage(self._look_for_files)
+            self._outages.with_storage(self._look_for_files)
             self._note_columns(status_file)
             self._look_at_logs()
             self._look_at_table()
@@ -769,7 +618,7 @@ class Supervisor:
                 return None
             self.status.covered = self._ledger.covered
             self.status.files = len(self._ledger.files) - files_before
-            self._with_storage(self._outbox.look)
+            self._outages.with_storage(self._outbox.look)
             self.status.refused_letters = self._outbox.refused
             if self._goal is not None and self._is_reached(self._goal):
                 self._await_workers_letters(stop, on_tick)
@@ -787,17 +636,9 @@ class Supervisor:
                 return _failure_of(job)
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + SWEEP_SECONDS
-                self._with_storage(self._sweep)
+                self._outages.with_storage(self._sweep)
             on_tick(self.status)
         return None
-
-    def _with_storage(self, step: Callable[[], object]) -> None:
-        """Take a step at the storage. One that is away is told, and the run goes on."""
-        try:
-            step()
-        except StorageAwayError:
-            self._storage_watch.note(answers=False)
-        self._tell_of_storage()
 
     def _look_for_files(self) -> None:
         """Add new files to the ledger, for at most `MAX_LISTING_SHARE` of the time.
@@ -812,7 +653,7 @@ class Supervisor:
         self._next_listing = started + pause
         landed = self._ledger.refresh(whole=bool(self.status.waits_for))
         self._remove_strays()
-        self._storage_watch.note(answers=True)
+        self._outages.storage.note(answers=True)
         self._has_landed_rows |= any(path.suffix == PARQUET_SUFFIX for path in landed)
         self.status.new_files.extend(landed)
         ended = time.monotonic()
@@ -854,7 +695,7 @@ class Supervisor:
         now = time.monotonic()
         self._next_look = now + self._look_seconds
         self._take_notices(self._log_watch.look(bounds.starts, self._ledger, now))
-        self._with_storage(lambda: self._look_for_complete_hours(bounds, asked_at))
+        self._outages.with_storage(lambda: self._look_for_complete_hours(bounds, asked_at))
         self.status.notices += self._group_progress.offer(self._landed_to())
 
     def _landed_to(self) -> dict[TopicPartition, int]:
@@ -968,11 +809,6 @@ class Supervisor:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def new_epoch() -> str:
-    """Return a new identity of an epoch, such as `20261124T133350Zx3f9a`; they sort by time."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}x{secrets.token_hex(2)}"
 
 
 def wait_text(windowing: Windowing, timing: PaneTiming, read_at: float, now: float) -> str:

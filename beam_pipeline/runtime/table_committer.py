@@ -18,6 +18,7 @@ from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.resources import project_root
 from beam_pipeline.runtime.processes import ManagedProcess
 from beam_pipeline.settings.catalog_file import read_catalog_file
+from beam_pipeline.settings.secret_files import open_file_warning
 from beam_pipeline.settings.table import TableJob, TableProgress, TableSettings
 from beam_pipeline.terminal import plural
 
@@ -32,8 +33,11 @@ _STEADY_SECONDS = 60.0
 """A committer that lived so long is started again after the least pause when it dies."""
 
 
-def check_table(table: TableSettings) -> None:
+def check_table(table: TableSettings) -> str | None:
     """Check before a run what its committer needs; nothing is imported or opened but the file.
+
+    Returns:
+        a warning, if there is one.
 
     Raises:
         UsageError: pyiceberg is missing, or the file of `--catalog` does not serve.
@@ -45,8 +49,10 @@ def check_table(table: TableSettings) -> None:
         raise UsageError(
             f"--table={table.name} needs the package pyiceberg, which is not installed: {remedy}"
         )
-    if table.catalog is not None:
-        read_catalog_file(Path(table.catalog))
+    if table.catalog is None:
+        return None
+    path = Path(table.catalog)
+    return open_file_warning("--catalog", path, read_catalog_file(path))
 
 
 @dataclass(frozen=True)

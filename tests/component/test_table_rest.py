@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import threading
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +17,7 @@ import pyarrow.fs as pafs
 import pytest
 import requests
 import table_kill_child
+from event_landings import EXTREMES, LATER, Landing, records
 from output_trees import OutputTree
 from rest_catalogs import (
     ACCESS_KEY,
@@ -25,6 +28,7 @@ from rest_catalogs import (
     start_rest_catalog,
 )
 from table_killer import Killer, Lander
+from table_readers import DuckDB, Reader
 from table_trees import check_snapshots, committed, job_for, orders, rows_of, table_of
 
 from beam_pipeline.errors import EnvironmentFailure
@@ -145,13 +149,8 @@ def test_commits_that_are_sent_twice_land_once(
     assert rows_of(table) == orders(0, 1, 2)
 
 
-def test_files_in_an_object_store_are_referenced_where_they_are(
-    server: RestCatalogServer, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    tree = OutputTree(tmp_path / "tree")
-    landed = [tree.parquet(orders(0, 1)), tree.parquet(orders(2)), tree.letters(orders(3))]
+def stored_job(server: RestCatalogServer, catalog: Path, tree: OutputTree) -> TableJob:
+    """Put the files of a tree into the bucket to land in; return the job for them."""
     store = pafs.S3FileSystem(
         endpoint_override=urlsplit(server.s3_endpoint).netloc,
         scheme="http",
@@ -159,23 +158,68 @@ def test_files_in_an_object_store_are_referenced_where_they_are(
         secret_key=SECRET_KEY,
         region="us-east-1",
     )
-    for path in landed:
-        with store.open_output_stream(f"{LANDING_BUCKET}/{path.relative_to(tree.root)}") as output:
-            output.write(path.read_bytes())
-    config = tmp_path / "store.yaml"
+    prefix = f"{LANDING_BUCKET}/{uuid.uuid4().hex}"
+    pafs.copy_files(str(tree.root), prefix, destination_filesystem=store)
+    config = tree.root.with_name("store.yaml")
     config.write_text(f"endpoint: {server.s3_endpoint}\nregion: us-east-1\npath_style: true\n")
-    job = TableJob(
+    return TableJob(
         TableSettings("lake.orders", str(catalog), 60.0),
-        f"s3://{LANDING_BUCKET}/output",
-        f"s3://{LANDING_BUCKET}/dead",
+        f"s3://{prefix}/output",
+        f"s3://{prefix}/dead",
         storage_config=str(config),
     )
+
+
+def test_files_in_an_object_store_are_referenced_where_they_are(
+    server: RestCatalogServer, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    tree = OutputTree(tmp_path / "tree")
+    landed = [tree.parquet(orders(0, 1)), tree.parquet(orders(2)), tree.letters(orders(3))]
+    job = stored_job(server, catalog, tree)
     committer = committed(job)
     table = table_of(committer)
     assert rows_of(table) == orders(0, 1, 2)
     assert rows_of(table_of(committer, LETTERS)) == orders(3)
     places = {task.file.file_path for task in table.scan().plan_files()}
-    assert places == {f"s3://{LANDING_BUCKET}/{path.relative_to(tree.root)}" for path in landed[:2]}
+    assert places == {
+        f"{job.output_dir}/{path.relative_to(tree.output_dir)}" for path in landed[:2]
+    }
     (letters,) = table_of(committer, LETTERS).scan().plan_files()
     assert letters.file.file_path.startswith(f"s3://{TABLE_BUCKET}/lake/orders__dead_letters/data/")
     assert committed(job).progress.commits == 0
+
+
+def test_readers_of_a_catalog(
+    server: RestCatalogServer,
+    catalog: Path,
+    duckdb: DuckDB,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows are read as the files have them, through the catalog."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    landing = Landing(tmp_path / "tree")
+    landing.land(records(0, EXTREMES))
+    landing.land(records(100, EXTREMES | LATER), is_later=True)
+    committer = committed(stored_job(server, catalog, landing.tree))
+    endpoint = urlsplit(server.s3_endpoint).netloc
+    attaching = replace(
+        duckdb,
+        statements=(
+            f"CREATE SECRET store (TYPE s3, KEY_ID '{ACCESS_KEY}', SECRET '{SECRET_KEY}', "
+            f"ENDPOINT '{endpoint}', REGION 'us-east-1', URL_STYLE 'path', USE_SSL false)",
+            f"CREATE SECRET catalog (TYPE iceberg, CLIENT_ID '{ACCESS_KEY}', "
+            f"CLIENT_SECRET '{SECRET_KEY}', OAUTH2_SERVER_URI '{server.uri}/v1/oauth/tokens')",
+            f"ATTACH 's3://{TABLE_BUCKET}' AS attached (TYPE iceberg, SECRET catalog, "
+            f"ENDPOINT '{server.uri}', ACCESS_DELEGATION_MODE 'none')",
+        ),
+    )
+    reader = Reader(attaching, table_of(committer), "attached.lake.orders")
+    contents = landing.contents()
+    assert len(contents.rows) == 40
+    reader.check(contents)
+    letters = f"attached.{LETTERS}"
+    assert attaching.count(f"SELECT count(*) FROM {letters} WHERE code = 'SCHEMA_VIOLATION'") == [8]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from integration.pipeline_runs import PipelineRun, running, wait_for
 from pyiceberg.catalog import Catalog, load_catalog
+from table_readers import DuckDB
 from table_trees import check_snapshots, rows_of
+
+from beam_pipeline.resources import project_root
 
 LETTERS = "events__dead_letters"
 
@@ -17,7 +25,9 @@ def open_catalog(output_dir: Path) -> Catalog:
     return load_catalog("beam_pipeline", type="sql", uri=f"sqlite:///{database}")
 
 
-def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_demo_places_every_record_once_and_leaves_nothing_behind(
+    tmp_path: Path, duckdb: DuckDB
+) -> None:
     run = PipelineRun(tmp_path / "demo")
     finished = run.finish(
         "demo",
@@ -50,6 +60,39 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: P
     assert f"table demo.events: {len(run.rows())} rows + " in finished.output
     assert f"report --output_dir={run.output_dir} " in finished.output
     assert run.processes() == {}
+    check_queries(run, finished.output, duckdb)
+
+
+def check_queries(run: PipelineRun, printed: str, duckdb: DuckDB) -> None:
+    """Run the commands that a demo prints for its table, and the Python code in docs/tables.md."""
+    commands = [shlex.split(line) for line in printed.splitlines() if "_table/" in line]
+    (_, _, statements), with_pyiceberg = commands
+    (counts,) = duckdb.query(statements.removeprefix("INSTALL iceberg; LOAD iceberg; "))
+    assert sum(counts.column(1).to_pylist()) == len(run.rows())
+    assert sum(map(int, re.findall(r"'count_all': (\d+)", output_of(with_pyiceberg)))) == len(
+        run.rows()
+    )
+
+    top = project_root()
+    assert top is not None
+    page = (top / "docs" / "tables.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    by_duckdb, by_pyiceberg = (
+        block.replace("data/output", str(run.output_dir)) for block in blocks
+    )
+    shown = output_of([sys.executable, "-c", by_duckdb], **duckdb.environment(run.directory))
+    assert "page_view" in shown
+    assert "SCHEMA_VIOLATION" in shown
+    assert "'count_all': " in output_of([sys.executable, "-c", by_pyiceberg])
+
+
+def output_of(command: list[str], **environment: str) -> str:
+    """Run a command; return what it prints."""
+    finished = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
 
 
 def test_ctrl_c_ends_a_demo_with_all_its_processes(tmp_path: Path) -> None:

@@ -44,6 +44,21 @@ def test_broker_topics_and_clocks(
     assert "clocks" not in found
 
 
+def test_a_file_with_secrets_that_every_user_can_read_is_told(
+    kafka: KafkaConnection, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "client.properties"
+    config.write_text("ssl.key.password=hush\n")
+    config.chmod(0o644)
+    broker = findings(kafka, capsys, tmp_path, f"--kafka_config={config}")["broker"]
+    assert broker["state"] == "note"
+    assert f"answers; --kafka_config={config} has secrets" in broker["text"]
+    assert "hush" not in broker["text"]
+    config.chmod(0o600)
+    broker = findings(kafka, capsys, tmp_path, f"--kafka_config={config}")["broker"]
+    assert broker["state"] == "ok"
+
+
 def test_a_record_of_the_future_tells_of_clocks_that_differ(
     kafka: KafkaConnection,
     fresh_topic: Callable[..., str],

@@ -17,7 +17,7 @@ from rich.console import Console
 from beam_pipeline import cli
 from beam_pipeline.commands.live.view import RunView
 from beam_pipeline.kafka.connection import KafkaConnection
-from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.run_status import RunStatus
 
 # Clears the screen, sets the window's title, rings, goes back, hides text: by C0, C1, DEL and
 # bidirectional controls.

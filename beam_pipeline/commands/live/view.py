@@ -22,7 +22,7 @@ from beam_pipeline.files.reading import read_each
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_ends import LogEnds
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.terminal import printable
 

@@ -10,7 +10,7 @@ from beam_pipeline.commands.metrics import catalogue
 from beam_pipeline.commands.metrics.catalogue import Sample
 from beam_pipeline.commands.metrics.server import MetricsServer
 from beam_pipeline.commands.metrics.snapshot import Snapshot, free_bytes_of, resident_bytes
-from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.settings.config import MetricsSettings
 from beam_pipeline.storage.paths import StoredPath
 

@@ -12,6 +12,8 @@ from rest_answers import Answers, answering
 from rich.console import Console
 
 from beam_pipeline.commands import flink
+from beam_pipeline.files.left_out import LeftOutNote, LeftOutRange, load_left_out
+from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime.flink.job_record import FlinkJobRecord
 from beam_pipeline.runtime.flink.rest import FlinkJob
 
@@ -61,6 +63,12 @@ def test_what_is_not_there_yet_is_not_told(tmp_path: Path) -> None:
         "checkpoints: 0 completed, 1 failed, 0 restored",
         "since the last restore: nothing counted yet",
     ]
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    left_out = LeftOutRange(TopicPartition("orders", 0), 0, 9, "--start=latest")
+    load_left_out(tmp_path).replaced_by(LeftOutNote((left_out,)), tmp_path)
+    assert status(BEGUN, tmp_path)[2:] == ["left out: 9 by --start=latest (orders/0: 0-8)"]
 
 
 def test_counters_are_those_of_now(tmp_path: Path) -> None:

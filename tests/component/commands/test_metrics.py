@@ -22,7 +22,7 @@ from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.files.watermark_note import PartitionNote, TopicNote, WatermarkNote
 from beam_pipeline.resources import project_root
 from beam_pipeline.runtime.landed_totals import LandedTotals
-from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.settings.config import MetricsSettings
 
 

@@ -15,7 +15,7 @@ from beam_pipeline.commands import event_command
 from beam_pipeline.commands.event_command import EventRunner
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.runtime.run_events import HOUR_COMPLETE, RESTART, DeadRatioError, RunEvent
-from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.settings.config import EventCommand, _event_command
 
 HOOK = """

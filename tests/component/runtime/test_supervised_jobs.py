@@ -28,13 +28,16 @@ from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.runtime import broker_watch, group_progress
 from beam_pipeline.runtime import supervisor as supervisor_module
 from beam_pipeline.runtime.engine import EngineStatus
+from beam_pipeline.runtime.epochs import ResumedEpoch
 from beam_pipeline.runtime.lease import hold_lease
 from beam_pipeline.runtime.lease_terms import LEASE_FILE, LeaseLostError, LeaseTimes
 from beam_pipeline.runtime.restarts import RestartLimits
 from beam_pipeline.runtime.resume import Ends
 from beam_pipeline.runtime.run_events import RESTART
+from beam_pipeline.runtime.run_plan import RunPlan
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.runtime.scope import END_SLACK_MS, Backfill, PartByTime, Scope
-from beam_pipeline.runtime.supervisor import ResumedEpoch, RunPlan, RunStatus, Supervisor
+from beam_pipeline.runtime.supervisor import Supervisor
 from beam_pipeline.settings.config import EndPoint, PipelineSettings, StartPoint
 from beam_pipeline.storage.directory import DirectoryStorage
 from beam_pipeline.storage.paths import ObjectPath, StoredPath

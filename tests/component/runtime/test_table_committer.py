@@ -131,6 +131,15 @@ def test_what_a_run_needs_is_checked_before_it(
     settings = job_for(tree, tree.root / "missing.yaml").table
     with pytest.raises(UsageError, match=r"missing\.yaml: No such file"):
         check_table(settings)
+    catalog = tree.root / "catalog.yaml"
+    catalog.write_text("type: rest\nuri: https://example.com\ntoken: hush\n")
+    catalog.chmod(0o644)
+    warning = check_table(job_for(tree, catalog).table)
+    assert warning is not None
+    assert warning.startswith(f"--catalog={catalog} has secrets, and every user")
+    catalog.chmod(0o600)
+    assert check_table(job_for(tree, catalog).table) is None
+    assert check_table(job_for(tree).table) is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="needs the package pyiceberg"):
         check_table(settings)

@@ -9,7 +9,7 @@ import pytest
 
 from beam_pipeline.commands.launch import requests_text
 from beam_pipeline.commands.run import _coerced_text
-from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.run_status import RunStatus
 from beam_pipeline.settings.config import PipelineSettings, pipeline_settings
 from beam_pipeline.settings.flags import add_pipeline_flags
 from beam_pipeline.storage.config import StorageConfig

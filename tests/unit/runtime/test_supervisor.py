@@ -10,7 +10,8 @@ from pipeline_settings import settings_of
 
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.runtime import supervisor
-from beam_pipeline.runtime.supervisor import RunPlan, Supervisor
+from beam_pipeline.runtime.run_plan import RunPlan
+from beam_pipeline.runtime.supervisor import Supervisor
 
 
 @pytest.mark.parametrize("is_reachable", [True, False])

@@ -12,7 +12,7 @@ from pipeline_settings import settings_of
 from beam_pipeline.errors import UsageError
 from beam_pipeline.files.names import MAX_TOPIC_LENGTH, PARQUET_SUFFIX, OutputFile
 from beam_pipeline.job_file import JobFile
-from beam_pipeline.runtime.supervisor import new_epoch
+from beam_pipeline.runtime.epochs import new_epoch
 
 
 def test_topics_are_separated_by_commas() -> None:

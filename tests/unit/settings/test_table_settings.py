@@ -54,6 +54,15 @@ def test_values_that_do_not_serve(given: dict[str, Any], words: str) -> None:
     assert str(caught.value).startswith(words)
 
 
+def test_a_place_in_azure_is_refused_in_one_line() -> None:
+    with pytest.raises(UsageError) as caught:
+        table_settings(values(output_dir="az://c/a", catalog="c.yaml"))
+    assert str(caught.value) == (
+        "--table=lake.orders: files in Azure have no table yet; give a directory, s3://… or gs://… "
+        "as --output_dir"
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "column"),
     [

@@ -17,7 +17,7 @@ from beam_pipeline.files.ledger import load_ledger
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import TopicPartition
-from beam_pipeline.runtime.supervisor import RunStatus
+from beam_pipeline.runtime.run_status import RunStatus
 
 NOBODY = KafkaConnection.from_flags("127.0.0.1:9", None)
 
