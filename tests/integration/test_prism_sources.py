@@ -240,6 +240,42 @@ def test_a_bundle_is_waited_for_without_a_core(options: PipelineOptions, prism: 
     assert processor_seconds(prism.process.pid) - before < SLOW_SECONDS / 4
 
 
+class FireSlowly(beam.DoFn):
+    """(key, value) to nothing. While a timer of the key takes long, another one becomes due."""
+
+    SLOW = TimerSpec("slow", TimeDomain.REAL_TIME)
+    DUE = TimerSpec("due", TimeDomain.REAL_TIME)
+
+    def process(
+        self,
+        element: tuple[str, int],
+        slow: Any = beam.DoFn.TimerParam(SLOW),
+        due: Any = beam.DoFn.TimerParam(DUE),
+    ) -> None:
+        slow.set(Timestamp.now())
+        due.set(Timestamp.now() + Duration(seconds=1))
+
+    @on_timer(SLOW)
+    def fire_slowly(self) -> None:
+        time.sleep(SLOW_SECONDS)
+
+    @on_timer(DUE)
+    def fire(self) -> Iterator[str]:
+        yield "fired"
+
+
+def told_once(told: list[str]) -> None:
+    assert told == ["fired"]
+
+
+def test_a_timer_waits_for_its_key_without_a_core(options: PipelineOptions, prism: Service) -> None:
+    with TestPipeline(options=options) as pipeline:
+        before = processor_seconds(prism.process.pid)
+        keyed = pipeline | beam.Create([("key", 1)]).with_output_types(tuple[str, int])
+        assert_that(keyed | "FireSlowly" >> beam.ParDo(FireSlowly()), told_once)
+    assert processor_seconds(prism.process.pid) - before < SLOW_SECONDS / 4
+
+
 def processor_seconds(pid: int) -> float:
     """User's and system's, fields 14 and 15 of proc_pid_stat(5)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
