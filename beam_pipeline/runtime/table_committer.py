@@ -202,6 +202,8 @@ class TableCommitter:
                 files=before.files + progress.files,
                 rows=before.rows + progress.rows,
                 letters=before.letters + progress.letters,
+                compactions=before.compactions + progress.compactions,
+                merged_files=before.merged_files + progress.merged_files,
                 failures=before.failures + progress.failures,
                 committed_at=max(before.committed_at, progress.committed_at),
             ),

@@ -99,6 +99,8 @@ class TableProgress:
         files: how many files it has put into the table.
         rows: how many rows these hold.
         letters: how many dead letters it has put into their table.
+        compactions: how many snapshots it has made that merge small files, of both tables.
+        merged_files: how many files these have merged.
         waiting_files: how many landed files were in no table at its last look.
         waiting_since: since when, in seconds since 1970; 0 if none waits.
         failure: one line on why the last try failed; empty after one that did not.
@@ -111,6 +113,8 @@ class TableProgress:
     files: int = 0
     rows: int = 0
     letters: int = 0
+    compactions: int = 0
+    merged_files: int = 0
     waiting_files: int = 0
     waiting_since: float = 0.0
     failure: str = ""

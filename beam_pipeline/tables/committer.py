@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from beam_pipeline.tables.catalogs import (
     without_secrets,
     words_of,
 )
+from beam_pipeline.tables.compaction import Compacted, automatic_rules, compact_once
 from beam_pipeline.tables.landed import (
     Landed,
     landed_letters,
@@ -40,10 +41,14 @@ from beam_pipeline.tables.landed import (
 )
 from beam_pipeline.tables.letters import LETTERS_SCHEMA, describe_letters, write_letters
 from beam_pipeline.tables.plan import LandedFile, StraddledListingError, plan
+from beam_pipeline.tables.rewriting import ORIGIN_OF_LETTERS
 from beam_pipeline.tables.table import LandedTable, PlanAgainError, UnfitFileError
 
 MAX_FILES = 1_000
 """How many files a commit adds at most."""
+
+MERGED_AFTER = 8
+"""After how many added files the committer looks for small ones to merge."""
 
 MAX_TRIES = 5
 SWEEP_SECONDS = 3600.0
@@ -70,6 +75,8 @@ class Published:
     landed: Landed
     schema_of: Callable[[LandedFile], pa.Schema]
     _unfit: dict[str, str] = field(default_factory=dict)
+    _unmerged: set[str] = field(default_factory=set)
+    _added: int = MERGED_AFTER
 
     def publish(self, on_commit: Callable[[list[LandedFile]], None]) -> None:
         """Commit until every landed file that fits is in the table.
@@ -116,6 +123,27 @@ class Published:
             for file in self.landed.look()
         )
 
+    def compact(self, on_merge: Callable[[Compacted], None]) -> Generator[None, None, None]:
+        """Merge small files if enough were added since the last time; yield after each row group.
+
+        At most one snapshot is made.
+
+        Args:
+            on_merge: called with what was merged, if anything was.
+
+        Raises:
+            PlanAgainError: another commit came first.
+            PipelineError, OSError: something does not serve or does not answer.
+        """
+        if self._added < MERGED_AFTER:
+            return
+        self._added = 0
+        done = yield from compact_once(self.table, self.landed, automatic_rules(), self._unmerged)
+        self._unmerged.update(done.left_alone)
+        if done.snapshots:
+            self._added = MERGED_AFTER  # there may be more
+            on_merge(done)
+
     def _commit_once(self, on_commit: Callable[[list[LandedFile]], None]) -> bool:
         """Make one commit; return whether there was something to commit."""
         self.table.read()
@@ -127,7 +155,9 @@ class Published:
         if next_plan.add:
             self.table.make(self.schema_of(next_plan.add[0]))
         files = self.landed.materialized(next_plan.add)
-        self.table.commit(next_plan, files)
+        rests = [self.table.rest_of(path, rest) for path, rest in next_plan.cut.items()]
+        self.table.commit(next_plan, [*files, *rests])
+        self._added += len(files)
         on_commit(files)
         return True
 
@@ -173,6 +203,34 @@ class Committer:
         )
         return True
 
+    def compaction(self) -> Generator[None, None, None]:
+        """Merge small files of the tables, one snapshot of each at most; yield now and then.
+
+        What fails is tried again after later commits. Closing the iterator ends it early.
+        """
+        if self._tables is None:
+            return
+        for published in self._tables:
+            try:
+                yield from published.compact(self._note_merge)
+            except Exception as error:
+                _log.warning("%s: not compacted: %s", published.table.name, self._words_of(error))
+
+    def _note_merge(self, done: Compacted) -> None:
+        progress = self.progress
+        _log.info("merged %d files into %d", done.files_before, done.files_after)
+        self.progress = replace(
+            progress,
+            compactions=progress.compactions + done.snapshots,
+            merged_files=progress.merged_files + done.files_before,
+        )
+
+    def _words_of(self, error: Exception) -> str:
+        properties: Mapping[str, str] = {}
+        with contextlib.suppress(PipelineError):
+            properties = properties_of(self.job)
+        return without_secrets("".join(traceback.format_exception(error)), properties)
+
     def _keep_up(self, *tables: Published) -> None:
         """Sweep once an hour; what fails is tried again."""
         now = time.monotonic()
@@ -188,9 +246,8 @@ class Committer:
         properties: Mapping[str, str] = {}
         with contextlib.suppress(PipelineError):
             properties = properties_of(self.job)
-        trace = "".join(traceback.format_exception(error))
         self.needs_user = isinstance(error, UsageError | UnfitFilesError)
-        _log.warning("no commit: %s", without_secrets(trace, properties))
+        _log.warning("no commit: %s", self._words_of(error))
         waiting = 0
         if self._tables is not None:
             with contextlib.suppress(Exception):
@@ -262,6 +319,7 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
         catalog,
         job.table.letters_name,
         suffix=JSON_LINES_SUFFIX,
+        origin=ORIGIN_OF_LETTERS,
         location=f"file://{letters_directory}" if is_embedded else None,
         links=f"file://{letters_directory}/data" if letters_directory else None,
         root=_uri_of(dead_letter_dir),

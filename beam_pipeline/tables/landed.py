@@ -12,7 +12,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -126,14 +126,28 @@ class Landed:
     def _is_output(self, path: StoredPath) -> bool:
         return path.name.endswith(self.suffix) and OutputFile.parse(path) is not None
 
-    def strays(self, held: dict[str, HeldFile]) -> set[str]:
-        """Return the paths of held files whose records are landed again, as of the last look."""
-        ledger = self._counted or self.ledger()
-        return {
-            path
-            for path, (name, epoch, covered) in held.items()
-            if ledger.lands_again(name, epoch, covered)
-        }
+    def strays(self, held: Mapping[str, HeldFile]) -> dict[str, CoveredOffsets]:
+        """Return the held files with records that are landed again, and the offsets of these.
+
+        As of the last look.
+        """
+        ledger = self.counted
+        strays = {}
+        for path, file in held.items():
+            if file.is_rewritten:
+                again = ledger.landed_again(file.epoch, file.covered)
+                if not again.is_empty:
+                    strays[path] = again
+            elif ledger.lands_again(file.name, file.epoch, file.covered):
+                strays[path] = file.covered
+        return strays
+
+    @property
+    def counted(self) -> Ledger:
+        """What the present epoch counts, as of the last look."""
+        if self._counted is None:
+            self._counted = self.ledger()
+        return self._counted
 
     def materialized(self, files: Iterable[LandedFile]) -> list[LandedFile]:
         """Make what the table references of some files, and return them with their URIs.
@@ -177,7 +191,9 @@ def landed_file(uri: str, footer: FileFooter, suffix: str = PARQUET_SUFFIX) -> L
     """Return a landed file as its footer describes it."""
     held = held_file(footer, suffix)
     window = footer.window_start, footer.window_end
-    return LandedFile(uri, held.name, held.epoch, held.covered, window, footer.rows)
+    return LandedFile(
+        uri, held.name, held.epoch, held.covered, window, footer.rows, footer.is_rewritten
+    )
 
 
 def held_file(footer: FileFooter, suffix: str = PARQUET_SUFFIX) -> HeldFile:
@@ -194,7 +210,7 @@ def held_file(footer: FileFooter, suffix: str = PARQUET_SUFFIX) -> HeldFile:
         pane=footer.pane,
         suffix=suffix,
     ).name
-    return HeldFile(name, footer.epoch, covered)
+    return HeldFile(name, footer.epoch, covered, footer.is_rewritten)
 
 
 def footer_at(path: StoredPath) -> FileFooter:

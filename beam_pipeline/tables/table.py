@@ -30,7 +30,7 @@ from pyiceberg.types import TimestamptzType
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.footer import FileFooter, FooterError, footer_of
-from beam_pipeline.files.names import PARQUET_SUFFIX
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.tables.landed import held_file
 from beam_pipeline.tables.plan import HeldFiles, LandedFile, Plan
 from beam_pipeline.tables.pyiceberg_internals import (
@@ -38,7 +38,17 @@ from beam_pipeline.tables.pyiceberg_internals import (
     expire_in,
     guarded_append,
     guarded_overwrite,
+    has_deletes,
     metadata_of,
+    partition_of,
+    referenced_files,
+)
+from beam_pipeline.tables.rewriting import (
+    ORIGIN_OF_ROWS,
+    OriginColumns,
+    Rewrite,
+    finished,
+    rewrite,
 )
 from beam_pipeline.tables.upkeep import sweep, write_hint
 
@@ -90,11 +100,13 @@ class LandedTable:
         location: where it is made; None leaves that to the catalog.
         links: the URI of the directory with files of this table beside its own location.
         root: the URI of the place where its files land.
+        origin: the columns that tell where its rows are from.
     """
 
     catalog: Catalog
     name: str
     suffix: str = PARQUET_SUFFIX
+    origin: OriginColumns = ORIGIN_OF_ROWS
     partition_column: str | None = None
     location: str | None = None
     links: str | None = None
@@ -226,20 +238,95 @@ class LandedTable:
         """The URI below which files of the table's own may be written."""
         return f"{self._existing.location().rstrip('/')}/data"
 
+    def data_files(self) -> dict[str, tuple[DataFile, tuple[object, ...]]]:
+        """Return the data files of the newest snapshot by path, with their partitions."""
+        snapshot = self._existing.current_snapshot()
+        if snapshot is None:
+            return {}
+        return {
+            path: (data_file, partition_of(data_file))
+            for path, data_file in referenced_files(snapshot, self.io).items()
+        }
+
+    def has_deletes(self) -> bool:
+        """Whether another writer has deleted rows, which files that are written anew would have."""
+        snapshot = self._existing.current_snapshot()
+        return snapshot is not None and has_deletes(snapshot, self.io)
+
+    def rewrite_of(
+        self, sources: Sequence[str], target: OutputFile, keep: CoveredOffsets
+    ) -> Rewrite:
+        """Describe a file that is made of files of this table."""
+        directory = self.links or self.data_location
+        return Rewrite(sources, target, keep, directory, self.origin)
+
+    def rest_of(self, path: str, keep: CoveredOffsets) -> LandedFile:
+        """Write a file with the rows of one of this table that have some offsets.
+
+        Raises:
+            EnvironmentFailure, OSError: it can't be read, or the other one can't be written.
+        """
+        held = self.held.files[path]
+        target = OutputFile.parse(held.name)
+        assert target is not None
+        if self.has_deletes():
+            raise EnvironmentFailure(
+                f"--table={self.name}: another writer has deleted rows of it, and a file has rows "
+                "that landed twice; rewrite the table's data files there first"
+            )
+        return finished(rewrite(self.rewrite_of([path], target, keep), self.io))
+
+    def replace(self, gone: Sequence[str], come: Sequence[LandedFile]) -> int:
+        """Replace files by others with the same rows, as one snapshot; return their size in bytes.
+
+        Appends may come in between.
+
+        Raises:
+            PlanAgainError: a file is gone, or the outcome is not known.
+        """
+        table = self._existing
+        head = self._head
+        summary = {
+            f"{SUMMARY}.version": FORMAT,
+            f"{SUMMARY}.compacted-files": str(len(gone)),
+            f"{SUMMARY}.merged-files": str(len(come)),
+        }
+        drop = self._data_files(gone)
+        try:
+            transaction = table.transaction()
+            producer = guarded_overwrite(transaction, summary, same_rows=True)
+            metadata = metadata_of(transaction)
+            added = [self._data_file(metadata, file) for file in come]
+            for data_file in added:
+                producer.append_data_file(data_file)
+            for data_file in drop:
+                producer.delete_data_file(data_file)
+            producer.commit()
+            transaction.commit_transaction()
+        except (CommitFailedException, ValidationException, UnfitFileError) as error:
+            raise PlanAgainError(" ".join(str(error).split())) from error
+        snapshot = table.current_snapshot()
+        if snapshot is not None and snapshot.parent_snapshot_id == head:
+            self._note(gone, come)
+        with contextlib.suppress(OSError):  # the next commit writes it
+            write_hint(table)
+        return sum(data_file.file_size_in_bytes for data_file in added)
+
     def commit(self, plan: Plan, files: Sequence[LandedFile]) -> None:
         """Commit a plan as one snapshot: new columns, the files, and the end of old snapshots.
 
         Args:
             plan: what to drop; what it adds are `files`.
-            files: the files to add, with the paths that the table references.
+            files: the files to add, with the paths that the table references, and the rests of
+                those that are cut.
 
         Raises:
             PlanAgainError: the head has moved, or the outcome is not known.
             UnfitFileError: a file does not fit the table.
         """
         table = self._existing
-        summary = summary_of(files, plan.drop)
-        drop = self._data_files(plan.drop)
+        summary = summary_of(files, plan.gone)
+        drop = self._data_files(plan.gone)
         try:
             transaction = table.transaction()
             self._add_columns(transaction, files)
@@ -258,7 +345,7 @@ class LandedTable:
             transaction.commit_transaction()
         except (CommitFailedException, ValidationException) as error:
             raise PlanAgainError(" ".join(str(error).split())) from error
-        self._note(plan, files)
+        self._note(plan.gone, files)
         with contextlib.suppress(OSError):  # the next commit writes it
             write_hint(table)
 
@@ -272,12 +359,12 @@ class LandedTable:
             return 0
         return sweep(self.table, *([self.links] if self.links else []))
 
-    def _note(self, plan: Plan, files: Sequence[LandedFile]) -> None:
+    def _note(self, gone: Sequence[str], files: Sequence[LandedFile]) -> None:
         """Keep what the new head has, so that its manifests need not be read."""
         snapshot = self._existing.current_snapshot()
         if snapshot is None or snapshot.summary is None:
             return
-        self.held = self.held.without(plan.drop)
+        self.held = self.held.without(gone)
         for file in files:
             self.held.add(file.uri, file.held)
         self._head = snapshot.snapshot_id
