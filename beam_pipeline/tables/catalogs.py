@@ -38,6 +38,13 @@ def table_directory(output_dir: Path) -> Path:
     return output_dir.absolute() / TABLE_DIRECTORY
 
 
+def embedded_file(job: TableJob) -> Path | None:
+    """Return the file of a job's embedded catalog; None if `--catalog` names another."""
+    if job.table.catalog is not None:
+        return None
+    return table_directory(Path(job.output_dir)) / EMBEDDED_FILE
+
+
 def properties_of(job: TableJob) -> CatalogProperties:
     """Return the properties of a job's catalog.
 

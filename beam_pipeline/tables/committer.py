@@ -286,8 +286,12 @@ class Committer:
         return self._tables
 
 
-def open_tables(job: TableJob) -> tuple[Published, Published]:
+def open_tables(job: TableJob, *, adds_files: bool = True) -> tuple[Published, Published]:
     """Open the table of the rows and that of the dead letters; they need not exist.
+
+    Args:
+        job: what a committer is told.
+        adds_files: as in `LandedTable`.
 
     Raises:
         UsageError: the file of `--catalog` or of `--storage_config` does not serve.
@@ -308,6 +312,7 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
         location=f"file://{rows_directory}" if is_embedded else None,
         links=f"file://{rows_directory}/data" if rows_directory else None,
         root=_uri_of(output_dir),
+        adds_files=adds_files,
     )
     if rows_directory is None:
         landed = stored_rows(output_dir, ledger)
@@ -323,6 +328,7 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
         location=f"file://{letters_directory}" if is_embedded else None,
         links=f"file://{letters_directory}/data" if letters_directory else None,
         root=_uri_of(dead_letter_dir),
+        adds_files=adds_files,
     )
 
     def write(path: StoredPath, file: LandedFile) -> str:

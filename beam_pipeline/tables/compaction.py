@@ -19,8 +19,8 @@ from beam_pipeline.files.epochs import COMPACTION_EPOCH, compaction_epoch
 from beam_pipeline.files.names import OutputFile
 from beam_pipeline.tables.landed import Landed
 from beam_pipeline.tables.plan import HeldFile, LandedFile
-from beam_pipeline.tables.rewriting import Rewrite, RewriteError, rewrite
-from beam_pipeline.tables.table import LandedTable
+from beam_pipeline.tables.rewriting import Rewrite, RewriteError, finished, rewrite
+from beam_pipeline.tables.table import LandedTable, PlanAgainError
 
 TARGET_BYTES = 128 * 1024 * 1024
 """A merged file is made of at most so many bytes; a file above half of it is not merged."""
@@ -31,6 +31,7 @@ MAX_FILES = 1_000
 _TIER = 8
 _LATE = timedelta(minutes=10)
 _OVER = ""
+_MAX_TRIES = 5
 
 _log = logging.getLogger(__name__)
 
@@ -257,3 +258,54 @@ def _rewrite_of(merge: Merge, table: LandedTable) -> Rewrite:
         suffix=first.suffix,
     )
     return table.rewrite_of([file.path for file in merge.files], target, keep)
+
+
+def compact_all(
+    table: LandedTable, landed: Landed, rules: Rules, on_merged: Callable[[int], None]
+) -> Compacted:
+    """Merge all that the rules say, a snapshot after the other.
+
+    Args:
+        table: the table.
+        landed: the files that are to be in it.
+        rules: what is merged.
+        on_merged: called with how many files a snapshot has replaced.
+
+    Raises:
+        PlanAgainError: other commits came first again and again.
+        PipelineError, OSError: something does not serve or does not answer.
+    """
+    together = Compacted()
+    tries = 0
+    while True:
+        try:
+            done = finished(compact_once(table, landed, rules, together.left_alone))
+        except PlanAgainError as error:
+            tries += 1
+            if tries == _MAX_TRIES:
+                raise
+            _log.info("planned again: %s", error)
+            continue
+        tries = 0
+        together.add(done)
+        if not done.snapshots and not done.left_alone:
+            return together
+        on_merged(done.files_before)
+
+
+def compaction_plan(table: LandedTable, landed: Landed, rules: Rules) -> Compacted:
+    """Return what `compact_all` would do at first; it may merge some of that once more.
+
+    Raises:
+        PipelineError, OSError: something does not serve or does not answer.
+    """
+    planned = Compacted()
+    table.read()
+    if table.table is None or table.has_deletes():
+        return planned
+    for merge in choose(table_files(table, landed), rules, landed.counted.is_over):
+        planned.files_before += len(merge.files)
+        planned.files_after += 1
+        planned.rows += sum(file.held.covered.count for file in merge.files)
+        planned.bytes_before += merge.size_bytes
+    return planned

@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -244,7 +245,10 @@ def linked_rows(data: Path, root: Path, ledger: Callable[[], Ledger]) -> Landed:
 
     def link(source: StoredPath, identity: Identity, file: LandedFile) -> LandedFile:
         target = Path(file.uri.removeprefix("file://"))
-        if not target.exists():
+        try:
+            # Of an earlier try that was killed. It gets a new ctime, by which a sweep spares it.
+            target.chmod(stat.S_IMODE(target.stat().st_mode))
+        except FileNotFoundError:
             _link(Path(str(source)), identity, target)
         return file
 

@@ -141,6 +141,17 @@ def referenced_files(snapshot: Snapshot, io: FileIO) -> dict[str, DataFile]:
     }
 
 
+def paths_by_manifest(snapshots: Iterable[Snapshot], io: FileIO) -> dict[str, set[str]]:
+    """Return the paths of the data files of snapshots, by manifest; each is read once."""
+    paths: dict[str, set[str]] = {}
+    for snapshot in snapshots:
+        for manifest in snapshot.manifests(io):
+            if manifest.manifest_path not in paths:
+                entries = manifest.fetch_manifest_entry(io)
+                paths[manifest.manifest_path] = {entry.data_file.file_path for entry in entries}
+    return paths
+
+
 def referenced_paths(snapshot: Snapshot, io: FileIO) -> set[str]:
     """Return the paths of a snapshot's data files."""
     return set(referenced_files(snapshot, io))

@@ -50,7 +50,13 @@ from beam_pipeline.tables.rewriting import (
     finished,
     rewrite,
 )
-from beam_pipeline.tables.upkeep import sweep, write_hint
+from beam_pipeline.tables.upkeep import (
+    GRACE_SECONDS,
+    StoredFile,
+    sweep,
+    unused_files,
+    write_hint,
+)
 
 FORMAT = "1"
 """The version of what is written into summaries."""
@@ -101,12 +107,15 @@ class LandedTable:
         links: the URI of the directory with files of this table beside its own location.
         root: the URI of the place where its files land.
         origin: the columns that tell where its rows are from.
+        adds_files: whether files that landed are added, and so the partitions must be those of the
+            run.
     """
 
     catalog: Catalog
     name: str
     suffix: str = PARQUET_SUFFIX
     origin: OriginColumns = ORIGIN_OF_ROWS
+    adds_files: bool = True
     partition_column: str | None = None
     location: str | None = None
     links: str | None = None
@@ -184,7 +193,7 @@ class LandedTable:
                 f"snapshot has there; {self.root} can't be below it. Give another --table, or "
                 "another place to land in"
             )
-        for partition in table.spec().fields:
+        for partition in table.spec().fields if self.adds_files else ():
             column = table.schema().find_column_name(partition.source_id)
             if column != self.partition_column:
                 raise UsageError(
@@ -343,21 +352,60 @@ class LandedTable:
             producer.commit()
             expire_in(transaction, expired_snapshots(table, time.time()))
             transaction.commit_transaction()
-        except (CommitFailedException, ValidationException) as error:
+        # ValueError: another process has expired a snapshot that this commit expires.
+        except (CommitFailedException, ValidationException, ValueError) as error:
             raise PlanAgainError(" ".join(str(error).split())) from error
         self._note(plan.gone, files)
         with contextlib.suppress(OSError):  # the next commit writes it
             write_hint(table)
 
-    def sweep(self) -> int:
-        """Remove old files that no snapshot has; return how many.
+    def expire(self, kept: int, kept_seconds: float) -> int:
+        """Expire the snapshots beyond the newest `kept` and those that are older; return how many.
+
+        Raises:
+            PlanAgainError: another commit came first.
+        """
+        self.read()
+        if self.table is None:
+            return 0
+        expired = self.expirable(kept, kept_seconds)
+        if expired:
+            try:
+                with self.table.transaction() as transaction:
+                    expire_in(transaction, expired)
+            except (CommitFailedException, ValueError) as error:  # one has expired meanwhile
+                raise PlanAgainError(" ".join(str(error).split())) from error
+            with contextlib.suppress(OSError):
+                write_hint(self.table)
+        return len(expired)
+
+    def expirable(self, kept: int, kept_seconds: float) -> list[int]:
+        """Return the snapshots that `expire` would expire, as `read` saw them."""
+        return expired_snapshots(self._existing, time.time(), kept + 1, kept_seconds)
+
+    def sweep(self, grace_seconds: float = GRACE_SECONDS) -> int:
+        """Remove files that no snapshot has and that are older; return how many.
 
         Raises:
             OSError: the files can't be listed or removed.
         """
         if self.table is None:
             return 0
-        return sweep(self.table, *([self.links] if self.links else []))
+        return sweep(self.table, *self._own_directories, grace_seconds=grace_seconds)
+
+    def unused_files(self, grace_seconds: float = GRACE_SECONDS) -> list[StoredFile]:
+        """Return the files that `sweep` would remove.
+
+        Raises:
+            OSError: the files can't be listed.
+        """
+        if self.table is None:
+            return []
+        return unused_files(self.table, *self._own_directories, grace_seconds=grace_seconds)
+
+    @property
+    def _own_directories(self) -> Sequence[str]:
+        return [self.links] if self.links else []
 
     def _note(self, gone: Sequence[str], files: Sequence[LandedFile]) -> None:
         """Keep what the new head has, so that its manifests need not be read."""

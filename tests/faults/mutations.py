@@ -63,6 +63,13 @@ MUTATIONS = (
         test="tests/unit/tables/test_committer.py::test_a_compaction_during_the_listing_doubles_nothing",
     ),
     Mutation(
+        name="strays that were merged in a table",
+        file="beam_pipeline/tables/landed.py",
+        original="if file.is_rewritten:",
+        mutated="if False:",
+        test="tests/unit/tables/test_table_compaction.py::test_a_stray_that_was_merged_is_cut_out",
+    ),
+    Mutation(
         name="strays",
         file="beam_pipeline/files/ledger.py",
         original="if self._is_stray(path, unknown[path], content):",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -333,6 +334,24 @@ def test_old_snapshots_expire_and_their_files_are_swept_after_a_grace_time(
     assert not unreferenced.exists()
     check_snapshots(table_of(committer))
     assert rows_of(table_of(committed(job_for(tree)))) == orders(*range(30))
+
+
+def test_a_sweep_leaves_what_a_commit_is_about_to_add(tree: OutputTree) -> None:
+    """A link has the time of a file that may have landed long ago."""
+    os.utime(tree.parquet(orders(0)), (1e9, 1e9))
+    committer = committed(job_for(tree))
+    os.utime(tree.parquet(orders(1)), (1e9, 1e9))
+    rows, _ = committer.tables
+    (file,) = [file for file in rows.landed.look() if file.uri not in rows.table.held.files]
+    rows.landed.materialized([file])
+    assert rows.table.sweep() == 0
+    link = Path(file.uri.removeprefix("file://"))
+    linked_at = link.stat().st_ctime_ns
+    clock = tree.root / "clock"
+    while not clock.exists() or clock.stat().st_ctime_ns <= linked_at:
+        clock.touch()
+    rows.landed.materialized([file])  # as after a kill, much later
+    assert link.stat().st_ctime_ns > linked_at
 
 
 def test_the_hint_names_the_newest_metadata(tree: OutputTree) -> None:
