@@ -334,7 +334,7 @@ class LandedTable:
             UnfitFileError: a file does not fit the table.
         """
         table = self._existing
-        summary = summary_of(files, plan.gone)
+        summary = summary_of(files, plan)
         drop = self._data_files(plan.gone)
         try:
             transaction = table.transaction()
@@ -503,8 +503,8 @@ def expired_snapshots(
     ]
 
 
-def summary_of(files: Sequence[LandedFile], drop: Sequence[str]) -> dict[str, str]:
-    """Return what a snapshot says of its files.
+def summary_of(files: Sequence[LandedFile], plan: Plan) -> dict[str, str]:
+    """Return what a snapshot says of the files that it adds, and of those that the table loses.
 
     `beam-pipeline.offsets` is JSON: topic to partition to first offset, last offset, and how many
     records the new files have of it.
@@ -528,6 +528,8 @@ def summary_of(files: Sequence[LandedFile], drop: Sequence[str]) -> dict[str, st
     if files:
         summary[f"{SUMMARY}.window-start"] = min(file.window[0] for file in files).isoformat()
         summary[f"{SUMMARY}.window-end"] = max(file.window[1] for file in files).isoformat()
-    if drop:
-        summary[f"{SUMMARY}.dropped-files"] = str(len(drop))
+    if plan.drop:
+        summary[f"{SUMMARY}.dropped-files"] = str(len(plan.drop))
+    if plan.cut:
+        summary[f"{SUMMARY}.cut-files"] = str(len(plan.cut))
     return summary

@@ -25,7 +25,16 @@ from rest_catalogs import (
     start_rest_catalog,
 )
 from table_killer import Killer, Lander
-from table_trees import check_snapshots, committed, job_for, orders, rows_of, table_of
+from table_trees import (
+    check_snapshots,
+    committed,
+    compacted,
+    job_for,
+    orders,
+    paths_of,
+    rows_of,
+    table_of,
+)
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.settings.table import TableJob, TableSettings
@@ -79,6 +88,7 @@ def test_a_committer_that_is_killed(
         killer.check()
     killer.check_at_rest()
     assert reached == table_kill_child.REST_POINTS.keys()
+    assert killer.ends["killed"] >= 25
 
 
 class _Resending(BaseHTTPRequestHandler):
@@ -139,10 +149,13 @@ def test_commits_that_are_sent_twice_land_once(
         tree.parquet(orders(offset))
         committer.round()
     assert _Resending.second_answers.count(409) >= 3
+    compacted(committer)
+    assert _Resending.second_answers.count(409) >= 4
     committer = committed(job_for(tree, catalog))
     table = table_of(committer)
     check_snapshots(table)
     assert rows_of(table) == orders(0, 1, 2)
+    assert len(paths_of(table)) == 1
 
 
 def test_files_in_an_object_store_are_referenced_where_they_are(
@@ -179,3 +192,25 @@ def test_files_in_an_object_store_are_referenced_where_they_are(
     (letters,) = table_of(committer, LETTERS).scan().plan_files()
     assert letters.file.file_path.startswith(f"s3://{TABLE_BUCKET}/lake/orders__dead_letters/data/")
     assert committed(job).progress.commits == 0
+
+    done = compacted(committer)
+    assert (done.files_before, done.files_after) == (2, 1)
+    (merged,) = table_of(committer).scan().plan_files()
+    assert merged.file.file_path.startswith(f"s3://{TABLE_BUCKET}/lake/orders/data/")
+    assert rows_of(table_of(committer)) == orders(0, 1, 2)
+    assert committed(job).progress.commits == 0
+
+    rows, _ = committer.tables
+    assert rows.table.expire(kept=1, kept_seconds=0.0) == 1
+    with table.io.new_output(f"{rows.table.data_location}/left/over.parquet").create() as output:
+        output.write(b"12345")
+    assert rows.table.sweep() == 0
+    unused = {file.uri: file.size_bytes for file in rows.table.unused_files(grace_seconds=-60)}
+    assert unused[f"{rows.table.data_location}/left/over.parquet"] == 5
+    assert rows.table.sweep(grace_seconds=-60) == len(unused) > 1
+    assert rows.table.unused_files(grace_seconds=-60) == []
+    check_snapshots(table_of(committer))
+    assert rows_of(table_of(committer)) == orders(0, 1, 2)
+    for path in landed:  # where they landed they stay
+        (found,) = store.get_file_info([f"{LANDING_BUCKET}/{path.relative_to(tree.root)}"])
+        assert found.type is pafs.FileType.File
