@@ -133,7 +133,7 @@ def commit(job_text: bytes, point: str | None, is_alone: bool) -> None:
 
 
 def _merge_and_expire_soon() -> None:
-    committer.automatic_rules = _merge_all
+    vars(committer)["automatic_rules"] = _merge_all
     _, kept_seconds = table.expired_snapshots.__defaults__ or (None, None)
     table.expired_snapshots.__defaults__ = (KEPT_SNAPSHOTS, kept_seconds)
 
