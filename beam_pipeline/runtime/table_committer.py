@@ -56,12 +56,14 @@ class TableStatus:
     Attributes:
         name: the table.
         progress: what the committer said last, counted over all its processes.
+        started_at: since when the run has a table, in seconds since 1970.
         restarts: how often it was started again.
         is_complete: at the end of the run, whether everything that has landed is in the table.
     """
 
     name: str
     progress: TableProgress = field(default_factory=TableProgress)
+    started_at: float = field(default_factory=time.time)
     restarts: int = 0
     is_complete: bool = False
 
@@ -69,6 +71,11 @@ class TableStatus:
     def records(self) -> int:
         """How many rows and dead letters the run has put into the tables."""
         return self.progress.rows + self.progress.letters
+
+    @property
+    def current_at(self) -> float:
+        """When all that had landed was in the tables last; until then, when the run began."""
+        return self.progress.current_at or self.started_at
 
     @property
     def text(self) -> str:
@@ -206,6 +213,7 @@ class TableCommitter:
                 merged_files=before.merged_files + progress.merged_files,
                 failures=before.failures + progress.failures,
                 committed_at=max(before.committed_at, progress.committed_at),
+                current_at=max(before.current_at, progress.current_at),
             ),
         )
         if progress.failure:

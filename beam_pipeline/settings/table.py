@@ -95,6 +95,8 @@ class TableProgress:
     Attributes:
         snapshot_id: the newest snapshot of the table; None while it has none.
         committed_at: when this committer committed last, in seconds since 1970; 0 if it has not.
+        current_at: when all that had landed was in the tables last, in seconds since 1970; 0 if
+            this committer has not seen that.
         commits: how many snapshots it has made, of both tables.
         files: how many files it has put into the table.
         rows: how many rows these hold.
@@ -109,6 +111,7 @@ class TableProgress:
 
     snapshot_id: int | None = None
     committed_at: float = 0.0
+    current_at: float = 0.0
     commits: int = 0
     files: int = 0
     rows: int = 0

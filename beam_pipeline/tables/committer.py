@@ -184,6 +184,7 @@ class Committer:
         What goes wrong is in `progress.failure`, in one line.
         """
         self.needs_user = False
+        began_at = time.time()
         try:
             rows, letters = self.tables
             try:
@@ -197,6 +198,7 @@ class Committer:
         self.progress = replace(
             self.progress,
             snapshot_id=rows.table.snapshot_id,
+            current_at=began_at,
             failure="",
             waiting_files=0,
             waiting_since=0.0,

@@ -184,8 +184,10 @@ def test_a_catalog_that_is_away_is_told_and_tried_again(
     progress = committer.progress
     assert progress.failure == "ConnectionError: the catalog is away"
     assert (progress.failures, progress.waiting_files) == (1, 1)
+    assert progress.current_at == 0
     assert committer.round()
     assert (committer.progress.failure, committer.progress.waiting_files) == ("", 0)
+    assert committer.progress.current_at > 0
     assert rows_of(table_of(committer)) == orders(0)
 
 
