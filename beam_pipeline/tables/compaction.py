@@ -176,13 +176,15 @@ def _place(file: TableFile) -> tuple[datetime, datetime, str, str]:
 def table_files(table: LandedTable, landed: Landed) -> list[TableFile]:
     """Return the files of the table's newest snapshot that may be merged, as `read` saw it.
 
-    Files of other writers, and those with rows of strays, are not among them.
+    Files of other writers, those with rows of strays, and those that are partitioned in another way
+    than the table is now are not among them.
     """
-    strays = landed.strays(table.held.files)
+    strays, spec_id = landed.strays(table.held.files), table.spec_id
     return [
         TableFile(path, held, name, data_file.file_size_in_bytes, partition)
         for path, (data_file, partition) in table.data_files().items()
         if path not in strays
+        and data_file.spec_id == spec_id
         and (held := table.held.files.get(path)) is not None
         and (name := OutputFile.parse(held.name)) is not None
     ]

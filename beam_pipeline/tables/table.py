@@ -247,6 +247,11 @@ class LandedTable:
         """The URI below which files of the table's own may be written."""
         return f"{self._existing.location().rstrip('/')}/data"
 
+    @property
+    def spec_id(self) -> int:
+        """The id of how the table is partitioned now."""
+        return self._existing.spec().spec_id
+
     def data_files(self) -> dict[str, tuple[DataFile, tuple[object, ...]]]:
         """Return the data files of the newest snapshot by path, with their partitions."""
         snapshot = self._existing.current_snapshot()

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from output_trees import NOON, OutputTree, Source, kafka_columns
+from pyiceberg.transforms import IdentityTransform
 from table_trees import (
     begin_epoch,
     check_snapshots,
@@ -391,3 +392,14 @@ def test_the_committer_merges_files_of_about_the_same_size() -> None:
     merged = [file(number, 8_000_000) for number in range(8, 15)]
     assert chosen([*merged, *small], rules) == [[f"{number}" for number in range(8)]]
     assert chosen([*merged, *small[:7]], rules) == []
+
+
+def test_files_that_are_partitioned_in_another_way_stay(tree: OutputTree) -> None:
+    """Another engine has changed the table's partitions."""
+    for offset in range(2):
+        tree.parquet(orders(offset))
+    committer = committed(job_for(tree))
+    with table_of(committer).update_spec() as spec:
+        spec.add_field("kafka_partition", IdentityTransform(), "kafka_partition")
+    assert compacted(committer).files_before == 0
+    assert rows_of(table_of(committer)) == orders(0, 1)
