@@ -20,17 +20,13 @@ from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.files.footer import read_metadata
 from beam_pipeline.files.names import JSON_LINES_SUFFIX
 from beam_pipeline.settings.table import TableJob, TableProgress
+from beam_pipeline.settings.table_names import table_directory
 from beam_pipeline.storage.config import read_storage_config
 from beam_pipeline.storage.durable import make_directory
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import stored_path
-from beam_pipeline.tables.catalogs import (
-    open_catalog,
-    properties_of,
-    table_directory,
-    without_secrets,
-    words_of,
-)
+from beam_pipeline.tables.catalogs import open_catalog, properties_of
+from beam_pipeline.tables.connect import without_secrets, words_of
 from beam_pipeline.tables.landed import (
     Landed,
     landed_letters,
