@@ -117,7 +117,8 @@ class Published:
         self.table.read()
         landed = [file for file in self.landed.look() if file.name not in self._unfit]
         held = self.table.held
-        next_plan = plan(landed, held, self.landed.strays(held.files), MAX_FILES)
+        strays = self.landed.strays(held.files)
+        next_plan = plan(landed, held, strays, MAX_FILES, in_place=self.landed.in_place)
         if next_plan.is_empty:
             return False
         if next_plan.add:

@@ -73,6 +73,7 @@ class Landed:
         ledger: returns what the present epoch counts, each time anew.
         describe: reads a file; its URI is what the table will reference.
         materialize: makes what the table references.
+        in_place: whether that is the landed file itself.
     """
 
     root: StoredPath
@@ -80,6 +81,7 @@ class Landed:
     ledger: Callable[[], Ledger]
     describe: Callable[[StoredPath, Identity], LandedFile]
     materialize: Materialize
+    in_place: bool = False
     _known: dict[StoredPath, tuple[Identity, LandedFile]] = field(default_factory=dict)
     _counted: Ledger | None = None
     listing: TreeListing = field(init=False)
@@ -283,7 +285,7 @@ def stored_rows(root: StoredPath, ledger: Callable[[], Ledger]) -> Landed:
             raise StraddledListingError
         return file
 
-    return Landed(root, PARQUET_SUFFIX, ledger, describe, keep)
+    return Landed(root, PARQUET_SUFFIX, ledger, describe, keep, in_place=True)
 
 
 def landed_letters(

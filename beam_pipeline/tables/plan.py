@@ -102,7 +102,12 @@ class HeldFiles:
 
 
 def plan(
-    landed: Iterable[LandedFile], held: HeldFiles, strays: Collection[str], max_files: int
+    landed: Collection[LandedFile],
+    held: HeldFiles,
+    strays: Collection[str],
+    max_files: int,
+    *,
+    in_place: bool = False,
 ) -> Plan:
     """Return the next commit.
 
@@ -110,17 +115,22 @@ def plan(
     the directory has put it together with files that the table does not have yet. With it go all
     landed files that have offsets of it.
 
+    A stray is dropped when the first of its records has landed again. Until then readers would miss
+    them.
+
     Args:
         landed: the files in the directory.
         held: the files of the table.
         strays: the held files that a worker of a dead epoch finished late; the present epoch lands
             their records.
         max_files: how many files a commit adds at most, unless it drops any.
+        in_place: whether the table references files that the run removes when they are strays, so
+            that these are dropped at once.
 
     Raises:
         StraddledListingError: an offset would be in the table twice, or would get lost.
     """
-    drop = set(strays)
+    drop = set(strays) if in_place else _landed_again(strays, held.files, landed)
     kept = held.without(drop)
     others = [file for file in landed if file.uri not in kept.files]
     add = [file for file in others if not kept.covered.includes(file.covered)]
@@ -139,6 +149,16 @@ def plan(
     if not drop:
         del add[max_files:]
     return Plan(add, sorted(drop), waiting)
+
+
+def _landed_again(
+    strays: Collection[str], held: Mapping[str, HeldFile], landed: Iterable[LandedFile]
+) -> set[str]:
+    """Return the strays of which a landed file has a record."""
+    if not strays:
+        return set()
+    covered = _union(file.covered for file in landed)
+    return {path for path in strays if held[path].covered.overlaps(covered)}
 
 
 def _replaced(

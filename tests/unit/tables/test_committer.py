@@ -194,14 +194,17 @@ def test_a_file_of_a_dead_epoch_is_dropped_when_its_records_come_again(tree: Out
     stray = tree.parquet(orders(1, 2))
     committer = committed(job_for(tree))
     begin_epoch(tree, "20261124T140000Zx0001", without=[stray])
+    tree.parquet(orders(3))
+    assert committer.round(), committer.progress.failure
+    assert rows_of(table_of(committer)) == orders(0, 1, 2, 3)
     landed_again = tree.parquet(orders(1))
     assert committer.round(), committer.progress.failure
-    assert rows_of(table_of(committer)) == orders(0, 1)
+    assert rows_of(table_of(committer)) == orders(0, 1, 3)
     tree.parquet(orders(2))
     stray.unlink()
     assert committer.round()
     table = table_of(committer)
-    assert rows_of(table) == orders(0, 1, 2)
+    assert rows_of(table) == orders(0, 1, 2, 3)
     assert landed_again.exists()
     check_snapshots(table)
 

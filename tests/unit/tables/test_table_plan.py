@@ -78,3 +78,15 @@ def test_records_that_only_the_table_has_are_not_dropped() -> None:
 def test_a_stray_is_dropped_in_the_commit_that_adds_its_records_again() -> None:
     result = plan([landed("b", 1)], held(landed("stray", 1, 2)), {"stray"}, 10)
     assert (names(list(result.add)), result.drop) == (["b"], ["stray"])
+
+
+def test_a_stray_stays_until_its_records_have_landed_again() -> None:
+    """Readers of the table never miss them meanwhile."""
+    result = plan([landed("b", 3)], held(landed("stray", 1, 2)), {"stray"}, 10)
+    assert (names(list(result.add)), result.drop) == (["b"], [])
+
+
+def test_a_stray_that_is_an_object_of_the_output_is_dropped_at_once() -> None:
+    """The run removes the object."""
+    result = plan([], held(landed("stray", 1, 2)), {"stray"}, 10, in_place=True)
+    assert (result.add, result.drop) == ([], ["stray"])
