@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyiceberg.catalog import Catalog
@@ -35,11 +39,27 @@ def open_catalog(job: TableJob) -> Catalog:
         EnvironmentFailure: the catalog does not answer, or can't be made.
     """
     properties = properties_of(job)
-    if job.table.catalog is None:
-        directory = table_directory(Path(job.output_dir))
-        try:
-            make_directory(directory, private=False)
-            sync(directory.parent)
-        except OSError as error:
-            raise EnvironmentFailure(f"{directory}: {error.strerror}") from None
-    return connect(properties)
+    if job.table.catalog is not None:
+        return connect(properties)
+    directory = table_directory(Path(job.output_dir))
+    try:
+        make_directory(directory, private=False)
+        sync(directory.parent)
+        with _locked(directory):
+            return connect(properties)
+    except OSError as error:
+        raise EnvironmentFailure(f"{directory}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep others from making the catalog in a directory for the time of the block.
+
+    pyiceberg looks whether its two tables are there and then makes them.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

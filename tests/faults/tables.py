@@ -15,15 +15,20 @@ FLAGS = (f"--table={TABLE}", "--commit_interval=0.5")
 _NAMES = (TABLE, f"{TABLE}__dead_letters")
 
 
+def open_tables(killing: Scenario) -> list[Table]:
+    """The table of the rows and that of the dead letters, as the catalog has them now."""
+    database = killing.run.output_dir / "_table" / "catalog.db"
+    catalog = load_catalog("beam_pipeline", type="sql", uri=f"sqlite:///{database}")
+    return [catalog.load_table(name) for name in _NAMES]
+
+
 def check_tables(killing: Scenario) -> Table:
     """Check that each record of the log is in one of the two tables once; return that of the rows.
 
     Each kept snapshot is checked too: no file and no record is in it twice.
     """
-    database = killing.run.output_dir / "_table" / "catalog.db"
-    catalog = load_catalog("beam_pipeline", type="sql", uri=f"sqlite:///{database}")
     placed: Counter[Row] = Counter()
-    tables = [catalog.load_table(name) for name in _NAMES]
+    tables = open_tables(killing)
     for table in tables:
         check_snapshots(table)
         placed.update(rows_of(table))

@@ -47,6 +47,22 @@ def compact_now(tree: OutputTree) -> None:
     assert report.files_after > 0
 
 
+def test_a_namespace_that_another_committer_makes_just_then(
+    tree: OutputTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyiceberg looks whether there is one, and inserts it a moment later."""
+    tree.parquet(orders(0))
+    exists = SqlCatalog.namespace_exists
+
+    def made_after_the_look(catalog: SqlCatalog, namespace: str) -> bool:
+        monkeypatch.setattr(SqlCatalog, "namespace_exists", exists)
+        catalog.create_namespace(namespace)
+        return False
+
+    monkeypatch.setattr(SqlCatalog, "namespace_exists", made_after_the_look)
+    assert rows_of(table_of(committed(job_for(tree)))) == orders(0)
+
+
 def test_rows_and_letters_are_in_their_tables(tree: OutputTree) -> None:
     tree.parquet(orders(0, 1))
     tree.letters(orders(2))
