@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 from faults.scenario import Scenario
+from integration.pipeline_runs import Finished
 from pyiceberg.catalog import load_catalog
 from pyiceberg.table import Table
 from table_trees import Row, check_snapshots, rows_of
@@ -22,6 +23,19 @@ def open_tables(killing: Scenario) -> list[Table]:
     return [catalog.load_table(name) for name in _NAMES]
 
 
+def reconcile_tables(killing: Scenario, *flags: str) -> Finished:
+    """Run `reconcile --table`; a running pipeline is compared up to what should have landed."""
+    return killing.run.finish(
+        "reconcile",
+        f"--kafka_bootstrap_servers={killing.kafka.bootstrap_servers}",
+        f"--input_topics={killing.topic}",
+        *killing.run.place_flags(),
+        f"--table={TABLE}",
+        "--json",
+        *flags,
+    )
+
+
 def check_tables(killing: Scenario) -> Table:
     """Check that each record of the log is in one of the two tables once; return that of the rows.
 
@@ -33,15 +47,7 @@ def check_tables(killing: Scenario) -> Table:
         check_snapshots(table)
         placed.update(rows_of(table))
     expected = killing.log()
-    reconciled = killing.run.finish(
-        "reconcile",
-        f"--kafka_bootstrap_servers={killing.kafka.bootstrap_servers}",
-        f"--input_topics={killing.topic}",
-        *killing.run.place_flags(),
-        f"--table={TABLE}",
-        "--up_to=end",
-        "--json",
-    )
+    reconciled = reconcile_tables(killing, "--up_to=end")
     verdict = f"seed {killing.seed}, {dict(killing.kills)}\n{reconciled.output[:2000]}"
     assert placed == expected, verdict
     assert reconciled.code == 0, verdict

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from faults.scenario import COMMITTER, SUPERVISOR, Scenario
-from faults.tables import FLAGS, check_tables, open_tables
+from faults.tables import FLAGS, check_tables, open_tables, reconcile_tables
 from integration.pipeline_runs import wait_for
 from table_trees import Row, paths_of, rows_of
 
@@ -28,6 +28,8 @@ def test_a_table_while_everything_is_killed(scenario: Callable[..., Scenario]) -
         killing.await_moment(amid_writing=True)
         killing.kill(victim)
     killing.await_progress()
+    running = reconcile_tables(killing)
+    assert (running.code, json.loads(running.output)["up_to"][:5]) == (0, "up to"), running.output
     killing.settle()
     assert len(check_tables(killing).history()) > 5
 

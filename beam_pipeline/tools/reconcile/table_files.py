@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -98,32 +97,24 @@ def pin(table: Table | None, name: str, snapshot_id: int | None, offset_column: 
     foreign = _foreign_snapshots(table, name, snapshot)
     paths = _Paths(table.io)
     offset_id = _field_id(table, offset_column)
-    data_files: dict[str, DataFile] = {}
-    times = Counter[str]()
+    files: dict[str, TableFile] = {}
     problems = []
     for manifest in snapshot.manifests(table.io):
         for entry in manifest.fetch_manifest_entry(table.io):
             file = entry.data_file
+            uri, path = file.file_path, paths.of(file.file_path)
             if file.content is not DataFileContent.DATA:
-                path = paths.of(file.file_path)
                 reason = "a delete file: another writer has deleted rows, which are counted here"
                 problems.append(FileProblem(path, reason))
-                continue
-            times[file.file_path] += 1
-            data_files[file.file_path] = file
-    files = [
-        TableFile(
-            paths.of(uri),
-            file.file_size_in_bytes,
-            file.record_count,
-            times[uri],
-            _offset_bounds(file, offset_id),
-        )
-        for uri, file in sorted(data_files.items())
-    ]
-    problems += _summary_problems(snapshot, files, paths.of(snapshot.manifest_list))
+            elif uri in files:
+                files[uri] = replace(files[uri], times=files[uri].times + 1)
+            else:
+                bounds = _offset_bounds(file, offset_id)
+                files[uri] = TableFile(path, file.file_size_in_bytes, file.record_count, 1, bounds)
+    in_order = tuple(files[uri] for uri in sorted(files))
+    problems += _summary_problems(snapshot, in_order, paths.of(snapshot.manifest_list))
     pinned = Pinned(name, snapshot.snapshot_id, snapshot.timestamp_ms)
-    return PinnedTable(pinned, tuple(files), tuple(problems), foreign)
+    return PinnedTable(pinned, in_order, tuple(problems), foreign)
 
 
 def _snapshot_of(table: Table, name: str, snapshot_id: int | None) -> Snapshot | None:
@@ -164,7 +155,7 @@ def _engine_of(summary: Mapping[str, str]) -> str:
 
 
 def _summary_problems(
-    snapshot: Snapshot, files: list[TableFile], manifest_list: StoredPath
+    snapshot: Snapshot, files: Sequence[TableFile], manifest_list: StoredPath
 ) -> list[FileProblem]:
     """Return where the totals of a snapshot's summary differ from its manifests."""
     summary = _summary(snapshot)
