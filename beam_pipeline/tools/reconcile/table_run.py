@@ -6,8 +6,9 @@ the notes are read on what the log no longer has, and on what was left out.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -204,20 +205,36 @@ class _Reader:
             self._read("Reading the table of dead letters", letters, LETTER_COLUMNS, but),
         )
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of both tables."""
+        return self.place.name, letters_name(self.place.name)
+
     def pin(self) -> tuple[PinnedTable, PinnedTable]:
         """Read the manifests of both tables, which were loaded one right after the other."""
-        names = (self.place.name, letters_name(self.place.name))
         ids = (self.place.rows_id, self.place.letters_id)
         columns = (ROW_COLUMNS.offset, LETTER_COLUMNS.offset)
+        with self._failures():
+            tables = [load(self.catalog, name) for name in self.names]
+            rows, letters = map(pin, tables, self.names, ids, columns)
+        return rows, letters
+
+    def heads(self) -> list[int | None]:
+        """Return the current snapshots of both tables."""
+        with self._failures():
+            tables = [load(self.catalog, name) for name in self.names]
+        return [table.metadata.current_snapshot_id if table else None for table in tables]
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn what pyiceberg raises into a failure of one line without secrets."""
         try:
-            tables = [load(self.catalog, name) for name in names]
-            rows, letters = map(pin, tables, names, ids, columns)
+            yield
         except (PipelineError, StorageAwayError):
             raise
         except Exception as error:
             words = words_of(error, self.properties)
             raise EnvironmentFailure(f"--table={self.place.name}: {words}") from error
-        return rows, letters
 
     def _read(
         self,
@@ -318,7 +335,7 @@ class _Tables:
         before = self._ids
         until = time.monotonic() + COMMIT_SECONDS
         while time.monotonic() < until:
-            if tuple(pinned.snapshot.snapshot_id for pinned in self.reader.pin()) != before:
+            if self.reader.heads() != before:
                 break
             time.sleep(_POLL_SECONDS)
         newer = self.reader.read(frozenset([*self.rows.paths, *self.letters.paths]))
@@ -327,9 +344,8 @@ class _Tables:
         return coverage
 
     @property
-    def _ids(self) -> tuple[int | None, ...]:
-        pinned = self.rows.pinned, self.letters.pinned
-        return tuple(table.snapshot.snapshot_id for table in pinned)
+    def _ids(self) -> list[int | None]:
+        return [table.pinned.snapshot.snapshot_id for table in (self.rows, self.letters)]
 
     def overlaps(self, suspects: OffsetSets) -> list[FileOverlap]:
         overlaps = []
