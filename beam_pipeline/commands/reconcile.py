@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.settings.flags import add_kafka_flags, add_metrics_flags, add_shared, topic_names
+from beam_pipeline.settings.places import place_of
 from beam_pipeline.times import parse_rfc3339
 
 if TYPE_CHECKING:
     from beam_pipeline.kafka.connection import KafkaConnection
+    from beam_pipeline.storage.paths import StoredPath
     from beam_pipeline.tools.reconcile.compare import ReconcileReport
     from beam_pipeline.tools.reconcile.up_to import UpTo
 
@@ -182,11 +184,12 @@ def run(args: argparse.Namespace) -> int:
             "--input_topics is missing: name the topics, or give --input_topic_pattern"
         )
     _check_table_flags(args)
+    output_dir, dead_letter_dir = place_of(args, "output_dir"), place_of(args, "dead_letter_dir")
     connection = KafkaConnection.from_flags(args.kafka_bootstrap_servers, args.kafka_config)
     metrics = metrics_settings(vars(args))
     if metrics is not None and args.watch is None:
         raise UsageError("--metrics_port needs --watch: a single comparison is over at once")
-    prove = _prover(args, connection, pattern)
+    prove = _prover(args, connection, pattern, output_dir, dead_letter_dir)
     if args.watch is not None:
         return watch(prove, args.watch, metrics, as_json=args.json)
     report = prove()
@@ -226,16 +229,18 @@ def _table_of(args: argparse.Namespace) -> str | None:
 
 
 def _prover(
-    args: argparse.Namespace, connection: KafkaConnection, pattern: str | None
+    args: argparse.Namespace,
+    connection: KafkaConnection,
+    pattern: str | None,
+    output_dir: StoredPath,
+    dead_letter_dir: StoredPath,
 ) -> Callable[[], ReconcileReport]:
     """Return what makes a comparison, each time anew."""
     from beam_pipeline.kafka.admin import require_cluster
     from beam_pipeline.runtime.discovery import topics_at
     from beam_pipeline.runtime.lease import holder_of
-    from beam_pipeline.settings.places import place_of
     from beam_pipeline.tools.reconcile.up_to import Until
 
-    output_dir, dead_letter_dir = place_of(args, "output_dir"), place_of(args, "dead_letter_dir")
     suffix, table = args.dead_letter_topic_suffix, _table_of(args)
 
     def up_to() -> UpTo:
