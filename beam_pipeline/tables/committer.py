@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.files.footer import read_metadata
+from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.files.names import JSON_LINES_SUFFIX
 from beam_pipeline.settings.table import TableJob, TableProgress
 from beam_pipeline.settings.table_names import table_directory
@@ -60,11 +62,18 @@ class Published:
         table: the table.
         landed: the files.
         schema_of: returns the columns of a landed file, for a table that is made.
+        other: the table of the run's other records.
+
+    Attributes:
+        waits_for_other: whether the last commit left out files with records that the other table
+            still has, in a stray.
     """
 
     table: LandedTable
     landed: Landed
     schema_of: Callable[[LandedFile], pa.Schema]
+    other: Published | None = None
+    waits_for_other: bool = False
     _unfit: dict[str, str] = field(default_factory=dict)
 
     def publish(self, on_commit: Callable[[list[LandedFile]], None]) -> None:
@@ -112,13 +121,37 @@ class Published:
             for file in self.landed.look()
         )
 
+    def stray_offsets(self, counted: Ledger) -> CoveredOffsets:
+        """Return the offsets of the strays that the table has now.
+
+        Args:
+            counted: what the present epoch counts.
+
+        Raises:
+            PipelineError, OSError: something does not serve or does not answer.
+        """
+        self.table.read()
+        files = self.table.held.files
+        offsets = CoveredOffsets()
+        for path in self.landed.strays(files, counted):
+            offsets.update(files[path].covered)
+        return offsets
+
     def _commit_once(self, on_commit: Callable[[list[LandedFile]], None]) -> bool:
         """Make one commit; return whether there was something to commit."""
         self.table.read()
         landed = [file for file in self.landed.look() if file.name not in self._unfit]
         held = self.table.held
         strays = self.landed.strays(held.files)
-        next_plan = plan(landed, held, strays, MAX_FILES, in_place=self.landed.in_place)
+        elsewhere: list[LandedFile] = []
+        if self.other is not None:
+            # A record may come again as one of the other table, as with another schema.
+            in_strays = self.other.stray_offsets(self.landed.counted)
+            free = [file for file in landed if not file.covered.overlaps(in_strays)]
+            self.waits_for_other = len(free) < len(landed)
+            landed = free
+            elsewhere = self.other.landed.look() if strays else []
+        next_plan = plan(landed, held, strays, MAX_FILES, elsewhere, in_place=self.landed.in_place)
         if next_plan.is_empty:
             return False
         if next_plan.add:
@@ -157,6 +190,9 @@ class Committer:
                 letters.publish(self._note_letters)
             finally:
                 rows.publish(self._note_rows)
+            for published, note in ((letters, self._note_letters), (rows, self._note_rows)):
+                if published.waits_for_other:
+                    published.publish(note)
         except Exception as error:
             self._fail(error)
             return False
@@ -273,10 +309,10 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
     letter_files = landed_letters(dead_letter_dir, ledger, describe_letters, write)
     if letters_directory is not None:
         make_directory(letters_directory, private=job.private_dead_letters)
-    return (
-        Published(rows, landed, lambda file: _columns_of(landed.source_of(file))),
-        Published(letters, letter_files, lambda file: LETTERS_SCHEMA),
-    )
+    of_rows = Published(rows, landed, lambda file: _columns_of(landed.source_of(file)))
+    of_letters = Published(letters, letter_files, lambda file: LETTERS_SCHEMA, other=of_rows)
+    of_rows.other = of_letters
+    return of_rows, of_letters
 
 
 def _uri_of(root: StoredPath) -> str:

@@ -128,14 +128,26 @@ class Landed:
     def _is_output(self, path: StoredPath) -> bool:
         return path.name.endswith(self.suffix) and OutputFile.parse(path) is not None
 
-    def strays(self, held: dict[str, HeldFile]) -> set[str]:
-        """Return the paths of held files whose records are landed again, as of the last look."""
-        ledger = self._counted or self.ledger()
+    def strays(self, held: dict[str, HeldFile], counted: Ledger | None = None) -> set[str]:
+        """Return the paths of held files whose records are landed again.
+
+        Args:
+            held: the files of the table.
+            counted: what the present epoch counts; None is that of the last look.
+        """
+        ledger = counted or self.counted
         return {
             path
             for path, (name, epoch, covered) in held.items()
             if ledger.lands_again(name, epoch, covered)
         }
+
+    @property
+    def counted(self) -> Ledger:
+        """What the present epoch counts, as of the last look."""
+        if self._counted is None:
+            self._counted = self.ledger()
+        return self._counted
 
     def materialized(self, files: Iterable[LandedFile]) -> list[LandedFile]:
         """Make what the table references of some files, and return them with their URIs.

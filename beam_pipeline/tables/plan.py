@@ -106,6 +106,7 @@ def plan(
     held: HeldFiles,
     strays: Collection[str],
     max_files: int,
+    elsewhere: Iterable[LandedFile] = (),
     *,
     in_place: bool = False,
 ) -> Plan:
@@ -115,8 +116,8 @@ def plan(
     the directory has put it together with files that the table does not have yet. With it go all
     landed files that have offsets of it.
 
-    A stray is dropped when the first of its records has landed again. Until then readers would miss
-    them.
+    A stray is dropped when the first of its records has landed again, for this table or another.
+    Until then readers would miss them.
 
     Args:
         landed: the files in the directory.
@@ -124,13 +125,14 @@ def plan(
         strays: the held files that a worker of a dead epoch finished late; the present epoch lands
             their records.
         max_files: how many files a commit adds at most, unless it drops any.
+        elsewhere: landed files of the other table.
         in_place: whether the table references files that the run removes when they are strays, so
             that these are dropped at once.
 
     Raises:
         StraddledListingError: an offset would be in the table twice, or would get lost.
     """
-    drop = set(strays) if in_place else _landed_again(strays, held.files, landed)
+    drop = set(strays) if in_place else _landed_again(strays, held.files, [*landed, *elsewhere])
     kept = held.without(drop)
     others = [file for file in landed if file.uri not in kept.files]
     add = [file for file in others if not kept.covered.includes(file.covered)]

@@ -28,7 +28,7 @@ from beam_pipeline.files.footer import FOOTER_KEY
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.tables import committer as committer_module
-from beam_pipeline.tables.table import expired_snapshots
+from beam_pipeline.tables.table import LandedTable, expired_snapshots
 from beam_pipeline.tables.upkeep import sweep
 from beam_pipeline.tools.compact.run import compact
 
@@ -223,6 +223,38 @@ def test_a_file_of_a_dead_epoch_is_dropped_when_its_records_come_again(tree: Out
     assert rows_of(table) == orders(0, 1, 2, 3)
     assert landed_again.exists()
     check_snapshots(table)
+
+
+@pytest.mark.parametrize("again_as_row", [False, True])
+def test_a_stray_whose_record_comes_again_in_the_other_table(
+    tree: OutputTree, monkeypatch: pytest.MonkeyPatch, again_as_row: bool
+) -> None:
+    """As with another schema. No commit may leave it in both tables."""
+    land, land_again = tree.parquet, tree.letters
+    if again_as_row:
+        land, land_again = land_again, land
+    for offset, one in enumerate((tree.parquet, tree.letters)):
+        one(orders(offset))
+    stray = land(orders(2, 3))
+    committer = committed(job_for(tree))
+    begin_epoch(tree, "20261124T140000Zx0001", without=[stray])
+    land_again(orders(2))
+    commit = LandedTable.commit
+    commits = 0
+
+    def checked(table: LandedTable, *args: Any) -> None:
+        nonlocal commits
+        commit(table, *args)
+        commits += 1
+        rows = [*rows_of(table_of(committer)), *rows_of(table_of(committer, LETTERS))]
+        assert len(rows) == len(set(rows))
+
+    monkeypatch.setattr(LandedTable, "commit", checked)
+    assert committer.round(), committer.progress.failure
+    assert commits == 2
+    rows = [*rows_of(table_of(committer)), *rows_of(table_of(committer, LETTERS))]
+    assert sorted(rows) == orders(0, 1, 2)
+    assert committed(job_for(tree)).progress.commits == 0
 
 
 def test_a_stray_never_gets_into_the_table(tree: OutputTree) -> None:
