@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 from confluent_kafka import Producer
+from integration.pipeline_runs import PipelineRun, running, wait_for
 from output_trees import NOON, OutputTree, sources
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table import Table
@@ -26,9 +28,11 @@ from rest_catalogs import (
     RestCatalogServer,
     start_rest_catalog,
 )
+from scrapes import scrape_if_served
 from table_trees import begin_epoch, committed, job_for, table_of
 
 from beam_pipeline import cli
+from beam_pipeline.commands.metrics.catalogue import PROOF
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.left_out import NOTE, LeftOutNote, LeftOutRange
 from beam_pipeline.kafka.connection import KafkaConnection
@@ -436,6 +440,28 @@ def test_objects_are_read_through_a_rest_catalog(
         (first, "is gone"),
         (second, "the manifests name it 2 times"),
     }
+
+
+def test_a_watch_reads_each_time_the_newest_snapshots(proof: Proof, tmp_path: Path) -> None:
+    proof.commit()
+    port = free_port()
+    words = [
+        *("reconcile", "--watch=0.5", f"--metrics_port={port}", "--table=lake.orders"),
+        f"--kafka_bootstrap_servers={proof.kafka.bootstrap_servers}",
+        f"--input_topics={proof.topic}",
+        f"--output_dir={proof.tree.output_dir}",
+    ]
+
+    def rows() -> float | None:
+        return scrape_if_served(port, PROOF).get(("reconcile_rows", proof.topic))
+
+    with running(PipelineRun(tmp_path / "watch"), words, signal.SIGINT) as process:
+        wait_for(lambda: rows() == 80, "the first proof")
+        proof.produce(10)
+        proof.rows(range(100, 110))
+        proof.commit()
+        wait_for(lambda: rows() == 90, "another proof")
+    assert process.returncode == 0
 
 
 def refused(proof: Proof, *flags: str) -> tuple[int, str]:
