@@ -278,8 +278,9 @@ def _opened(args: argparse.Namespace) -> Iterator[Sequence[Published]]:
 
 def _tables_of(job: TableJob) -> Iterator[Sequence[Published]]:
     from beam_pipeline.storage.protocol import StorageAwayError
-    from beam_pipeline.tables.catalogs import embedded_file, properties_of, words_of
+    from beam_pipeline.tables.catalogs import embedded_file, properties_of
     from beam_pipeline.tables.committer import open_tables
+    from beam_pipeline.tables.connect import words_of
     from beam_pipeline.tables.table import PlanAgainError
 
     logging.disable(logging.CRITICAL)  # what fails is told in one line

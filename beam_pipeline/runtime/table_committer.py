@@ -38,15 +38,27 @@ def check_table(table: TableSettings) -> None:
     Raises:
         UsageError: pyiceberg is missing, or the file of `--catalog` does not serve.
     """
+    require_pyiceberg(table.name)
+    if table.catalog is not None:
+        read_catalog_file(Path(table.catalog))
+
+
+def require_pyiceberg(name: str) -> None:
+    """Check that pyiceberg is installed, without importing it.
+
+    Args:
+        name: the value of `--table`.
+
+    Raises:
+        UsageError: it is not.
+    """
     if importlib.util.find_spec("pyiceberg") is None:
         remedy = 'pip install "beam-pipeline[iceberg]"'
         if project_root():
             remedy += ", in a checkout pip install --require-hashes -r requirements/iceberg.txt"
         raise UsageError(
-            f"--table={table.name} needs the package pyiceberg, which is not installed: {remedy}"
+            f"--table={name} needs the package pyiceberg, which is not installed: {remedy}"
         )
-    if table.catalog is not None:
-        read_catalog_file(Path(table.catalog))
 
 
 @dataclass(frozen=True)

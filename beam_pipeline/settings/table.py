@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,12 @@ import msgspec
 from beam_pipeline.errors import UsageError
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.flags import EVENT_TIME
+from beam_pipeline.settings.table_names import check_name, letters_name
 from beam_pipeline.storage.durable import write_atomically
 from beam_pipeline.storage.urls import is_url
 
-TABLE_DIRECTORY = "_table"
-"""Below the output directory: links to the landed files, and the embedded catalog. Readers of the
-directory skip names with an underscore."""
-
-EMBEDDED_FILE = "catalog.db"
-"""The embedded catalog, in that directory."""
-
-LETTERS_SUFFIX = "__dead_letters"
 DAY_SECONDS = 86_400
 
-_NAME = re.compile(r"[A-Za-z0-9_]{1,100}(?:\.[A-Za-z0-9_]{1,100})+", re.ASCII)
 _CUTS_A_URI = frozenset("?#")
 
 
@@ -47,7 +38,7 @@ class TableSettings:
     @property
     def letters_name(self) -> str:
         """The table of the dead letters."""
-        return f"{self.name}{LETTERS_SUFFIX}"
+        return letters_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -152,13 +143,7 @@ def table_settings(values: Mapping[str, Any]) -> TableSettings | None:
         if catalog is not None:
             raise UsageError(f"--catalog={catalog} needs --table=NAMESPACE.NAME")
         return None
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"--table={name}: must be NAMESPACE.NAME, such as lake.orders, of letters, digits and "
-            "underscores"
-        )
-    if name.endswith(LETTERS_SUFFIX):
-        raise UsageError(f"--table={name}: tables of dead letters have the suffix {LETTERS_SUFFIX}")
+    check_name(name)
     if not 0 < interval_seconds < float("inf"):
         raise UsageError(f"--commit_interval={interval_seconds:g}: must be more than 0")
     check_places(name, str(values["output_dir"]), catalog)

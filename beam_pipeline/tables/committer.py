@@ -16,22 +16,20 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.files.footer import read_metadata
+from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.files.names import JSON_LINES_SUFFIX
 from beam_pipeline.settings.table import TableJob, TableProgress
+from beam_pipeline.settings.table_names import table_directory
 from beam_pipeline.storage.config import read_storage_config
 from beam_pipeline.storage.durable import make_directory
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import stored_path
-from beam_pipeline.tables.catalogs import (
-    open_catalog,
-    properties_of,
-    table_directory,
-    without_secrets,
-    words_of,
-)
+from beam_pipeline.tables.catalogs import open_catalog, properties_of
 from beam_pipeline.tables.compaction import Compacted, automatic_rules, compact_once
+from beam_pipeline.tables.connect import without_secrets, words_of
 from beam_pipeline.tables.landed import (
     Landed,
     landed_letters,
@@ -69,11 +67,18 @@ class Published:
         table: the table.
         landed: the files.
         schema_of: returns the columns of a landed file, for a table that is made.
+        other: the table of the run's other records.
+
+    Attributes:
+        waits_for_other: whether the last commit left out files with records that the other table
+            still has, in a stray.
     """
 
     table: LandedTable
     landed: Landed
     schema_of: Callable[[LandedFile], pa.Schema]
+    other: Published | None = None
+    waits_for_other: bool = False
     _unfit: dict[str, str] = field(default_factory=dict)
     _unmerged: set[str] = field(default_factory=set)
     _added: int = MERGED_AFTER
@@ -144,12 +149,36 @@ class Published:
             self._added = MERGED_AFTER  # there may be more
             on_merge(done)
 
+    def stray_offsets(self, counted: Ledger) -> CoveredOffsets:
+        """Return the offsets of the strays that the table has now.
+
+        Args:
+            counted: what the present epoch counts.
+
+        Raises:
+            PipelineError, OSError: something does not serve or does not answer.
+        """
+        self.table.read()
+        offsets = CoveredOffsets()
+        for again in self.landed.strays(self.table.held.files, counted).values():
+            offsets.update(again)
+        return offsets
+
     def _commit_once(self, on_commit: Callable[[list[LandedFile]], None]) -> bool:
         """Make one commit; return whether there was something to commit."""
         self.table.read()
         landed = [file for file in self.landed.look() if file.name not in self._unfit]
         held = self.table.held
-        next_plan = plan(landed, held, self.landed.strays(held.files), MAX_FILES)
+        strays = self.landed.strays(held.files)
+        elsewhere: list[LandedFile] = []
+        if self.other is not None:
+            # A record may come again as one of the other table, as with another schema.
+            in_strays = self.other.stray_offsets(self.landed.counted)
+            free = [file for file in landed if not file.covered.overlaps(in_strays)]
+            self.waits_for_other = len(free) < len(landed)
+            landed = free
+            elsewhere = self.other.landed.look() if strays else []
+        next_plan = plan(landed, held, strays, MAX_FILES, elsewhere, in_place=self.landed.in_place)
         if next_plan.is_empty:
             return False
         if next_plan.add:
@@ -191,6 +220,9 @@ class Committer:
                 letters.publish(self._note_letters)
             finally:
                 rows.publish(self._note_rows)
+            for published, note in ((letters, self._note_letters), (rows, self._note_rows)):
+                if published.waits_for_other:
+                    published.publish(note)
         except Exception as error:
             self._fail(error)
             return False
@@ -342,10 +374,10 @@ def open_tables(job: TableJob, *, adds_files: bool = True) -> tuple[Published, P
     letter_files = landed_letters(dead_letter_dir, ledger, describe_letters, write)
     if letters_directory is not None:
         make_directory(letters_directory, private=job.private_dead_letters)
-    return (
-        Published(rows, landed, lambda file: _columns_of(landed.source_of(file))),
-        Published(letters, letter_files, lambda file: LETTERS_SCHEMA),
-    )
+    of_rows = Published(rows, landed, lambda file: _columns_of(landed.source_of(file)))
+    of_letters = Published(letters, letter_files, lambda file: LETTERS_SCHEMA, other=of_rows)
+    of_rows.other = of_letters
+    return of_rows, of_letters
 
 
 def _uri_of(root: StoredPath) -> str:

@@ -74,6 +74,7 @@ class Landed:
         ledger: returns what the present epoch counts, each time anew.
         describe: reads a file; its URI is what the table will reference.
         materialize: makes what the table references.
+        in_place: whether that is the landed file itself.
     """
 
     root: StoredPath
@@ -81,6 +82,7 @@ class Landed:
     ledger: Callable[[], Ledger]
     describe: Callable[[StoredPath, Identity], LandedFile]
     materialize: Materialize
+    in_place: bool = False
     _known: dict[StoredPath, tuple[Identity, LandedFile]] = field(default_factory=dict)
     _counted: Ledger | None = None
     listing: TreeListing = field(init=False)
@@ -127,12 +129,16 @@ class Landed:
     def _is_output(self, path: StoredPath) -> bool:
         return path.name.endswith(self.suffix) and OutputFile.parse(path) is not None
 
-    def strays(self, held: Mapping[str, HeldFile]) -> dict[str, CoveredOffsets]:
+    def strays(
+        self, held: Mapping[str, HeldFile], counted: Ledger | None = None
+    ) -> dict[str, CoveredOffsets]:
         """Return the held files with records that are landed again, and the offsets of these.
 
-        As of the last look.
+        Args:
+            held: the files of the table.
+            counted: what the present epoch counts; None is that of the last look.
         """
-        ledger = self.counted
+        ledger = counted or self.counted
         strays = {}
         for path, file in held.items():
             if file.is_rewritten:
@@ -303,7 +309,7 @@ def stored_rows(root: StoredPath, ledger: Callable[[], Ledger]) -> Landed:
             raise StraddledListingError
         return file
 
-    return Landed(root, PARQUET_SUFFIX, ledger, describe, keep)
+    return Landed(root, PARQUET_SUFFIX, ledger, describe, keep, in_place=True)
 
 
 def landed_letters(

@@ -122,10 +122,13 @@ class HeldFiles:
 
 
 def plan(
-    landed: Iterable[LandedFile],
+    landed: Collection[LandedFile],
     held: HeldFiles,
     strays: Mapping[str, CoveredOffsets],
     max_files: int,
+    elsewhere: Iterable[LandedFile] = (),
+    *,
+    in_place: bool = False,
 ) -> Plan:
     """Return the next commit.
 
@@ -135,16 +138,24 @@ def plan(
     was compacted and files of the directory were removed, it is cut to the offsets that are not
     added.
 
+    A stray is dropped when the first of its records has landed again, for this table or another.
+    Until then readers would miss them.
+
     Args:
         landed: the files in the directory.
         held: the files of the table.
         strays: the held files with records of a dead epoch's worker that finished late, and the
             offsets of these; the present epoch lands them.
         max_files: how many files a commit adds at most, unless the table loses any.
+        elsewhere: landed files of the other table.
+        in_place: whether the table references files that the run removes when they are strays, so
+            that these are dropped at once.
 
     Raises:
         StraddledListingError: an offset would be in the table twice.
     """
+    if not in_place:
+        strays = _landed_again(strays, [*landed, *elsewhere])
     rests = {path: held.files[path].covered.without(again) for path, again in strays.items()}
     kept = held.cut(rests)
     others = [file for file in landed if file.uri not in kept.files]
@@ -169,6 +180,16 @@ def plan(
         del add[max_files:]
     cut = {path: rest for path, rest in sorted(rests.items()) if not rest.is_empty}
     return Plan(add, sorted(rests.keys() - cut.keys()), cut, waiting)
+
+
+def _landed_again(
+    strays: Mapping[str, CoveredOffsets], landed: Iterable[LandedFile]
+) -> Mapping[str, CoveredOffsets]:
+    """Return the strays of which a landed file has a record."""
+    if not strays:
+        return strays
+    covered = _union(file.covered for file in landed)
+    return {path: again for path, again in strays.items() if again.overlaps(covered)}
 
 
 def _replaced(

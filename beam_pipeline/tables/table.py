@@ -210,9 +210,7 @@ class LandedTable:
         """
         if self.table is not None:
             return
-        namespace = self.name.rpartition(".")[0]
-        with contextlib.suppress(NamespaceAlreadyExistsError):
-            self.catalog.create_namespace(namespace)
+        self._make_namespace()
         try:
             transaction = self.catalog.create_table_transaction(
                 self.name, schema, location=self.location, properties=_PROPERTIES
@@ -229,6 +227,17 @@ class LandedTable:
             ) from None
         self.table = self.catalog.load_table(self.name)
         self._check(self.table)
+
+    def _make_namespace(self) -> None:
+        namespace = self.name.rpartition(".")[0]
+        try:
+            self.catalog.create_namespace(namespace)
+        except NamespaceAlreadyExistsError:
+            pass
+        except Exception:
+            # An SQL catalog looks before it inserts; another committer may insert in between.
+            if not self.catalog.namespace_exists(namespace):
+                raise
 
     def _partition(self, transaction: Transaction) -> None:
         column = self.partition_column

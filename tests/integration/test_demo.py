@@ -50,7 +50,8 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(tmp_path: P
     assert len(tables["events"].history()) > 1
     for table in tables.values():
         check_snapshots(table)
-    assert f"table demo.events: {len(run.rows())} rows + " in finished.output
+    told = f"table demo.events: {len(run.rows())} rows + demo.{LETTERS}: {len(run.letters())} = 400"
+    assert f"{told}: holds" in finished.output
     assert f"report --output_dir={run.output_dir} " in finished.output
     assert run.processes() == {}
     assert_compacted_to_the_same_rows(run, catalog)

@@ -94,3 +94,17 @@ def test_a_file_with_a_strays_records_and_others_is_cut_to_the_others() -> None:
     result = plan([landed("b", 1)], held(landed("t", 1, 2, 3)), {"t": again}, 10)
     assert (names(list(result.add)), result.drop) == (["b"], [])
     assert offsets(result.cut["t"]) == [3]
+
+
+def test_a_stray_stays_until_its_records_have_landed_again() -> None:
+    """Readers of the table never miss them meanwhile."""
+    stray = landed("stray", 1, 2)
+    result = plan([landed("b", 3)], held(stray), {"stray": stray.covered}, 10)
+    assert (names(list(result.add)), result.drop) == (["b"], [])
+
+
+def test_a_stray_that_is_an_object_of_the_output_is_dropped_at_once() -> None:
+    """The run removes the object."""
+    stray = landed("stray", 1, 2)
+    result = plan([], held(stray), {"stray": stray.covered}, 10, in_place=True)
+    assert (result.add, result.drop) == ([], ["stray"])
