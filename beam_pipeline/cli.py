@@ -26,6 +26,7 @@ from beam_pipeline.commands import (
     run,
     schema,
     store,
+    table,
     wait,
 )
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
@@ -79,6 +80,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "inspect": (inspect, "show what a file or a directory contains"),
     "report": (report, "write what was landed as one HTML file"),
     "compact": (compact, "merge small Parquet files"),
+    "table": (table, "look after the Iceberg table of a run"),
     "completion": (completion, "print a completion script for bash, zsh or fish"),
 }
 _TAKES_BEAM_FLAGS = ("run", "backfill", "demo")

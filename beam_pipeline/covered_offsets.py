@@ -119,6 +119,20 @@ class CoveredOffsets:
             if key in self._bitmaps
         )
 
+    def without(self, other: CoveredOffsets) -> CoveredOffsets:
+        """Return the covered offsets that `other` does not cover.
+
+        >>> covered, part = CoveredOffsets(), CoveredOffsets()
+        >>> covered.add_range("orders", 0, 0, 9)
+        >>> part.add_range("orders", 0, 5, 9)
+        >>> covered.without(part).bounds("orders", 0)
+        (0, 5)
+        """
+        rest = CoveredOffsets()
+        for key, bitmap in self._bitmaps.items():
+            rest.add(*key, bitmap - other._bitmaps.get(key, BitMap64()))
+        return rest
+
     def copy(self) -> CoveredOffsets:
         """Return a copy that later changes of this one don't reach."""
         copied = CoveredOffsets()

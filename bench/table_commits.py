@@ -2,7 +2,8 @@
 
     python -m bench.table_commits FILE.parquet [COMMITS]
 
-Each commit adds four files with the columns of FILE, the first 40 rows of it.
+Each commit adds four files with the columns of FILE, the first 40 rows of it. After each the
+committer merges small files, if there are enough of them.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ def land(output_dir: Path, number: int, rows: pa.Table) -> None:
         schema_sha256="",
         offsets={"bench": {0: [(first, first + rows.num_rows - 1)]}},
     )
+    origins = {
+        "kafka_topic": pa.array(["bench"] * rows.num_rows),
+        "kafka_partition": pa.array([0] * rows.num_rows, pa.int32()),
+        "kafka_offset": pa.array(range(first, first + rows.num_rows), pa.int64()),
+    }
+    for name, column in origins.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     path = output_dir / file.relative_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows.replace_schema_metadata({FOOTER_KEY: footer.to_json()}), path)
@@ -62,22 +70,32 @@ def main() -> None:
     )
     committer = Committer(job)
     metadata = root / "output/_table/bench/events/metadata"
-    cpu_s = []
-    print("| commit | CPU ms, mean of the last 20 | metadata.json, KiB | manifests |")
-    print("| ---: | ---: | ---: | ---: |")
+    cpu_s, merge_cpu_s = [], []
+    print(
+        "| commit | CPU ms, mean of the last 20 | CPU ms of merges, mean and most of the last 20 "
+        "| files | metadata.json, KiB | manifests |"
+    )
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for commit in range(commits):
         for file in range(FILES):
             land(root / "output", commit * FILES + file, rows)
         began = time.process_time()
         if not committer.round():
             raise SystemExit(committer.progress.failure)
-        cpu_s.append(time.process_time() - began)
+        committed = time.process_time()
+        cpu_s.append(committed - began)
+        for _ in committer.compaction():
+            pass
+        merge_cpu_s.append(time.process_time() - committed)
         if (commit + 1) % SHOWN == 0:
             table = committer.tables[0].table.catalog.load_table(job.table.name)
             snapshot = table.current_snapshot()
             newest = max(metadata.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
             print(
                 f"| {commit + 1} | {1000 * sum(cpu_s[-SHOWN:]) / SHOWN:.0f} "
+                f"| {1000 * sum(merge_cpu_s[-SHOWN:]) / SHOWN:.0f}, "
+                f"{1000 * max(merge_cpu_s[-SHOWN:]):.0f} "
+                f"| {len(committer.tables[0].table.held.files)} "
                 f"| {newest.stat().st_size // 1024} "
                 f"| {len(snapshot.manifests(table.io)) if snapshot else 0} |",
                 flush=True,

@@ -159,6 +159,31 @@ ROWS = (
         ),
     ),
     Row(
+        "Table",
+        (
+            Panel(
+                "Behind the files",
+                "s",
+                (Query(f"time() - M_table_current_timestamp_seconds{{{RUN}}}", "{{instance}}"),),
+                "Since when something has landed that may not be in the table.",
+            ),
+            Panel(
+                "Commits and merges per hour",
+                "short",
+                (
+                    Query(f"3600 * sum(rate(M_table_commits_total{{{RUN}}}[R]))", "commits"),
+                    Query(f"3600 * sum(rate(M_table_compactions_total{{{RUN}}}[R]))", "merges"),
+                    Query(f"3600 * sum(rate(M_table_failed_commits_total{{{RUN}}}[R]))", "failed"),
+                ),
+            ),
+            Panel(
+                "Records per second into the tables",
+                "short",
+                (Query(f"sum by (kind) (rate(M_table_records_total{{{RUN}}}[R]))", "{{kind}}"),),
+            ),
+        ),
+    ),
+    Row(
         "Processes",
         (
             Panel("Up", "none", (Query(f"M_up{{{RUN}}}", "{{component}}"),)),

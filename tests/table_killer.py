@@ -1,4 +1,4 @@
-"""Committers in children that are killed while files land and are compacted."""
+"""Committers in children that are killed while files land, and while they merge files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import table_kill_child
 from output_trees import OutputTree
 from table_trees import Row, begin_epoch, check_snapshots, committed, job_for, rows_of, table_of
 
+from beam_pipeline.covered_offsets import CoveredOffsets
+from beam_pipeline.files.ledger import Ledger, content_of
+from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.settings.table import TableJob
 from beam_pipeline.tables.catalogs import open_catalog
 from beam_pipeline.tools.compact.run import compact
@@ -109,6 +112,9 @@ class Killer:
     catalog: Path | None = None
     ends: Counter[str] = field(default_factory=Counter)
     checked: set[int] = field(default_factory=set)
+    merges: int = 0
+    cuts: int = 0
+    retired: int = 0
 
     @property
     def job(self) -> TableJob:
@@ -117,7 +123,7 @@ class Killer:
 
     def commit(self, point: str | None, *, kill_after: float | None = None) -> str:
         """Run a committer to its end or its death, while the lander goes on; return how it went."""
-        child = self.start(point)
+        child = self.start(point, is_alone=True)
         if kill_after is not None:
             child.join(kill_after)
             if child.is_alive():
@@ -128,10 +134,10 @@ class Killer:
             child.join(0.02)
         return self.end(child)
 
-    def start(self, point: str | None = None) -> ForkServerProcess:
-        """Start a committer."""
+    def start(self, point: str | None = None, *, is_alone: bool = False) -> ForkServerProcess:
+        """Start a committer; if it is the only one, it sweeps without a grace time."""
         job = msgspec.json.encode(self.job)
-        child = _CONTEXT.Process(target=table_kill_child.commit, args=(job, point))
+        child = _CONTEXT.Process(target=table_kill_child.commit, args=(job, point, is_alone))
         child.start()
         return child
 
@@ -149,11 +155,34 @@ class Killer:
             if catalog.table_exists(name):
                 table = catalog.load_table(name)
                 check_snapshots(table, but=self.checked)
-                self.checked.update(entry.snapshot_id for entry in table.metadata.snapshots)
+                for snapshot in table.metadata.snapshots:
+                    if snapshot.snapshot_id not in self.checked and snapshot.summary is not None:
+                        told = snapshot.summary.additional_properties
+                        self.merges += "beam-pipeline.merged-files" in told
+                        self.cuts += "beam-pipeline.cut-files" in told
+                    self.checked.add(snapshot.snapshot_id)
+
+    def retire(self) -> None:
+        """Remove a landed file as its user may: one that is in the table, and in the ledger."""
+        catalog, tree = open_catalog(self.job), self.lander.tree
+        if not catalog.table_exists("lake.orders"):
+            return
+        ledger, held = Ledger(tree.output_dir, tree.dead_letter_dir), CoveredOffsets()
+        ledger.load_snapshot()
+        for topic, partition, offset in rows_of(catalog.load_table("lake.orders")):
+            held.add_range(topic, partition, offset, offset)
+        for path in sorted(visible_paths(tree.output_dir)):
+            covered = content_of(path).covered
+            if held.includes(covered) and ledger.covered.includes(covered):
+                path.unlink()
+                self.retired += 1
+                return
 
     def check_at_rest(self) -> None:
         """Check that a round puts all that has landed into the tables."""
+        assert self.merges
         committer = committed(self.job)
+        self.checked.clear()  # a sweep may have come since
         self.check()
         assert rows_of(table_of(committer)) == sorted(self.lander.rows)
         if self.lander.letters:

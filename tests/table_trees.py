@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 from output_trees import OutputTree, sources
@@ -11,7 +12,9 @@ from pyiceberg.table import Table
 from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.settings.table import TableJob, TableSettings
 from beam_pipeline.tables.committer import Committer
+from beam_pipeline.tables.compaction import Compacted, Rules, compact_once
 from beam_pipeline.tables.pyiceberg_internals import referenced_paths
+from beam_pipeline.tables.rewriting import finished
 
 _ORIGIN = ("topic", "partition", "offset")
 
@@ -37,6 +40,15 @@ def committed(job: TableJob) -> Committer:
     committer = Committer(job)
     assert committer.round(), committer.progress.failure
     return committer
+
+
+def compacted(committer: Committer, rules: Rules | None = None) -> Compacted:
+    """Merge the small files of both tables as `table compact` does; return what was done."""
+    together = Compacted()
+    for published in committer.tables:
+        chosen = rules or Rules(closed_before=datetime.now(timezone.utc))
+        together.add(finished(compact_once(published.table, published.landed, chosen)))
+    return together
 
 
 def table_of(committer: Committer, name: str = "lake.orders") -> Table:

@@ -66,7 +66,7 @@ from beam_pipeline.settings.flags import (
     add_table_flags,
 )
 from beam_pipeline.settings.sources import without_configuration
-from beam_pipeline.settings.table import TableJob, table_job, table_settings
+from beam_pipeline.settings.table import TableJob, TableSettings, table_job, table_settings
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.terminal import plural
 from beam_pipeline.tools.reconcile.run import reconcile
@@ -229,7 +229,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> int:
             launch.say(unsent)
         holds = _prove(settings, broker.connection, produced, console) and unsent is None
         if table is not None:
-            holds &= _prove_table(table_job(settings, table), topic, produced, console)
+            holds &= _prove_table(settings, broker.connection, table, produced, console)
             outside = not_in_table_text(supervisor.status.table)
             if outside is not None:
                 launch.say(outside)
@@ -374,15 +374,26 @@ def _prove(
     return holds
 
 
-def _prove_table(job: TableJob, topic: str, produced: int, console: Console) -> bool:
-    """Read the tables back; show whether every produced record is in one of them."""
-    from beam_pipeline.tables.reading import count  # half a second to import
+def _prove_table(
+    settings: PipelineSettings,
+    connection: KafkaConnection,
+    table: TableSettings,
+    produced: int,
+    console: Console,
+) -> bool:
+    """Read the tables back; show whether every produced record is in one of them, once."""
+    from beam_pipeline.tools.reconcile.table_run import TablePlace, reconcile_table  # half a second
 
-    counts = count(job, topic)
-    holds = counts.rows + counts.letters == produced
+    topics, output_dir = settings.topics(), settings.output_path
+    place = TablePlace(table.name, table.catalog)
+    report = reconcile_table(connection, topics, place, output_dir)
+    partitions = report.reconciliation.partitions
+    rows = sum(partition.parquet_rows for partition in partitions)
+    letters = sum(partition.dead_letters for partition in partitions)
+    holds = report.is_clean and rows + letters == produced
     console.print(
-        f"table {job.table.name}: {counts.rows:,} rows + {job.table.letters_name}: "
-        f"{counts.letters:,} = {produced:,}: {'holds' if holds else 'DOES NOT HOLD'}",
+        f"table {table.name}: {rows:,} rows + {table.letters_name}: {letters:,} = {produced:,}: "
+        f"{'holds' if holds else 'DOES NOT HOLD'}",
         style="green" if holds else "red",
         highlight=False,
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from beam_pipeline.settings.config import PipelineSettings
-from beam_pipeline.settings.table import EMBEDDED_FILE, TABLE_DIRECTORY, TableJob
+from beam_pipeline.settings.table import TableJob
+from beam_pipeline.settings.table_names import EMBEDDED_FILE, TABLE_DIRECTORY
 from beam_pipeline.storage.config import StorageConfig
 from beam_pipeline.storage.urls import absolute, is_url
 

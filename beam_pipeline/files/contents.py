@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +21,22 @@ from beam_pipeline.times import ms_of, ms_of_rfc3339
 PieceOfFile = tuple[TopicPartition, OffsetArray]
 """Offsets of one partition, in the order of the file and with repeats."""
 
-_TOPIC = "kafka_topic"
-_PARTITION = "kafka_partition"
-_OFFSET = "kafka_offset"
+
+class OriginColumns(NamedTuple):
+    """The names of the columns that tell which record a row is of."""
+
+    topic: str
+    partition: str
+    offset: str
+
+
+ROW_COLUMNS = OriginColumns("kafka_topic", "kafka_partition", "kafka_offset")
+LETTER_COLUMNS = OriginColumns("topic", "partition", "offset")
+"""Those of the table of dead letters."""
+
 _TIMESTAMP = "kafka_timestamp"
 
+_REMOVED = "was removed while the tree was read; is a pipeline running?"
 _ROWS_AT_A_TIME = 262_144
 _LINES_AT_A_TIME = 16_384
 
@@ -43,15 +54,28 @@ def file_offsets(path: StoredPath) -> Iterator[PieceOfFile]:
         StorageAwayError: the object store does not answer.
         UnreadableFile: the file is damaged, was removed meanwhile, or is not the pipeline's.
     """
+    if path.suffix == PARQUET_SUFFIX:
+        yield from _whole(_parquet_offsets(path, ROW_COLUMNS), _REMOVED)
+    else:
+        yield from _whole(_dead_letter_offsets(path), _REMOVED)
+
+
+def table_file_offsets(path: StoredPath, columns: OriginColumns) -> Iterator[PieceOfFile]:
+    """Yield the offsets in a Parquet file that a table references; as `file_offsets`.
+
+    Raises:
+        StorageAwayError: the object store does not answer.
+        UnreadableFile: the file is damaged, is gone, or is not the pipeline's.
+    """
+    yield from _whole(_parquet_offsets(path, columns), "is gone")
+
+
+def _whole(pieces: Iterator[PieceOfFile], when_gone: str) -> Iterator[PieceOfFile]:
+    """Yield the pieces of a file; what keeps it from being read is an `UnreadableFile`."""
     try:
-        if path.suffix == PARQUET_SUFFIX:
-            yield from _parquet_offsets(path)
-        else:
-            yield from _dead_letter_offsets(path)
+        yield from pieces
     except FileNotFoundError as error:
-        raise UnreadableFile(
-            "was removed while the tree was read; is a pipeline running?"
-        ) from error
+        raise UnreadableFile(when_gone) from error
     except StorageAwayError:
         raise
     except (OSError, pa.ArrowException, ValueError) as error:
@@ -87,7 +111,7 @@ def timestamps_in(
 def _timestamps_of_rows(
     path: StoredPath, offsets: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
-    columns = [_TOPIC, _PARTITION, _OFFSET, _TIMESTAMP]
+    columns = [*ROW_COLUMNS, _TIMESTAMP]
     metadata = read_metadata(path)
     claimed = footer_of(metadata.metadata or {})
     if not claimed.last_records or not set(columns) <= set(metadata.schema.names):
@@ -95,9 +119,9 @@ def _timestamps_of_rows(
     timestamps = {}
     for key, offset in offsets.items():
         is_record = (
-            (pc.field(_TOPIC) == key.topic)
-            & (pc.field(_PARTITION) == key.partition)
-            & (pc.field(_OFFSET) == offset)
+            (pc.field(ROW_COLUMNS.topic) == key.topic)
+            & (pc.field(ROW_COLUMNS.partition) == key.partition)
+            & (pc.field(ROW_COLUMNS.offset) == offset)
         )
         table = pq.read_table(
             open_for_arrow(path), columns=columns, filters=is_record, partitioning=None
@@ -134,32 +158,33 @@ def claimed_by(path: StoredPath) -> FileFooter:
         raise UnreadableFile(" ".join(str(error).split())) from error
 
 
-def _parquet_offsets(path: StoredPath) -> Iterator[PieceOfFile]:
-    columns = [_TOPIC, _PARTITION, _OFFSET]
+def _parquet_offsets(path: StoredPath, columns: OriginColumns) -> Iterator[PieceOfFile]:
     metadata = read_metadata(path)
     missing = [name for name in columns if name not in metadata.schema.names]
     if missing:
         raise UnreadableFile(f"no column {', '.join(missing)}")
-    with pq.ParquetFile(open_for_arrow(path), metadata=metadata, read_dictionary=[_TOPIC]) as file:
-        for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=columns, use_threads=False):
-            yield from _split(batch)
+    with pq.ParquetFile(
+        open_for_arrow(path), metadata=metadata, read_dictionary=[columns.topic]
+    ) as file:
+        for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=list(columns), use_threads=False):
+            yield from _split(batch, columns)
 
 
-def _split(batch: pa.RecordBatch) -> Iterator[PieceOfFile]:
-    """Yield the offsets of a batch of the three Kafka columns, by topic and partition."""
+def _split(batch: pa.RecordBatch, columns: OriginColumns) -> Iterator[PieceOfFile]:
+    """Yield the offsets of a batch of three columns, by topic and partition."""
     for name in batch.schema.names:
         if batch[name].null_count:
             raise UnreadableFile(f"column {name} holds null")
-    for name in (_PARTITION, _OFFSET):
+    for name in (columns.partition, columns.offset):
         if not pa.types.is_integer(batch[name].type):
             raise UnreadableFile(f"column {name} holds {batch[name].type}, not whole numbers")
-    topics = batch[_TOPIC]
+    topics = batch[columns.topic]
     if not pa.types.is_dictionary(topics.type):
         topics = topics.dictionary_encode()
     names = topics.dictionary.to_pylist()
     codes = topics.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    partitions = batch[_PARTITION].to_numpy(zero_copy_only=False).astype(np.int64)
-    offsets = batch[_OFFSET].to_numpy(zero_copy_only=False).astype(np.int64)
+    partitions = batch[columns.partition].to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = batch[columns.offset].to_numpy(zero_copy_only=False).astype(np.int64)
     if offsets.size == 0:
         return
     if int(offsets.min()) < 0 or int(partitions.min()) < 0:

@@ -10,6 +10,9 @@ tell which epoch came first.
 
 from __future__ import annotations
 
+import re
+import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -25,8 +28,16 @@ from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.storage.urls import storage_of
 
 EPOCHS = PurePosixPath("_ledger", "epochs")
+COMPACTION_EPOCH = re.compile(r"[0-9]{8}T[0-9]{6}Zc[0-9a-f]{4}")
+"""The epoch of merged files; it never begins, and so is never over."""
+
 _SUFFIX = ".json"
 _VERSION = 1
+
+
+def compaction_epoch() -> str:
+    """Return a new epoch for merged files."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}c{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ class FileFooter:
     digest of the JSON Schema that validated them. `last_records` tells the record at the highest
     offset of each partition; files of older versions do not have it. `nonce` is a random text by
     which a writer knows a file that it wrote itself; empty in files of older versions.
+    `is_rewritten` says that the file was made of files of a table (`tables.rewriting`): no landed
+    file has its name.
     """
 
     topic: str
@@ -66,6 +68,7 @@ class FileFooter:
     offsets: OffsetsByPartition
     last_records: LastRecords = field(default_factory=dict)
     nonce: str = ""
+    is_rewritten: bool = False
 
     def offset_sets(self) -> dict[TopicPartition, BitMap64]:
         """Return the covered offsets of each partition as a set.
@@ -86,6 +89,8 @@ class FileFooter:
             optional["last_records"] = self.last_records
         if self.nonce:
             optional["nonce"] = self.nonce
+        if self.is_rewritten:
+            optional["rewritten"] = True
         return orjson.dumps(
             {
                 "version": FOOTER_VERSION,
@@ -140,6 +145,7 @@ class FileFooter:
                     for topic, partitions in document.get("last_records", {}).items()
                 },
                 nonce=document.get("nonce", ""),
+                is_rewritten=bool(document.get("rewritten", False)),
             )
         except FooterError:
             raise

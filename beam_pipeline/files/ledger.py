@@ -190,11 +190,23 @@ class Ledger:
             covered: what it covers.
         """
         return (
-            self._counted is not None
-            and epoch in self._counted.dead
+            self.is_over(epoch)
             and name not in self.files
             and not self._covered_before.includes(covered)
         )
+
+    def landed_again(self, epoch: str, covered: CoveredOffsets) -> CoveredOffsets:
+        """Return the offsets, of several files of an epoch together, that the present one lands.
+
+        The epoch counts the offsets of each file that it counts, so no names are needed.
+        """
+        if not self.is_over(epoch):
+            return CoveredOffsets()
+        return covered.without(self._covered_before)
+
+    def is_over(self, epoch: str) -> bool:
+        """Whether an epoch was over before the present one began."""
+        return self._counted is not None and epoch in self._counted.dead
 
     def _count(self, name: str, content: FileContent) -> None:
         self.covered.update(content.covered)

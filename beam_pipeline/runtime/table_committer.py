@@ -42,17 +42,29 @@ def check_table(table: TableSettings) -> str | None:
     Raises:
         UsageError: pyiceberg is missing, or the file of `--catalog` does not serve.
     """
+    require_pyiceberg(table.name)
+    if table.catalog is None:
+        return None
+    path = Path(table.catalog)
+    return open_file_warning("--catalog", path, read_catalog_file(path))
+
+
+def require_pyiceberg(name: str) -> None:
+    """Check that pyiceberg is installed, without importing it.
+
+    Args:
+        name: the value of `--table`.
+
+    Raises:
+        UsageError: it is not.
+    """
     if importlib.util.find_spec("pyiceberg") is None:
         remedy = 'pip install "beam-pipeline[iceberg]"'
         if project_root():
             remedy += ", in a checkout pip install --require-hashes -r requirements/iceberg.txt"
         raise UsageError(
-            f"--table={table.name} needs the package pyiceberg, which is not installed: {remedy}"
+            f"--table={name} needs the package pyiceberg, which is not installed: {remedy}"
         )
-    if table.catalog is None:
-        return None
-    path = Path(table.catalog)
-    return open_file_warning("--catalog", path, read_catalog_file(path))
 
 
 @dataclass(frozen=True)
@@ -62,12 +74,14 @@ class TableStatus:
     Attributes:
         name: the table.
         progress: what the committer said last, counted over all its processes.
+        started_at: since when the run has a table, in seconds since 1970.
         restarts: how often it was started again.
         is_complete: at the end of the run, whether everything that has landed is in the table.
     """
 
     name: str
     progress: TableProgress = field(default_factory=TableProgress)
+    started_at: float = field(default_factory=time.time)
     restarts: int = 0
     is_complete: bool = False
 
@@ -75,6 +89,11 @@ class TableStatus:
     def records(self) -> int:
         """How many rows and dead letters the run has put into the tables."""
         return self.progress.rows + self.progress.letters
+
+    @property
+    def current_at(self) -> float:
+        """When all that had landed was in the tables last; until then, when the run began."""
+        return self.progress.current_at or self.started_at
 
     @property
     def text(self) -> str:
@@ -208,8 +227,11 @@ class TableCommitter:
                 files=before.files + progress.files,
                 rows=before.rows + progress.rows,
                 letters=before.letters + progress.letters,
+                compactions=before.compactions + progress.compactions,
+                merged_files=before.merged_files + progress.merged_files,
                 failures=before.failures + progress.failures,
                 committed_at=max(before.committed_at, progress.committed_at),
+                current_at=max(before.current_at, progress.current_at),
             ),
         )
         if progress.failure:

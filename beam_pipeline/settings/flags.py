@@ -107,6 +107,11 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "flink (default: %(default)s)",
     },
     "json": {"action": "store_true", "help": "print JSON, for programs"},
+    "catalog": {
+        "metavar": "FILE",
+        "help": "YAML file with pyiceberg's properties of the table's catalog, such as type, uri "
+        "and credential (default: an embedded catalog, a SQLite file below --output_dir)",
+    },
     "accept_expired": {
         "action": "store_true",
         "help": "accept that records expired from the log before they were read: they are no "
@@ -119,7 +124,7 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
     },
 }
 _NUMBERS = frozenset({"max_columns"})
-_PATHS = frozenset({"kafka_config", "log_dir", "storage_config"})
+_PATHS = frozenset({"kafka_config", "log_dir", "storage_config", "catalog"})
 
 
 def add_shared(parser: Flags, *names: str) -> None:
@@ -384,13 +389,7 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
         help="also an Iceberg table of the files, and NAMESPACE.NAME__dead_letters of the dead "
         "letters, with exactly-once commits (default: none)",
     )
-    table.add_argument(
-        "--catalog",
-        metavar="FILE",
-        type=Path,
-        help="YAML file with pyiceberg's properties of the table's catalog, such as type, uri and "
-        "credential (default: an embedded catalog, a SQLite file below --output_dir)",
-    )
+    add_shared(table, "catalog")
     table.add_argument(
         "--commit_interval",
         metavar="SECONDS",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,12 @@ import msgspec
 from beam_pipeline.errors import UsageError
 from beam_pipeline.settings.config import PipelineSettings
 from beam_pipeline.settings.flags import EVENT_TIME
+from beam_pipeline.settings.table_names import check_name, letters_name
 from beam_pipeline.storage.durable import write_atomically
 from beam_pipeline.storage.urls import is_url
 
-TABLE_DIRECTORY = "_table"
-"""Below the output directory: links to the landed files, and the embedded catalog. Readers of the
-directory skip names with an underscore."""
-
-EMBEDDED_FILE = "catalog.db"
-"""The embedded catalog, in that directory."""
-
-LETTERS_SUFFIX = "__dead_letters"
 DAY_SECONDS = 86_400
 
-_NAME = re.compile(r"[A-Za-z0-9_]{1,100}(?:\.[A-Za-z0-9_]{1,100})+", re.ASCII)
 _CUTS_A_URI = frozenset("?#")
 
 
@@ -47,7 +38,7 @@ class TableSettings:
     @property
     def letters_name(self) -> str:
         """The table of the dead letters."""
-        return f"{self.name}{LETTERS_SUFFIX}"
+        return letters_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -95,10 +86,14 @@ class TableProgress:
     Attributes:
         snapshot_id: the newest snapshot of the table; None while it has none.
         committed_at: when this committer committed last, in seconds since 1970; 0 if it has not.
+        current_at: when all that had landed was in the tables last, in seconds since 1970; 0 if
+            this committer has not seen that.
         commits: how many snapshots it has made, of both tables.
         files: how many files it has put into the table.
         rows: how many rows these hold.
         letters: how many dead letters it has put into their table.
+        compactions: how many snapshots it has made that merge small files, of both tables.
+        merged_files: how many files these have merged.
         waiting_files: how many landed files were in no table at its last look.
         waiting_since: since when, in seconds since 1970; 0 if none waits.
         failure: one line on why the last try failed; empty after one that did not.
@@ -107,10 +102,13 @@ class TableProgress:
 
     snapshot_id: int | None = None
     committed_at: float = 0.0
+    current_at: float = 0.0
     commits: int = 0
     files: int = 0
     rows: int = 0
     letters: int = 0
+    compactions: int = 0
+    merged_files: int = 0
     waiting_files: int = 0
     waiting_since: float = 0.0
     failure: str = ""
@@ -145,13 +143,7 @@ def table_settings(values: Mapping[str, Any]) -> TableSettings | None:
         if catalog is not None:
             raise UsageError(f"--catalog={catalog} needs --table=NAMESPACE.NAME")
         return None
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"--table={name}: must be NAMESPACE.NAME, such as lake.orders, of letters, digits and "
-            "underscores"
-        )
-    if name.endswith(LETTERS_SUFFIX):
-        raise UsageError(f"--table={name}: tables of dead letters have the suffix {LETTERS_SUFFIX}")
+    check_name(name)
     if not 0 < interval_seconds < float("inf"):
         raise UsageError(f"--commit_interval={interval_seconds:g}: must be more than 0")
     check_places(name, str(values["output_dir"]), catalog)

@@ -1,2 +1,2 @@
-"""The landed files as an Iceberg table. Nothing else imports pyiceberg, and a run without a table
-imports nothing of this."""
+"""The landed files as an Iceberg table. Beside it only `reconcile --table` imports pyiceberg, and a
+run without a table imports nothing of this."""

@@ -1,7 +1,8 @@
 """The process that commits landed files to a table; `runtime.table_committer` starts it.
 
-It makes a round at once and then each `--commit_interval`. SIGTERM makes it commit what is there,
-try again while that fails for now, and end. With `--last` it does only that.
+It makes a round at once and then each `--commit_interval`. In between it merges small files, and
+leaves off when the next round is due or the run ends. SIGTERM makes it commit what is there, try
+again while that fails for now, and end. With `--last` it does only that.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import logging
 import signal
 import sys
 import threading
+import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,6 +42,7 @@ def main() -> int:
     job = TableJob.read(args.job_file)
     committer = Committer(job)
     is_last: bool = args.last
+    merging: Generator[None, None, None] = committer.compaction()
     while True:
         is_done = committer.round()
         with contextlib.suppress(OSError):
@@ -48,8 +52,18 @@ def main() -> int:
         if is_last:
             threading.Event().wait(_RETRY_SECONDS)
             continue
-        pause_seconds = job.table.commit_interval_seconds
-        is_last = ends.wait(pause_seconds)
+        next_round = time.monotonic() + job.table.commit_interval_seconds
+        while not ends.is_set() and time.monotonic() < next_round:
+            try:
+                next(merging)
+            except StopIteration:
+                merging = committer.compaction()
+                with contextlib.suppress(OSError):
+                    committer.progress.write(args.progress_file)
+                break
+        is_last = ends.wait(max(0.0, next_round - time.monotonic()))
+        if is_last:
+            merging.close()
 
 
 if __name__ == "__main__":

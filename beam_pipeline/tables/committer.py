@@ -10,27 +10,26 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, PipelineError, UsageError
 from beam_pipeline.files.footer import read_metadata
+from beam_pipeline.files.ledger import Ledger
 from beam_pipeline.files.names import JSON_LINES_SUFFIX
 from beam_pipeline.settings.table import TableJob, TableProgress
+from beam_pipeline.settings.table_names import table_directory
 from beam_pipeline.storage.config import read_storage_config
 from beam_pipeline.storage.durable import make_directory
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.urls import stored_path
-from beam_pipeline.tables.catalogs import (
-    open_catalog,
-    properties_of,
-    table_directory,
-    without_secrets,
-    words_of,
-)
+from beam_pipeline.tables.catalogs import open_catalog, properties_of
+from beam_pipeline.tables.compaction import Compacted, automatic_rules, compact_once
+from beam_pipeline.tables.connect import without_secrets, words_of
 from beam_pipeline.tables.landed import (
     Landed,
     landed_letters,
@@ -40,10 +39,14 @@ from beam_pipeline.tables.landed import (
 )
 from beam_pipeline.tables.letters import LETTERS_SCHEMA, describe_letters, write_letters
 from beam_pipeline.tables.plan import LandedFile, StraddledListingError, plan
+from beam_pipeline.tables.rewriting import ORIGIN_OF_LETTERS
 from beam_pipeline.tables.table import LandedTable, PlanAgainError, UnfitFileError
 
 MAX_FILES = 1_000
 """How many files a commit adds at most."""
+
+MERGED_AFTER = 8
+"""After how many added files the committer looks for small ones to merge."""
 
 MAX_TRIES = 5
 SWEEP_SECONDS = 3600.0
@@ -64,12 +67,21 @@ class Published:
         table: the table.
         landed: the files.
         schema_of: returns the columns of a landed file, for a table that is made.
+        other: the table of the run's other records.
+
+    Attributes:
+        waits_for_other: whether the last commit left out files with records that the other table
+            still has, in a stray.
     """
 
     table: LandedTable
     landed: Landed
     schema_of: Callable[[LandedFile], pa.Schema]
+    other: Published | None = None
+    waits_for_other: bool = False
     _unfit: dict[str, str] = field(default_factory=dict)
+    _unmerged: set[str] = field(default_factory=set)
+    _added: int = MERGED_AFTER
 
     def publish(self, on_commit: Callable[[list[LandedFile]], None]) -> None:
         """Commit until every landed file that fits is in the table.
@@ -116,18 +128,65 @@ class Published:
             for file in self.landed.look()
         )
 
+    def compact(self, on_merge: Callable[[Compacted], None]) -> Generator[None, None, None]:
+        """Merge small files if enough were added since the last time; yield after each row group.
+
+        At most one snapshot is made.
+
+        Args:
+            on_merge: called with what was merged, if anything was.
+
+        Raises:
+            PlanAgainError: another commit came first.
+            PipelineError, OSError: something does not serve or does not answer.
+        """
+        if self._added < MERGED_AFTER:
+            return
+        self._added = 0
+        done = yield from compact_once(self.table, self.landed, automatic_rules(), self._unmerged)
+        self._unmerged.update(done.left_alone)
+        if done.snapshots:
+            self._added = MERGED_AFTER  # there may be more
+            on_merge(done)
+
+    def stray_offsets(self, counted: Ledger) -> CoveredOffsets:
+        """Return the offsets of the strays that the table has now.
+
+        Args:
+            counted: what the present epoch counts.
+
+        Raises:
+            PipelineError, OSError: something does not serve or does not answer.
+        """
+        self.table.read()
+        offsets = CoveredOffsets()
+        for again in self.landed.strays(self.table.held.files, counted).values():
+            offsets.update(again)
+        return offsets
+
     def _commit_once(self, on_commit: Callable[[list[LandedFile]], None]) -> bool:
         """Make one commit; return whether there was something to commit."""
         self.table.read()
         landed = [file for file in self.landed.look() if file.name not in self._unfit]
         held = self.table.held
-        next_plan = plan(landed, held, self.landed.strays(held.files), MAX_FILES)
+        strays = self.landed.strays(held.files)
+        elsewhere: list[LandedFile] = []
+        if self.other is not None:
+            # A record may come again as one of the other table, as with another schema.
+            in_strays = self.other.stray_offsets(self.landed.counted)
+            free = [file for file in landed if not file.covered.overlaps(in_strays)]
+            self.waits_for_other = len(free) < len(landed)
+            landed = free
+            elsewhere = self.other.landed.look() if strays else []
+        next_plan = plan(landed, held, strays, MAX_FILES, elsewhere, in_place=self.landed.in_place)
         if next_plan.is_empty:
             return False
         if next_plan.add:
             self.table.make(self.schema_of(next_plan.add[0]))
         files = self.landed.materialized(next_plan.add)
-        self.table.commit(next_plan, files)
+        rests = [self.table.rest_of(path, rest) for path, rest in next_plan.cut.items()]
+        self.table.commit(next_plan, [*files, *rests])
+        self._added += len(files)
         on_commit(files)
         return True
 
@@ -154,12 +213,16 @@ class Committer:
         What goes wrong is in `progress.failure`, in one line.
         """
         self.needs_user = False
+        began_at = time.time()
         try:
             rows, letters = self.tables
             try:
                 letters.publish(self._note_letters)
             finally:
                 rows.publish(self._note_rows)
+            for published, note in ((letters, self._note_letters), (rows, self._note_rows)):
+                if published.waits_for_other:
+                    published.publish(note)
         except Exception as error:
             self._fail(error)
             return False
@@ -167,11 +230,40 @@ class Committer:
         self.progress = replace(
             self.progress,
             snapshot_id=rows.table.snapshot_id,
+            current_at=began_at,
             failure="",
             waiting_files=0,
             waiting_since=0.0,
         )
         return True
+
+    def compaction(self) -> Generator[None, None, None]:
+        """Merge small files of the tables, one snapshot of each at most; yield now and then.
+
+        What fails is tried again after later commits. Closing the iterator ends it early.
+        """
+        if self._tables is None:
+            return
+        for published in self._tables:
+            try:
+                yield from published.compact(self._note_merge)
+            except Exception as error:
+                _log.warning("%s: not compacted: %s", published.table.name, self._words_of(error))
+
+    def _note_merge(self, done: Compacted) -> None:
+        progress = self.progress
+        _log.info("merged %d files into %d", done.files_before, done.files_after)
+        self.progress = replace(
+            progress,
+            compactions=progress.compactions + done.snapshots,
+            merged_files=progress.merged_files + done.files_before,
+        )
+
+    def _words_of(self, error: Exception) -> str:
+        properties: Mapping[str, str] = {}
+        with contextlib.suppress(PipelineError):
+            properties = properties_of(self.job)
+        return without_secrets("".join(traceback.format_exception(error)), properties)
 
     def _keep_up(self, *tables: Published) -> None:
         """Sweep once an hour; what fails is tried again."""
@@ -188,9 +280,8 @@ class Committer:
         properties: Mapping[str, str] = {}
         with contextlib.suppress(PipelineError):
             properties = properties_of(self.job)
-        trace = "".join(traceback.format_exception(error))
         self.needs_user = isinstance(error, UsageError | UnfitFilesError)
-        _log.warning("no commit: %s", without_secrets(trace, properties))
+        _log.warning("no commit: %s", self._words_of(error))
         waiting = 0
         if self._tables is not None:
             with contextlib.suppress(Exception):
@@ -229,8 +320,12 @@ class Committer:
         return self._tables
 
 
-def open_tables(job: TableJob) -> tuple[Published, Published]:
+def open_tables(job: TableJob, *, adds_files: bool = True) -> tuple[Published, Published]:
     """Open the table of the rows and that of the dead letters; they need not exist.
+
+    Args:
+        job: what a committer is told.
+        adds_files: as in `LandedTable`.
 
     Raises:
         UsageError: the file of `--catalog` or of `--storage_config` does not serve.
@@ -251,6 +346,7 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
         location=f"file://{rows_directory}" if is_embedded else None,
         links=f"file://{rows_directory}/data" if rows_directory else None,
         root=_uri_of(output_dir),
+        adds_files=adds_files,
     )
     if rows_directory is None:
         landed = stored_rows(output_dir, ledger)
@@ -262,9 +358,11 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
         catalog,
         job.table.letters_name,
         suffix=JSON_LINES_SUFFIX,
+        origin=ORIGIN_OF_LETTERS,
         location=f"file://{letters_directory}" if is_embedded else None,
         links=f"file://{letters_directory}/data" if letters_directory else None,
         root=_uri_of(dead_letter_dir),
+        adds_files=adds_files,
     )
 
     def write(path: StoredPath, file: LandedFile) -> str:
@@ -276,10 +374,10 @@ def open_tables(job: TableJob) -> tuple[Published, Published]:
     letter_files = landed_letters(dead_letter_dir, ledger, describe_letters, write)
     if letters_directory is not None:
         make_directory(letters_directory, private=job.private_dead_letters)
-    return (
-        Published(rows, landed, lambda file: _columns_of(landed.source_of(file))),
-        Published(letters, letter_files, lambda file: LETTERS_SCHEMA),
-    )
+    of_rows = Published(rows, landed, lambda file: _columns_of(landed.source_of(file)))
+    of_letters = Published(letters, letter_files, lambda file: LETTERS_SCHEMA, other=of_rows)
+    of_rows.other = of_letters
+    return of_rows, of_letters
 
 
 def _uri_of(root: StoredPath) -> str:

@@ -12,7 +12,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -73,6 +74,7 @@ class Landed:
         ledger: returns what the present epoch counts, each time anew.
         describe: reads a file; its URI is what the table will reference.
         materialize: makes what the table references.
+        in_place: whether that is the landed file itself.
     """
 
     root: StoredPath
@@ -80,6 +82,7 @@ class Landed:
     ledger: Callable[[], Ledger]
     describe: Callable[[StoredPath, Identity], LandedFile]
     materialize: Materialize
+    in_place: bool = False
     _known: dict[StoredPath, tuple[Identity, LandedFile]] = field(default_factory=dict)
     _counted: Ledger | None = None
     listing: TreeListing = field(init=False)
@@ -126,14 +129,32 @@ class Landed:
     def _is_output(self, path: StoredPath) -> bool:
         return path.name.endswith(self.suffix) and OutputFile.parse(path) is not None
 
-    def strays(self, held: dict[str, HeldFile]) -> set[str]:
-        """Return the paths of held files whose records are landed again, as of the last look."""
-        ledger = self._counted or self.ledger()
-        return {
-            path
-            for path, (name, epoch, covered) in held.items()
-            if ledger.lands_again(name, epoch, covered)
-        }
+    def strays(
+        self, held: Mapping[str, HeldFile], counted: Ledger | None = None
+    ) -> dict[str, CoveredOffsets]:
+        """Return the held files with records that are landed again, and the offsets of these.
+
+        Args:
+            held: the files of the table.
+            counted: what the present epoch counts; None is that of the last look.
+        """
+        ledger = counted or self.counted
+        strays = {}
+        for path, file in held.items():
+            if file.is_rewritten:
+                again = ledger.landed_again(file.epoch, file.covered)
+                if not again.is_empty:
+                    strays[path] = again
+            elif ledger.lands_again(file.name, file.epoch, file.covered):
+                strays[path] = file.covered
+        return strays
+
+    @property
+    def counted(self) -> Ledger:
+        """What the present epoch counts, as of the last look."""
+        if self._counted is None:
+            self._counted = self.ledger()
+        return self._counted
 
     def materialized(self, files: Iterable[LandedFile]) -> list[LandedFile]:
         """Make what the table references of some files, and return them with their URIs.
@@ -177,7 +198,9 @@ def landed_file(uri: str, footer: FileFooter, suffix: str = PARQUET_SUFFIX) -> L
     """Return a landed file as its footer describes it."""
     held = held_file(footer, suffix)
     window = footer.window_start, footer.window_end
-    return LandedFile(uri, held.name, held.epoch, held.covered, window, footer.rows)
+    return LandedFile(
+        uri, held.name, held.epoch, held.covered, window, footer.rows, footer.is_rewritten
+    )
 
 
 def held_file(footer: FileFooter, suffix: str = PARQUET_SUFFIX) -> HeldFile:
@@ -194,7 +217,7 @@ def held_file(footer: FileFooter, suffix: str = PARQUET_SUFFIX) -> HeldFile:
         pane=footer.pane,
         suffix=suffix,
     ).name
-    return HeldFile(name, footer.epoch, covered)
+    return HeldFile(name, footer.epoch, covered, footer.is_rewritten)
 
 
 def footer_at(path: StoredPath) -> FileFooter:
@@ -228,7 +251,10 @@ def linked_rows(data: Path, root: Path, ledger: Callable[[], Ledger]) -> Landed:
 
     def link(source: StoredPath, identity: Identity, file: LandedFile) -> LandedFile:
         target = Path(file.uri.removeprefix("file://"))
-        if not target.exists():
+        try:
+            # Of an earlier try that was killed. It gets a new ctime, by which a sweep spares it.
+            target.chmod(stat.S_IMODE(target.stat().st_mode))
+        except FileNotFoundError:
             _link(Path(str(source)), identity, target)
         return file
 
@@ -283,7 +309,7 @@ def stored_rows(root: StoredPath, ledger: Callable[[], Ledger]) -> Landed:
             raise StraddledListingError
         return file
 
-    return Landed(root, PARQUET_SUFFIX, ledger, describe, keep)
+    return Landed(root, PARQUET_SUFFIX, ledger, describe, keep, in_place=True)
 
 
 def landed_letters(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pyiceberg.exceptions import ValidationException
 from pyiceberg.io.pyarrow import parquet_file_to_data_file
-from pyiceberg.manifest import DataFile
+from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.snapshots import Operation, Snapshot
 from pyiceberg.table.update.snapshot import ExpireSnapshots, _MergeAppendFiles, _OverwriteFiles
@@ -141,9 +141,31 @@ def referenced_files(snapshot: Snapshot, io: FileIO) -> dict[str, DataFile]:
     }
 
 
+def paths_by_manifest(snapshots: Iterable[Snapshot], io: FileIO) -> dict[str, set[str]]:
+    """Return the paths of the data files of snapshots, by manifest; each is read once."""
+    paths: dict[str, set[str]] = {}
+    for snapshot in snapshots:
+        for manifest in snapshot.manifests(io):
+            if manifest.manifest_path not in paths:
+                entries = manifest.fetch_manifest_entry(io)
+                paths[manifest.manifest_path] = {entry.data_file.file_path for entry in entries}
+    return paths
+
+
 def referenced_paths(snapshot: Snapshot, io: FileIO) -> set[str]:
     """Return the paths of a snapshot's data files."""
     return set(referenced_files(snapshot, io))
+
+
+def partition_of(data_file: DataFile) -> tuple[object, ...]:
+    """Return the values of a data file's partition, with the id of their spec."""
+    record = data_file.partition
+    return (data_file.spec_id, *(record[position] for position in range(len(record))))
+
+
+def has_deletes(snapshot: Snapshot, io: FileIO) -> bool:
+    """Return whether another writer has deleted rows of a snapshot without writing files anew."""
+    return any(manifest.content is ManifestContent.DELETES for manifest in snapshot.manifests(io))
 
 
 def metadata_of(transaction: Transaction) -> TableMetadata:

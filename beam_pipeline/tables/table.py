@@ -30,7 +30,7 @@ from pyiceberg.types import TimestamptzType
 from beam_pipeline.covered_offsets import CoveredOffsets
 from beam_pipeline.errors import EnvironmentFailure, UsageError
 from beam_pipeline.files.footer import FileFooter, FooterError, footer_of
-from beam_pipeline.files.names import PARQUET_SUFFIX
+from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.tables.landed import held_file
 from beam_pipeline.tables.plan import HeldFiles, LandedFile, Plan
 from beam_pipeline.tables.pyiceberg_internals import (
@@ -38,9 +38,25 @@ from beam_pipeline.tables.pyiceberg_internals import (
     expire_in,
     guarded_append,
     guarded_overwrite,
+    has_deletes,
     metadata_of,
+    partition_of,
+    referenced_files,
 )
-from beam_pipeline.tables.upkeep import sweep, write_hint
+from beam_pipeline.tables.rewriting import (
+    ORIGIN_OF_ROWS,
+    OriginColumns,
+    Rewrite,
+    finished,
+    rewrite,
+)
+from beam_pipeline.tables.upkeep import (
+    GRACE_SECONDS,
+    StoredFile,
+    sweep,
+    unused_files,
+    write_hint,
+)
 
 FORMAT = "1"
 """The version of what is written into summaries."""
@@ -90,11 +106,16 @@ class LandedTable:
         location: where it is made; None leaves that to the catalog.
         links: the URI of the directory with files of this table beside its own location.
         root: the URI of the place where its files land.
+        origin: the columns that tell where its rows are from.
+        adds_files: whether files that landed are added, and so the partitions must be those of the
+            run.
     """
 
     catalog: Catalog
     name: str
     suffix: str = PARQUET_SUFFIX
+    origin: OriginColumns = ORIGIN_OF_ROWS
+    adds_files: bool = True
     partition_column: str | None = None
     location: str | None = None
     links: str | None = None
@@ -172,7 +193,7 @@ class LandedTable:
                 f"snapshot has there; {self.root} can't be below it. Give another --table, or "
                 "another place to land in"
             )
-        for partition in table.spec().fields:
+        for partition in table.spec().fields if self.adds_files else ():
             column = table.schema().find_column_name(partition.source_id)
             if column != self.partition_column:
                 raise UsageError(
@@ -189,9 +210,7 @@ class LandedTable:
         """
         if self.table is not None:
             return
-        namespace = self.name.rpartition(".")[0]
-        with contextlib.suppress(NamespaceAlreadyExistsError):
-            self.catalog.create_namespace(namespace)
+        self._make_namespace()
         try:
             transaction = self.catalog.create_table_transaction(
                 self.name, schema, location=self.location, properties=_PROPERTIES
@@ -208,6 +227,17 @@ class LandedTable:
             ) from None
         self.table = self.catalog.load_table(self.name)
         self._check(self.table)
+
+    def _make_namespace(self) -> None:
+        namespace = self.name.rpartition(".")[0]
+        try:
+            self.catalog.create_namespace(namespace)
+        except NamespaceAlreadyExistsError:
+            pass
+        except Exception:
+            # An SQL catalog looks before it inserts; another committer may insert in between.
+            if not self.catalog.namespace_exists(namespace):
+                raise
 
     def _partition(self, transaction: Transaction) -> None:
         column = self.partition_column
@@ -226,20 +256,100 @@ class LandedTable:
         """The URI below which files of the table's own may be written."""
         return f"{self._existing.location().rstrip('/')}/data"
 
+    @property
+    def spec_id(self) -> int:
+        """The id of how the table is partitioned now."""
+        return self._existing.spec().spec_id
+
+    def data_files(self) -> dict[str, tuple[DataFile, tuple[object, ...]]]:
+        """Return the data files of the newest snapshot by path, with their partitions."""
+        snapshot = self._existing.current_snapshot()
+        if snapshot is None:
+            return {}
+        return {
+            path: (data_file, partition_of(data_file))
+            for path, data_file in referenced_files(snapshot, self.io).items()
+        }
+
+    def has_deletes(self) -> bool:
+        """Whether another writer has deleted rows, which files that are written anew would have."""
+        snapshot = self._existing.current_snapshot()
+        return snapshot is not None and has_deletes(snapshot, self.io)
+
+    def rewrite_of(
+        self, sources: Sequence[str], target: OutputFile, keep: CoveredOffsets
+    ) -> Rewrite:
+        """Describe a file that is made of files of this table."""
+        directory = self.links or self.data_location
+        return Rewrite(sources, target, keep, directory, self.origin)
+
+    def rest_of(self, path: str, keep: CoveredOffsets) -> LandedFile:
+        """Write a file with the rows of one of this table that have some offsets.
+
+        Raises:
+            EnvironmentFailure, OSError: it can't be read, or the other one can't be written.
+        """
+        held = self.held.files[path]
+        target = OutputFile.parse(held.name)
+        assert target is not None
+        if self.has_deletes():
+            raise EnvironmentFailure(
+                f"--table={self.name}: another writer has deleted rows of it, and a file has rows "
+                "that landed twice; rewrite the table's data files there first"
+            )
+        return finished(rewrite(self.rewrite_of([path], target, keep), self.io))
+
+    def replace(self, gone: Sequence[str], come: Sequence[LandedFile]) -> int:
+        """Replace files by others with the same rows, as one snapshot; return their size in bytes.
+
+        Appends may come in between.
+
+        Raises:
+            PlanAgainError: a file is gone, or the outcome is not known.
+        """
+        table = self._existing
+        head = self._head
+        summary = {
+            f"{SUMMARY}.version": FORMAT,
+            f"{SUMMARY}.compacted-files": str(len(gone)),
+            f"{SUMMARY}.merged-files": str(len(come)),
+        }
+        drop = self._data_files(gone)
+        try:
+            transaction = table.transaction()
+            producer = guarded_overwrite(transaction, summary, same_rows=True)
+            metadata = metadata_of(transaction)
+            added = [self._data_file(metadata, file) for file in come]
+            for data_file in added:
+                producer.append_data_file(data_file)
+            for data_file in drop:
+                producer.delete_data_file(data_file)
+            producer.commit()
+            transaction.commit_transaction()
+        except (CommitFailedException, ValidationException, UnfitFileError) as error:
+            raise PlanAgainError(" ".join(str(error).split())) from error
+        snapshot = table.current_snapshot()
+        if snapshot is not None and snapshot.parent_snapshot_id == head:
+            self._note(gone, come)
+        with contextlib.suppress(OSError):  # the next commit writes it
+            write_hint(table)
+        return sum(data_file.file_size_in_bytes for data_file in added)
+
     def commit(self, plan: Plan, files: Sequence[LandedFile]) -> None:
         """Commit a plan as one snapshot: new columns, the files, and the end of old snapshots.
 
         Args:
             plan: what to drop; what it adds are `files`.
-            files: the files to add, with the paths that the table references.
+            files: the files to add, with the paths that the table references, and the rests of
+                those that are cut.
 
         Raises:
             PlanAgainError: the head has moved, or the outcome is not known.
             UnfitFileError: a file does not fit the table.
         """
         table = self._existing
-        summary = summary_of(files, plan.drop)
-        drop = self._data_files(plan.drop)
+        summary = summary_of(files, plan)
+        drop = self._data_files(plan.gone)
         try:
             transaction = table.transaction()
             self._add_columns(transaction, files)
@@ -256,28 +366,67 @@ class LandedTable:
             producer.commit()
             expire_in(transaction, expired_snapshots(table, time.time()))
             transaction.commit_transaction()
-        except (CommitFailedException, ValidationException) as error:
+        # ValueError: another process has expired a snapshot that this commit expires.
+        except (CommitFailedException, ValidationException, ValueError) as error:
             raise PlanAgainError(" ".join(str(error).split())) from error
-        self._note(plan, files)
+        self._note(plan.gone, files)
         with contextlib.suppress(OSError):  # the next commit writes it
             write_hint(table)
 
-    def sweep(self) -> int:
-        """Remove old files that no snapshot has; return how many.
+    def expire(self, kept: int, kept_seconds: float) -> int:
+        """Expire the snapshots beyond the newest `kept` and those that are older; return how many.
+
+        Raises:
+            PlanAgainError: another commit came first.
+        """
+        self.read()
+        if self.table is None:
+            return 0
+        expired = self.expirable(kept, kept_seconds)
+        if expired:
+            try:
+                with self.table.transaction() as transaction:
+                    expire_in(transaction, expired)
+            except (CommitFailedException, ValueError) as error:  # one has expired meanwhile
+                raise PlanAgainError(" ".join(str(error).split())) from error
+            with contextlib.suppress(OSError):
+                write_hint(self.table)
+        return len(expired)
+
+    def expirable(self, kept: int, kept_seconds: float) -> list[int]:
+        """Return the snapshots that `expire` would expire, as `read` saw them."""
+        return expired_snapshots(self._existing, time.time(), kept + 1, kept_seconds)
+
+    def sweep(self, grace_seconds: float = GRACE_SECONDS) -> int:
+        """Remove files that no snapshot has and that are older; return how many.
 
         Raises:
             OSError: the files can't be listed or removed.
         """
         if self.table is None:
             return 0
-        return sweep(self.table, *([self.links] if self.links else []))
+        return sweep(self.table, *self._own_directories, grace_seconds=grace_seconds)
 
-    def _note(self, plan: Plan, files: Sequence[LandedFile]) -> None:
+    def unused_files(self, grace_seconds: float = GRACE_SECONDS) -> list[StoredFile]:
+        """Return the files that `sweep` would remove.
+
+        Raises:
+            OSError: the files can't be listed.
+        """
+        if self.table is None:
+            return []
+        return unused_files(self.table, *self._own_directories, grace_seconds=grace_seconds)
+
+    @property
+    def _own_directories(self) -> Sequence[str]:
+        return [self.links] if self.links else []
+
+    def _note(self, gone: Sequence[str], files: Sequence[LandedFile]) -> None:
         """Keep what the new head has, so that its manifests need not be read."""
         snapshot = self._existing.current_snapshot()
         if snapshot is None or snapshot.summary is None:
             return
-        self.held = self.held.without(plan.drop)
+        self.held = self.held.without(gone)
         for file in files:
             self.held.add(file.uri, file.held)
         self._head = snapshot.snapshot_id
@@ -368,8 +517,8 @@ def expired_snapshots(
     ]
 
 
-def summary_of(files: Sequence[LandedFile], drop: Sequence[str]) -> dict[str, str]:
-    """Return what a snapshot says of its files.
+def summary_of(files: Sequence[LandedFile], plan: Plan) -> dict[str, str]:
+    """Return what a snapshot says of the files that it adds, and of those that the table loses.
 
     `beam-pipeline.offsets` is JSON: topic to partition to first offset, last offset, and how many
     records the new files have of it.
@@ -393,6 +542,8 @@ def summary_of(files: Sequence[LandedFile], drop: Sequence[str]) -> dict[str, st
     if files:
         summary[f"{SUMMARY}.window-start"] = min(file.window[0] for file in files).isoformat()
         summary[f"{SUMMARY}.window-end"] = max(file.window[1] for file in files).isoformat()
-    if drop:
-        summary[f"{SUMMARY}.dropped-files"] = str(len(drop))
+    if plan.drop:
+        summary[f"{SUMMARY}.dropped-files"] = str(len(plan.drop))
+    if plan.cut:
+        summary[f"{SUMMARY}.cut-files"] = str(len(plan.cut))
     return summary

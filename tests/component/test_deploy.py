@@ -93,6 +93,7 @@ def test_there_is_an_alert_for_each_thing_that_goes_wrong() -> None:
                 *("up", "lag_records", "landed_offset", "lag_seconds", "dead_letters_total"),
                 *("restarts_total", "disk_free_bytes", "watermark_timestamp_seconds"),
                 *("reconcile_missing_records", "reconcile_doubled_records"),
+                "table_current_timestamp_seconds",
             )
         ),
     }

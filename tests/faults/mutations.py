@@ -63,6 +63,21 @@ MUTATIONS = (
         test="tests/unit/tables/test_committer.py::test_a_compaction_during_the_listing_doubles_nothing",
     ),
     Mutation(
+        name="strays that were merged in a table",
+        file="beam_pipeline/tables/landed.py",
+        original="if file.is_rewritten:",
+        mutated="if False:",
+        test="tests/unit/tables/test_table_compaction.py::test_a_stray_that_was_merged_is_cut_out",
+    ),
+    Mutation(
+        name="strays of the other table",
+        file="beam_pipeline/tables/committer.py",
+        original="landed if not file.covered.overlaps(in_strays)]",
+        mutated="landed]",
+        test="tests/unit/tables/test_committer.py::"
+        "test_a_stray_whose_record_comes_again_in_the_other_table",
+    ),
+    Mutation(
         name="strays",
         file="beam_pipeline/files/ledger.py",
         original="if self._is_stray(path, unknown[path], content):",

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 from integration.pipeline_runs import PipelineRun, running, wait_for
 from pyiceberg.catalog import Catalog, load_catalog
 from table_readers import DuckDB
-from table_trees import check_snapshots, rows_of
+from table_trees import check_snapshots, paths_of, rows_of
 
+from beam_pipeline.cli import main
 from beam_pipeline.resources import project_root
 
 LETTERS = "events__dead_letters"
@@ -57,10 +59,12 @@ def test_the_demo_places_every_record_once_and_leaves_nothing_behind(
     assert len(tables["events"].history()) > 1
     for table in tables.values():
         check_snapshots(table)
-    assert f"table demo.events: {len(run.rows())} rows + " in finished.output
+    told = f"table demo.events: {len(run.rows())} rows + demo.{LETTERS}: {len(run.letters())} = 400"
+    assert f"{told}: holds" in finished.output
     assert f"report --output_dir={run.output_dir} " in finished.output
     assert run.processes() == {}
     check_queries(run, finished.output, duckdb)
+    assert_compacted_to_the_same_rows(run, catalog)
 
 
 def check_queries(run: PipelineRun, printed: str, duckdb: DuckDB) -> None:
@@ -93,6 +97,27 @@ def output_of(command: list[str], **environment: str) -> str:
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
+
+
+def assert_compacted_to_the_same_rows(run: PipelineRun, catalog: Catalog) -> None:
+    before = contents_of(catalog)
+    files = paths_of(catalog.load_table("demo.events"))
+    places = f"--output_dir={run.output_dir}", f"--dead_letter_dir={run.dead_letter_dir}"
+    assert main(["table", "compact", "--table=demo.events", *places]) == 0
+    assert contents_of(catalog) == before
+    for name in before:
+        check_snapshots(catalog.load_table(f"demo.{name}"))
+    assert len(paths_of(catalog.load_table("demo.events"))) < len(files)
+
+
+def contents_of(catalog: Catalog) -> dict[str, pa.Table]:
+    """All columns of the rows of both tables, in the order of their origins."""
+    contents = {}
+    for name, prefix in (("events", "kafka_"), (LETTERS, "")):
+        rows = catalog.load_table(f"demo.{name}").scan().to_arrow_batch_reader().read_all()
+        order = [(f"{prefix}partition", "ascending"), (f"{prefix}offset", "ascending")]
+        contents[name] = rows.sort_by(order)
+    return contents
 
 
 def test_ctrl_c_ends_a_demo_with_all_its_processes(tmp_path: Path) -> None:

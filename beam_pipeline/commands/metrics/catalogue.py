@@ -138,6 +138,51 @@ STARTED = Metric(
     "When the command was started, in seconds since 1970.",
     commands=(RUN,),
 )
+TABLE_CURRENT = Metric(
+    "table_current_timestamp_seconds",
+    GAUGE,
+    "With --table: when all that had landed was in the tables last, in seconds since 1970; at "
+    "first, when the run began.",
+    commands=(RUN,),
+)
+TABLE_WAITING = Metric(
+    "table_waiting_files",
+    GAUGE,
+    "With --table: landed files that were not in the tables when a commit failed; 0 after one that "
+    "did not.",
+    commands=(RUN,),
+)
+TABLE_COMMITS = Metric(
+    "table_commits", COUNTER, "With --table: snapshots with new files.", commands=(RUN,)
+)
+TABLE_LAST_COMMIT = Metric(
+    "table_last_commit_timestamp_seconds",
+    GAUGE,
+    "With --table: when the last of these was made, in seconds since 1970.",
+    commands=(RUN,),
+)
+TABLE_RECORDS = Metric(
+    "table_records",
+    COUNTER,
+    "With --table: rows, or dead letters, that the run has put into the tables.",
+    ("kind",),
+    (RUN,),
+)
+TABLE_FAILED = Metric(
+    "table_failed_commits", COUNTER, "With --table: tries to commit that failed.", commands=(RUN,)
+)
+TABLE_COMPACTIONS = Metric(
+    "table_compactions", COUNTER, "With --table: snapshots that merge files.", commands=(RUN,)
+)
+TABLE_MERGED = Metric(
+    "table_merged_files", COUNTER, "With --table: files that these have merged.", commands=(RUN,)
+)
+TABLE_RESTARTS = Metric(
+    "table_committer_restarts",
+    COUNTER,
+    "With --table: how often the committer was started again.",
+    commands=(RUN,),
+)
 PROVED_RECORDS = Metric(
     "reconcile_records",
     GAUGE,
@@ -196,6 +241,8 @@ METRICS = (
     *(READ, VALID, DEAD, LATE, REFUSED),
     *(LANDED_ROWS, LANDED_FILES, LANDED_BYTES, LAST_FILE),
     *(RESTARTS, UP, DISK_FREE, MEMORY, STARTED),
+    *(TABLE_CURRENT, TABLE_WAITING, TABLE_COMMITS, TABLE_LAST_COMMIT, TABLE_RECORDS),
+    *(TABLE_FAILED, TABLE_COMPACTIONS, TABLE_MERGED, TABLE_RESTARTS),
     *(PROVED_RECORDS, PROVED_ROWS, PROVED_DEAD, MISSING, DOUBLED, PROVED_EXPIRED),
     *(IS_CLEAN, PROVED_AT, PROOF_SECONDS, PROOFS_FAILED),
 )

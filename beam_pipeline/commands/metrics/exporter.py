@@ -79,4 +79,5 @@ def snapshot_of(status: RunStatus, free_bytes: Mapping[str, int]) -> Snapshot:
             "storage": status.storage_away_since is None,
         },
         free_bytes=free_bytes,
+        table=status.table,
     )

@@ -13,6 +13,7 @@ from beam_pipeline.commands.metrics import catalogue
 from beam_pipeline.commands.metrics.catalogue import Sample
 from beam_pipeline.files.watermark_note import WatermarkNote
 from beam_pipeline.runtime.landed_totals import KINDS, LandedTotals
+from beam_pipeline.runtime.table_committer import TableStatus
 from beam_pipeline.storage.paths import StoredPath
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -32,6 +33,7 @@ class Snapshot:
       restarts, refused_letters: see `RunStatus`; None where they are not known.
       up: whether each component works.
       free_bytes: free space, by directory.
+      table: the table of the run; None without one.
     """
 
     taken_at: float
@@ -43,6 +45,7 @@ class Snapshot:
     refused_letters: int | None = 0
     up: Mapping[str, bool] = field(default_factory=dict)
     free_bytes: Mapping[str, int] = field(default_factory=dict)
+    table: TableStatus | None = None
 
     @property
     def unready(self) -> str:
@@ -74,6 +77,8 @@ class Snapshot:
             yield Sample(catalogue.UP, (component,), int(is_up))
         for directory, free in self.free_bytes.items():
             yield Sample(catalogue.DISK_FREE, (directory,), free)
+        if self.table is not None:
+            yield from _of_table(self.table)
 
     def _of_partitions(self, now_s: float) -> Iterator[Sample]:
         for topic, about in sorted(self.note.topics.items()):
@@ -92,6 +97,21 @@ class Snapshot:
                 elif partition.watermark_ms is not None:
                     seconds = max(0.0, now_s - partition.watermark_ms / 1000)
                     yield Sample(catalogue.LAG_SECONDS, labels, seconds)
+
+
+def _of_table(table: TableStatus) -> Iterator[Sample]:
+    progress = table.progress
+    yield Sample(catalogue.TABLE_CURRENT, (), table.current_at)
+    yield Sample(catalogue.TABLE_WAITING, (), progress.waiting_files)
+    yield Sample(catalogue.TABLE_COMMITS, (), progress.commits)
+    if progress.committed_at:
+        yield Sample(catalogue.TABLE_LAST_COMMIT, (), progress.committed_at)
+    for kind, records in zip(KINDS, (progress.rows, progress.letters), strict=True):
+        yield Sample(catalogue.TABLE_RECORDS, (kind,), records)
+    yield Sample(catalogue.TABLE_FAILED, (), progress.failures)
+    yield Sample(catalogue.TABLE_COMPACTIONS, (), progress.compactions)
+    yield Sample(catalogue.TABLE_MERGED, (), progress.merged_files)
+    yield Sample(catalogue.TABLE_RESTARTS, (), table.restarts)
 
 
 _BY_COUNTER = {

@@ -10,10 +10,7 @@ the exchange the old state below `_tmp` is removed, after a kill by the next com
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import shutil
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -22,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from beam_pipeline.errors import EnvironmentFailure
+from beam_pipeline.files.epochs import COMPACTION_EPOCH, compaction_epoch
 from beam_pipeline.files.markers import MARKER_NAME, read_marker, sizes_in, with_files, write_marker
 from beam_pipeline.files.names import PARQUET_SUFFIX
 from beam_pipeline.files.tree import visible_files
@@ -31,7 +29,6 @@ from beam_pipeline.tools.compact.merge import merge
 from beam_pipeline.tools.compact.plan import DirectoryPlan, LeftAlone, plan_directory
 
 TEMPORARY_DIR = "_tmp"
-COMPACTION_EPOCH = re.compile(r"[0-9]{8}T[0-9]{6}Zc[0-9a-f]{4}")
 
 
 @dataclass(slots=True)
@@ -80,7 +77,7 @@ def compact(
     """
     if not dry_run:
         remove_leftovers(output_dir)
-    epoch = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}c{secrets.token_hex(2)}"
+    epoch = compaction_epoch()
     scratch = output_dir / TEMPORARY_DIR / epoch
     report = CompactionReport(bytes_after=None if dry_run else 0)
     directories = sorted(

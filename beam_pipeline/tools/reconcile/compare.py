@@ -13,6 +13,7 @@ from beam_pipeline.tools.reconcile.coverage import Coverage, FileOverlap, FilePr
 from beam_pipeline.tools.reconcile.ledger_notes import LedgerNotes, LeftOut
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic
 from beam_pipeline.tools.reconcile.markers import MarkerReport
+from beam_pipeline.tools.reconcile.table_state import TableState
 
 LogBounds = Mapping[TopicPartition, tuple[int, int]]
 """Low watermark, inclusive, and high watermark, exclusive."""
@@ -168,6 +169,7 @@ class ReconcileReport:
         behind: how many offsets behind that part were not compared.
         strays: the names of those of `overlaps` that a worker of an earlier epoch finished late.
         markers: the markers of complete hours.
+        table: the table that was compared; None if the files of directories were.
     """
 
     reconciliation: Reconciliation
@@ -181,6 +183,7 @@ class ReconcileReport:
     behind: int = 0
     strays: frozenset[str] = frozenset()
     markers: MarkerReport = field(default_factory=MarkerReport)
+    table: TableState | None = None
 
     @property
     def doubled_in_strays(self) -> int:

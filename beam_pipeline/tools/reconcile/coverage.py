@@ -12,7 +12,7 @@ from functools import partial
 
 from pyroaring import BitMap64
 
-from beam_pipeline.files.contents import UnreadableFile, claimed_by, file_offsets
+from beam_pipeline.files.contents import PieceOfFile, UnreadableFile, claimed_by, file_offsets
 from beam_pipeline.files.footer import FileFooter
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.reading import read_each
@@ -27,6 +27,9 @@ from beam_pipeline.storage.paths import StoredPath
 
 Progress = Callable[[int], object]
 """Called with how many more files were read."""
+
+ReadOffsets = Callable[[StoredPath], Iterable[PieceOfFile]]
+"""Yields the offsets that a file holds; raises `UnreadableFile` where it can't be read."""
 
 
 @dataclass(slots=True)
@@ -92,6 +95,9 @@ def read_coverage(
     topics: Collection[str],
     progress: Progress = lambda files: None,
     on_file: Callable[[StoredPath, Coverage], object] = lambda path, held: None,
+    *,
+    offsets_of: ReadOffsets = file_offsets,
+    mistake_of: Callable[[StoredPath, Coverage], str | None] | None = None,
 ) -> tuple[Coverage, list[FileProblem]]:
     """Reads which offsets of some topics the files hold; holds Parquet footers to the rows.
 
@@ -100,9 +106,13 @@ def read_coverage(
         topics: the topics to count; rows and lines of others are passed over.
         progress: is told of each file.
         on_file: is given each file and what it holds, of all topics.
+        offsets_of: reads a file.
+        mistake_of: says what is wrong with a file that holds these offsets; None for nothing. It
+            may raise `UnreadableFile`. By default it looks at footer and name.
     """
     total, problems = Coverage(), []
-    for path, read in read_each(paths, _read_file):
+    read_file = partial(_read_file, offsets_of, mistake_of or _directory_mistake)
+    for path, read in read_each(paths, read_file):
         own, reason = read()
         if reason is not None:
             problems.append(FileProblem(path, reason))
@@ -117,29 +127,36 @@ def read_coverage(
     return total, problems
 
 
-def _read_file(path: StoredPath) -> tuple[Coverage, str | None]:
-    """Return what a file holds, and its problem: why it can't be read, or how its footer differs.
+def _read_file(
+    offsets_of: ReadOffsets,
+    mistake_of: Callable[[StoredPath, Coverage], str | None],
+    path: StoredPath,
+) -> tuple[Coverage, str | None]:
+    """Return what a file holds, and its problem: why it can't be read, or what is wrong with it.
 
     Of a file that can't be read to its end, what was read counts.
     """
     own = Coverage()
     try:
-        for partition, offsets in file_offsets(path):
+        for partition, offsets in offsets_of(path):
             own.add(partition, offsets)
-        return own, _footer_mistake(path, own) if path.suffix == PARQUET_SUFFIX else None
+        return own, mistake_of(path, own)
     except UnreadableFile as error:
         return own, str(error)
 
 
 def find_overlaps(
-    paths: Iterable[StoredPath], wanted: OffsetSets, progress: Progress = lambda files: None
+    paths: Iterable[StoredPath],
+    wanted: OffsetSets,
+    progress: Progress = lambda files: None,
+    offsets_of: ReadOffsets = file_offsets,
 ) -> list[FileOverlap]:
     """Read all files again, and return those that hold any of the wanted offsets.
 
     Files that can't be read are left out; `read_coverage` reports them.
     """
     overlaps: list[FileOverlap] = []
-    for path, read in read_each(paths, partial(_held_in, wanted)):
+    for path, read in read_each(paths, partial(_held_in, offsets_of, wanted)):
         held = read()
         overlaps.extend(
             FileOverlap(path, partition, offsets)
@@ -150,10 +167,12 @@ def find_overlaps(
     return overlaps
 
 
-def _held_in(wanted: OffsetSets, path: StoredPath) -> dict[TopicPartition, BitMap64]:
+def _held_in(
+    offsets_of: ReadOffsets, wanted: OffsetSets, path: StoredPath
+) -> dict[TopicPartition, BitMap64]:
     held: dict[TopicPartition, BitMap64] = {}
     try:
-        for partition, offsets in file_offsets(path):
+        for partition, offsets in offsets_of(path):
             if partition in wanted:
                 common = offset_set(offsets) & wanted[partition]
                 held.setdefault(partition, BitMap64()).update(common)
@@ -162,9 +181,21 @@ def _held_in(wanted: OffsetSets, path: StoredPath) -> dict[TopicPartition, BitMa
     return held
 
 
-def _footer_mistake(path: StoredPath, rows: Coverage) -> str | None:
+def _directory_mistake(path: StoredPath, held: Coverage) -> str | None:
     """Return how a Parquet file's footer or name differs from its rows; None if they agree."""
+    if path.suffix != PARQUET_SUFFIX:
+        return None
     footer = claimed_by(path)
+    if mistake := footer_mistake(footer, held):
+        return mistake
+    named = OutputFile.parse(path)
+    if named is None or _identity(named) != _identity(footer):
+        return "the file's name does not agree with its footer"
+    return None
+
+
+def footer_mistake(footer: FileFooter, rows: Coverage) -> str | None:
+    """Return how a footer differs from the rows of its file; None if they agree."""
     if footer.rows != rows.records.total():
         return f"footer says {footer.rows} rows, the file has {rows.records.total()}"
     claimed = footer.offset_sets()
@@ -174,9 +205,6 @@ def _footer_mistake(path: StoredPath, rows: Coverage) -> str | None:
             return (
                 f"footer and rows differ in {len(wrong)} offsets of {partition}, first {wrong[0]}"
             )
-    named = OutputFile.parse(path)
-    if named is None or _identity(named) != _identity(footer):
-        return "the file's name does not agree with its footer"
     return None
 
 

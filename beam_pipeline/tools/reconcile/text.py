@@ -15,6 +15,7 @@ from rich.text import Text
 
 from beam_pipeline.offset_sets import TopicPartition, range_count, ranges
 from beam_pipeline.terminal import plural, printable, printable_json
+from beam_pipeline.times import rfc3339_of_ms
 from beam_pipeline.tools.reconcile.compare import (
     PartitionReconciliation,
     ReconcileReport,
@@ -23,6 +24,7 @@ from beam_pipeline.tools.reconcile.compare import (
 from beam_pipeline.tools.reconcile.coverage import FileOverlap
 from beam_pipeline.tools.reconcile.letter_topic import LetterTopic
 from beam_pipeline.tools.reconcile.markers import MarkerReport
+from beam_pipeline.tools.reconcile.table_state import Pinned, TableState
 
 _RANGES_IN_TEXT = 5
 _LINES_IN_TEXT = 20
@@ -40,6 +42,17 @@ _FAULTS = {
     "expired_unread": "expired unread (at most so many were records)",
 }
 
+_TABLE_FAULTS = {
+    **_FAULTS,
+    "missing": "in neither table",
+    "doubled_in_parquet": "in the table more than once",
+    "doubled_in_dead": "in the table of dead letters more than once",
+    "in_both": "in the table and in that of dead letters",
+    "beyond_end": "in the tables, but beyond the log's end (was the topic recreated?)",
+    "rewritten": "in the log with another timestamp than in the table: the log was rewritten, as "
+    "by a broker that is back from an older disk, or the topic was recreated",
+}
+
 
 def report_text(report: ReconcileReport) -> RenderableType:
     """Return the report as text: a table of the partitions, then the faults, then the verdict."""
@@ -48,7 +61,7 @@ def report_text(report: ReconcileReport) -> RenderableType:
     parts.extend(Text(line, "red") for line in faults[:_LINES_IN_TEXT])
     if len(faults) > _LINES_IN_TEXT:
         parts.append(Text(f"and {len(faults) - _LINES_IN_TEXT:,} more lines; --json lists them"))
-    parts.extend(Text(line, "yellow") for line in _note_lines(report.reconciliation))
+    parts.extend(Text(line, "yellow") for line in _note_lines(report))
     parts.extend(Text(line) for line in _excluded_lines(report.reconciliation))
     if in_strays := report.doubled_in_strays:
         parts.append(Text(_strays_text(report, in_strays), "yellow"))
@@ -56,6 +69,9 @@ def report_text(report: ReconcileReport) -> RenderableType:
         parts.append(
             Text(f"Compared {report.up_to}; {report.behind:,} offsets behind it are not compared")
         )
+    if report.table is not None:
+        parts.extend(Text(line, "yellow") for line in _foreign_lines(report.table))
+        parts.append(Text(_table_text(report.table)))
     if report.markers.hours:
         parts.append(Text(_markers_text(report.markers)))
     parts.extend(Text(_letter_topic_line(topic)) for topic in report.letter_topics)
@@ -102,7 +118,7 @@ def _fault_lines(report: ReconcileReport) -> Iterator[str]:
     for overlap in report.overlaps:
         held[overlap.partition].append(overlap)
     for partition in report.reconciliation.partitions:
-        for fault, meaning in _FAULTS.items():
+        for fault, meaning in (_TABLE_FAULTS if report.table else _FAULTS).items():
             offsets: BitMap64 = getattr(partition, fault)
             if offsets:
                 yield f"{printable(str(partition.partition))}: {meaning}: {_ranges_text(offsets)}"
@@ -131,19 +147,38 @@ def _ranges_text(offsets: BitMap64) -> str:
     return f"{len(offsets):,} {noun}: {', '.join(shown)}{more}"
 
 
-def _note_lines(reconciliation: Reconciliation) -> Iterator[str]:
-    for partition in reconciliation.partitions:
+def _note_lines(report: ReconcileReport) -> Iterator[str]:
+    then = ", and commits them within --commit_interval" if report.table else ""
+    for partition in report.reconciliation.partitions:
         name = printable(str(partition.partition))
         if partition.missing and partition.missing.max() == partition.high - 1:
             yield (
                 f"{name}: the last records of the log are missing; "
-                "a running pipeline writes them when their window closes"
+                f"a running pipeline writes them when their window closes{then}"
             )
         if partition.expired_unread:
             yield (
                 f"{name}: the log can no longer show how many of the expired offsets were records; "
                 "--accept_expired accepts the loss, in run for later checks too"
             )
+
+
+def _foreign_lines(table: TableState) -> Iterator[str]:
+    for snapshot in table.foreign:
+        engine = printable(snapshot.engine) or "an engine that does not say its name"
+        yield (
+            f"{snapshot.table}: foreign snapshot {snapshot.snapshot_id}, {snapshot.operation} by "
+            f"{engine} at {rfc3339_of_ms(snapshot.committed_ms)}"
+        )
+
+
+def _table_text(table: TableState) -> str:
+    pinned = " and ".join(
+        f"snapshot {one.snapshot_id} of {one.name} ({rfc3339_of_ms(one.committed_ms)})"
+        for one in (table.rows, table.letters)
+        if one.snapshot_id is not None
+    )
+    return f"Compared {pinned}; the log has {plural(table.total_lag, 'offset')} behind their ends"
 
 
 def _excluded_lines(reconciliation: Reconciliation) -> Iterator[str]:
@@ -187,8 +222,9 @@ def _letter_topic_line(topic: LetterTopic) -> str:
 
 def _verdict(report: ReconcileReport) -> Text:
     reconciliation = report.reconciliation
+    of_rows = "Parquet file" if report.table is None else "data file"
     files = (
-        f"{plural(report.parquet_files, 'Parquet file')} and "
+        f"{plural(report.parquet_files, of_rows)} and "
         f"{plural(report.dead_letter_files, 'file')} of dead letters"
     )
     records = plural(reconciliation.records, "record")
@@ -264,10 +300,42 @@ def report_json(report: ReconcileReport) -> str:
                 for problem in report.markers.problems
             ],
         },
+        **({} if report.table is None else {"table": _table_json(report.table)}),
         "dead_letter_topics": [_letter_topic_json(topic) for topic in report.letter_topics],
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return printable_json(orjson.dumps(document, option=options).decode())
+
+
+def _table_json(table: TableState) -> dict[str, Any]:
+    return {
+        "rows": _pinned_json(table.rows),
+        "dead_letters": _pinned_json(table.letters),
+        "lag": table.total_lag,
+        "partitions": [
+            {"topic": key.topic, "partition": key.partition, "lag": lag}
+            for key, lag in table.lag.items()
+        ],
+        "foreign_snapshots": [
+            {
+                "table": snapshot.table,
+                "snapshot_id": snapshot.snapshot_id,
+                "operation": snapshot.operation,
+                "engine": snapshot.engine or None,
+                "committed_at": rfc3339_of_ms(snapshot.committed_ms),
+            }
+            for snapshot in table.foreign
+        ],
+    }
+
+
+def _pinned_json(pinned: Pinned) -> dict[str, Any]:
+    is_there = pinned.snapshot_id is not None
+    return {
+        "name": pinned.name,
+        "snapshot_id": pinned.snapshot_id,
+        "committed_at": rfc3339_of_ms(pinned.committed_ms) if is_there else None,
+    }
 
 
 def _letter_topic_json(topic: LetterTopic) -> dict[str, Any]:

@@ -27,12 +27,10 @@ from typing import TypeAlias
 
 from pyroaring import BitMap64
 
-from beam_pipeline.files.names import OutputFile
 from beam_pipeline.kafka.admin import offsets_at
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.kafka.log_reader import timestamps_at
 from beam_pipeline.offset_sets import TopicPartition, interval
-from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.times import ms_of, rfc3339, rfc3339_of_ms
 from beam_pipeline.tools.reconcile.compare import LogBounds
 from beam_pipeline.tools.reconcile.coverage import Coverage
@@ -77,7 +75,7 @@ def comparable(
     connection: KafkaConnection,
     log: LogBounds,
     up_to: UpTo,
-    paths: Iterable[StoredPath],
+    window_ends: Iterable[datetime],
     coverages: Sequence[Coverage],
     settings: LandedSettings,
     notes: LedgerNotes,
@@ -88,7 +86,7 @@ def comparable(
         connection: the cluster.
         log: the bounds of the whole log.
         up_to: up to where to compare.
-        paths: the files that were read.
+        window_ends: the ends of the windows of the files that were read.
         coverages: what they hold.
         settings: those of the pipeline.
         notes: what the ledger says.
@@ -109,7 +107,7 @@ def comparable(
         if any(key in coverage.offsets for coverage in coverages)
     }
     closed = [
-        _closed_by_files(paths, settings),
+        _closed_by_files(window_ends, settings),
         _closed_by_last_records(connection, log, landed, settings),
     ]
     closed_ms = max(closed)
@@ -128,15 +126,15 @@ def comparable(
     return Comparable(bounds, _behind(log, bounds), text)
 
 
-def _closed_by_files(paths: Iterable[StoredPath], settings: LandedSettings) -> int:
+def _closed_by_files(window_ends: Iterable[datetime], settings: LandedSettings) -> int:
     """Return the time before which stamped records are in closed windows, by the windows written.
 
     An early file says nothing of the watermark.
     """
-    window_ends = [file.window_end for file in map(OutputFile.parse, paths) if file is not None]
-    if settings.has_early_panes or not window_ends:
+    latest = max(window_ends, default=None)
+    if settings.has_early_panes or latest is None:
         return NEVER_MS
-    return ms_of(max(window_ends)) - round(1000 * settings.skew_seconds)
+    return ms_of(latest) - round(1000 * settings.skew_seconds)
 
 
 def _closed_by_last_records(

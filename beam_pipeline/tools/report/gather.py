@@ -16,13 +16,13 @@ from pyroaring import BitMap64
 
 from beam_pipeline.errors import EnvironmentFailure
 from beam_pipeline.files.contents import UnreadableFile
+from beam_pipeline.files.epochs import COMPACTION_EPOCH
 from beam_pipeline.files.names import PARQUET_SUFFIX, OutputFile
 from beam_pipeline.files.reading import read_each
 from beam_pipeline.offset_sets import TopicPartition
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.storage.protocol import StorageAwayError
 from beam_pipeline.times import parse_rfc3339
-from beam_pipeline.tools.compact.run import COMPACTION_EPOCH
 from beam_pipeline.tools.dlq.letters import Letter, read_letters
 from beam_pipeline.tools.dlq.outcomes import redriven_of
 from beam_pipeline.tools.inspect.inspection import FileInspection, inspect_file

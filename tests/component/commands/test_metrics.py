@@ -23,7 +23,9 @@ from beam_pipeline.files.watermark_note import PartitionNote, TopicNote, Waterma
 from beam_pipeline.resources import project_root
 from beam_pipeline.runtime.landed_totals import LandedTotals
 from beam_pipeline.runtime.run_status import RunStatus
+from beam_pipeline.runtime.table_committer import TableStatus
 from beam_pipeline.settings.config import MetricsSettings
+from beam_pipeline.settings.table import TableProgress
 
 
 @pytest.fixture
@@ -82,6 +84,40 @@ def test_a_scrape_has_what_the_supervisor_knows(metrics: RunMetrics) -> None:
     assert values["disk_free_bytes", "output"] > 0
     assert ("disk_free_bytes", "dead_letters") not in values
     assert values["resident_memory_bytes", "supervisor"] > 1_000_000
+
+
+def test_a_run_with_a_table_tells_how_far_it_is(metrics: RunMetrics) -> None:
+    now_s = time.time()
+    status = a_run(now_s)
+    progress = TableProgress(commits=3, rows=80, letters=17, failures=2, waiting_files=4)
+    status.table = TableStatus("lake.orders", progress, started_at=now_s - 100, restarts=1)
+    metrics.update(status)
+    values = scrape(metrics)
+    assert values["table_current_timestamp_seconds",] == pytest.approx(now_s - 100)
+    assert ("table_last_commit_timestamp_seconds",) not in values
+    assert values["table_commits_total",] == 3
+    assert values["table_records_total", "rows"] == 80
+    assert values["table_records_total", "dead_letters"] == 17
+    assert values["table_failed_commits_total",] == 2
+    assert values["table_waiting_files",] == 4
+    assert values["table_committer_restarts_total",] == 1
+
+
+def test_a_table_that_is_committed_to_is_current(
+    metrics: RunMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "UPDATE_SECONDS", 0.0)
+    status = a_run(time.time())
+    metrics.update(status)
+    assert not [name for name, *_ in scrape(metrics) if name.startswith("table_")]
+    progress = TableProgress(current_at=1_000.0, committed_at=900.0, compactions=2, merged_files=16)
+    status.table = TableStatus("lake.orders", progress)
+    metrics.update(status)
+    values = scrape(metrics)
+    assert values["table_current_timestamp_seconds",] == 1_000
+    assert values["table_last_commit_timestamp_seconds",] == 900
+    assert values["table_compactions_total",] == 2
+    assert values["table_merged_files_total",] == 16
 
 
 def test_a_run_that_has_not_begun_can_be_scraped(metrics: RunMetrics) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from output_trees import OutputTree, kafka_columns
-from table_trees import committed, job_for, orders, rows_of, table_of
+from table_trees import committed, job_for, orders, paths_of, rows_of, table_of
 
 from beam_pipeline.errors import UsageError
 from beam_pipeline.runtime.table_committer import TableCommitter, check_table, not_in_table_text
@@ -56,6 +56,22 @@ def test_the_first_commit_comes_at_once_and_the_last_at_the_end(
     assert not_in_table_text(committer.status) is None
     assert told == []
     assert rows_of(table_of(committed(job_for(tree)))) == orders(0, 2)
+
+
+def test_small_files_are_merged_between_two_commits(
+    tree: OutputTree, committer: TableCommitter, told: list[str]
+) -> None:
+    for offset in range(9):
+        tree.parquet(orders(offset))
+    look_until(committer, lambda: committer.status.progress.compactions == 1)
+    assert committer.status.progress.merged_files == 9
+    tree.parquet(orders(9))
+    committer.finish(lambda: None)
+    assert committer.status.is_complete
+    table = table_of(committed(job_for(tree)))
+    assert rows_of(table) == orders(*range(10))
+    assert len(paths_of(table)) == 2
+    assert told == []
 
 
 def test_a_run_that_ends_at_once_commits(tree: OutputTree, committer: TableCommitter) -> None:

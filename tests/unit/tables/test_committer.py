@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from beam_pipeline.files.footer import FOOTER_KEY
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.tables import committer as committer_module
-from beam_pipeline.tables.table import expired_snapshots
+from beam_pipeline.tables.table import LandedTable, expired_snapshots
 from beam_pipeline.tables.upkeep import sweep
 from beam_pipeline.tools.compact.run import compact
 
@@ -45,6 +46,22 @@ def tree(tmp_path: Path) -> OutputTree:
 def compact_now(tree: OutputTree) -> None:
     report = compact(tree.output_dir, target_bytes=1 << 20)
     assert report.files_after > 0
+
+
+def test_a_namespace_that_another_committer_makes_just_then(
+    tree: OutputTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyiceberg looks whether there is one, and inserts it a moment later."""
+    tree.parquet(orders(0))
+    exists = SqlCatalog.namespace_exists
+
+    def made_after_the_look(catalog: SqlCatalog, namespace: str) -> bool:
+        monkeypatch.setattr(SqlCatalog, "namespace_exists", exists)
+        catalog.create_namespace(namespace)
+        return False
+
+    monkeypatch.setattr(SqlCatalog, "namespace_exists", made_after_the_look)
+    assert rows_of(table_of(committed(job_for(tree)))) == orders(0)
 
 
 def test_rows_and_letters_are_in_their_tables(tree: OutputTree) -> None:
@@ -183,8 +200,10 @@ def test_a_catalog_that_is_away_is_told_and_tried_again(
     progress = committer.progress
     assert progress.failure == "ConnectionError: the catalog is away"
     assert (progress.failures, progress.waiting_files) == (1, 1)
+    assert progress.current_at == 0
     assert committer.round()
     assert (committer.progress.failure, committer.progress.waiting_files) == ("", 0)
+    assert committer.progress.current_at > 0
     assert rows_of(table_of(committer)) == orders(0)
 
 
@@ -194,16 +213,50 @@ def test_a_file_of_a_dead_epoch_is_dropped_when_its_records_come_again(tree: Out
     stray = tree.parquet(orders(1, 2))
     committer = committed(job_for(tree))
     begin_epoch(tree, "20261124T140000Zx0001", without=[stray])
+    tree.parquet(orders(3))
+    assert committer.round(), committer.progress.failure
+    assert rows_of(table_of(committer)) == orders(0, 1, 2, 3)
     landed_again = tree.parquet(orders(1))
     assert committer.round(), committer.progress.failure
-    assert rows_of(table_of(committer)) == orders(0, 1)
+    assert rows_of(table_of(committer)) == orders(0, 1, 3)
     tree.parquet(orders(2))
     stray.unlink()
     assert committer.round()
     table = table_of(committer)
-    assert rows_of(table) == orders(0, 1, 2)
+    assert rows_of(table) == orders(0, 1, 2, 3)
     assert landed_again.exists()
     check_snapshots(table)
+
+
+@pytest.mark.parametrize("again_as_row", [False, True])
+def test_a_stray_whose_record_comes_again_in_the_other_table(
+    tree: OutputTree, monkeypatch: pytest.MonkeyPatch, again_as_row: bool
+) -> None:
+    """As with another schema. No commit may leave it in both tables."""
+    lands: list[Callable[..., Path]] = [tree.parquet, tree.letters]
+    land, land_again = reversed(lands) if again_as_row else lands
+    for offset, one in enumerate((tree.parquet, tree.letters)):
+        one(orders(offset))
+    stray = land(orders(2, 3))
+    committer = committed(job_for(tree))
+    begin_epoch(tree, "20261124T140000Zx0001", without=[stray])
+    land_again(orders(2))
+    commit = LandedTable.commit
+    commits = 0
+
+    def checked(table: LandedTable, *args: Any) -> None:
+        nonlocal commits
+        commit(table, *args)
+        commits += 1
+        rows = [*rows_of(table_of(committer)), *rows_of(table_of(committer, LETTERS))]
+        assert len(rows) == len(set(rows))
+
+    monkeypatch.setattr(LandedTable, "commit", checked)
+    assert committer.round(), committer.progress.failure
+    assert commits == 2
+    rows = [*rows_of(table_of(committer)), *rows_of(table_of(committer, LETTERS))]
+    assert sorted(rows) == orders(0, 1, 2)
+    assert committed(job_for(tree)).progress.commits == 0
 
 
 def test_a_stray_never_gets_into_the_table(tree: OutputTree) -> None:
@@ -333,6 +386,24 @@ def test_old_snapshots_expire_and_their_files_are_swept_after_a_grace_time(
     assert not unreferenced.exists()
     check_snapshots(table_of(committer))
     assert rows_of(table_of(committed(job_for(tree)))) == orders(*range(30))
+
+
+def test_a_sweep_leaves_what_a_commit_is_about_to_add(tree: OutputTree) -> None:
+    """A link has the time of a file that may have landed long ago."""
+    os.utime(tree.parquet(orders(0)), (1e9, 1e9))
+    committer = committed(job_for(tree))
+    os.utime(tree.parquet(orders(1)), (1e9, 1e9))
+    rows, _ = committer.tables
+    (file,) = [file for file in rows.landed.look() if file.uri not in rows.table.held.files]
+    rows.landed.materialized([file])
+    assert rows.table.sweep() == 0
+    link = Path(file.uri.removeprefix("file://"))
+    linked_at = link.stat().st_ctime_ns
+    clock = tree.root / "clock"
+    while not clock.exists() or clock.stat().st_ctime_ns <= linked_at:
+        clock.touch()
+    rows.landed.materialized([file])  # as after a kill, much later
+    assert link.stat().st_ctime_ns > linked_at
 
 
 def test_the_hint_names_the_newest_metadata(tree: OutputTree) -> None:

@@ -36,13 +36,43 @@ OTHERS = {
 }
 
 
-def test_reconcile_imports_nothing_of_the_sink() -> None:
-    code = "import sys, beam_pipeline.tools.reconcile.text, beam_pipeline.tools.reconcile.run\n"
-    code += "print(*sys.modules, sep='\\n')"
+HOW_TO_REACH_A_CATALOG = {
+    "beam_pipeline.settings",
+    "beam_pipeline.settings.catalog_file",
+    "beam_pipeline.settings.masking",
+    "beam_pipeline.settings.table_names",
+    "beam_pipeline.tables",
+    "beam_pipeline.tables.connect",
+}
+
+
+def imported_by(*modules: str) -> set[str]:
+    code = f"import sys, {', '.join(modules)}\nprint(*sys.modules, sep='\\n')"
     listing = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    imported = set(listing.stdout.decode().split())
-    own = {name for name in imported if name.split(".")[0] == "beam_pipeline"}
-    beside_ops = {name for name in own if not name.startswith("beam_pipeline.tools.reconcile")}
-    assert beside_ops >= SHARED
-    assert beside_ops <= SHARED | OWN | HOW_TO_REACH_KAFKA | HOW_TO_READ_OBJECTS | OTHERS
+    return set(listing.stdout.decode().split())
+
+
+def test_reconcile_imports_nothing_of_the_sink() -> None:
+    imported = imported_by(
+        "beam_pipeline.tools.reconcile.text", "beam_pipeline.tools.reconcile.run"
+    )
+    beside = beside_reconcile(imported)
+    assert beside >= SHARED
+    assert beside <= SHARED | OWN | HOW_TO_REACH_KAFKA | HOW_TO_READ_OBJECTS | OTHERS
+    assert not imported & {"apache_beam", "pyiceberg"}
+
+
+def test_reconcile_of_a_table_imports_nothing_of_its_committer() -> None:
+    imported = imported_by(
+        "beam_pipeline.tools.reconcile.text", "beam_pipeline.tools.reconcile.table_run"
+    )
+    of_files = SHARED | OWN | HOW_TO_REACH_KAFKA | HOW_TO_READ_OBJECTS | OTHERS
+    beside = beside_reconcile(imported)
+    assert beside >= SHARED | HOW_TO_REACH_A_CATALOG
+    assert beside <= of_files | HOW_TO_REACH_A_CATALOG
     assert "apache_beam" not in imported
+
+
+def beside_reconcile(imported: set[str]) -> set[str]:
+    own = {name for name in imported if name.split(".")[0] == "beam_pipeline"}
+    return {name for name in own if not name.startswith("beam_pipeline.tools.reconcile")}
