@@ -167,6 +167,7 @@ class Published:
     def _commit_once(self, on_commit: Callable[[list[LandedFile]], None]) -> bool:
         """Make one commit; return whether there was something to commit."""
         self.table.read()
+        self.table.check_history()
         landed = [file for file in self.landed.look() if file.name not in self._unfit]
         held = self.table.held
         strays = self.landed.strays(held.files)

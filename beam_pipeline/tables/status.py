@@ -8,7 +8,7 @@ from typing import Any
 
 from beam_pipeline.tables.committer import Published
 from beam_pipeline.tables.compaction import TARGET_BYTES
-from beam_pipeline.tables.table import SUMMARY, LandedTable
+from beam_pipeline.tables.table import LandedTable, is_foreign
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,5 @@ def _foreign(landed_table: LandedTable) -> tuple[int, ...]:
     table = landed_table.table
     assert table is not None
     return tuple(
-        snapshot.snapshot_id
-        for snapshot in table.metadata.snapshots
-        if snapshot.summary is None
-        or f"{SUMMARY}.version" not in snapshot.summary.additional_properties
+        snapshot.snapshot_id for snapshot in table.metadata.snapshots if is_foreign(snapshot)
     )

@@ -185,6 +185,28 @@ class LandedTable:
                 held.add(path, known)
         self.held = held
 
+    def check_history(self) -> None:
+        """Check that no other writer has removed files, as `read` saw the table.
+
+        Rows of removed files may be in files without a footer of this pipeline, or were deleted. So
+        it can't be told by offsets any more what is in the table, and records would come twice.
+
+        Raises:
+            UsageError: one has, in a snapshot that the newest one comes from.
+        """
+        if self.table is None:
+            return
+        snapshot = self.table.current_snapshot()
+        while snapshot is not None:
+            if is_foreign(snapshot) and _removes_files(snapshot):
+                raise UsageError(
+                    f"--table={self.name}: another writer has removed files in snapshot "
+                    f"{snapshot.snapshot_id}, so nothing is added any more; roll it back to "
+                    f"snapshot {snapshot.parent_snapshot_id}, or give another --table"
+                )
+            parent = snapshot.parent_snapshot_id
+            snapshot = None if parent is None else self.table.snapshot_by_id(parent)
+
     def _check(self, table: Table) -> None:
         location = f"{table.location().rstrip('/')}/"
         if self.root is not None and f"{self.root}/".startswith(location):
@@ -474,6 +496,19 @@ class LandedTable:
         if len(found) != len(wanted):
             raise PlanAgainError("a file to drop is gone")
         return found
+
+
+def is_foreign(snapshot: Snapshot) -> bool:
+    """Return whether another writer has made a snapshot."""
+    return f"{SUMMARY}.version" not in _summary_of(snapshot)
+
+
+def _removes_files(snapshot: Snapshot) -> bool:
+    return int(_summary_of(snapshot).get("deleted-data-files", 0)) > 0
+
+
+def _summary_of(snapshot: Snapshot) -> Mapping[str, str]:
+    return snapshot.summary.additional_properties if snapshot.summary else {}
 
 
 def _paths_in(manifest: ManifestFile, files: FileIO) -> list[str]:

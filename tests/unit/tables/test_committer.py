@@ -29,6 +29,7 @@ from beam_pipeline.files.footer import FOOTER_KEY
 from beam_pipeline.files.tree import visible_paths
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.tables import committer as committer_module
+from beam_pipeline.tables.committer import Committer
 from beam_pipeline.tables.table import LandedTable, expired_snapshots
 from beam_pipeline.tables.upkeep import sweep
 from beam_pipeline.tools.compact.run import compact
@@ -75,6 +76,48 @@ def test_rows_and_letters_are_in_their_tables(tree: OutputTree) -> None:
     assert '"value_text"' in letter["letter"]
     progress = committer.progress
     assert (progress.files, progress.rows, progress.letters, progress.commits) == (1, 2, 1, 2)
+
+
+@pytest.mark.parametrize("expected", [orders(0), orders(1), []])
+def test_after_another_writer_removed_files_nothing_is_added_until_that_is_undone(
+    tree: OutputTree, expected: list[tuple[str, int, int]]
+) -> None:
+    """As rewrite_data_files of Spark or Trino: its files have no footer that tells the offsets."""
+    tree.parquet(orders(0))
+    tree.parquet(orders(1))
+    table = table_of(committed(job_for(tree)))
+    before = table.current_snapshot()
+    assert before is not None
+    rewritten = table.scan().to_arrow()
+    kept = [("orders", 0, offset) in expected for offset in rewritten["kafka_offset"].to_pylist()]
+    table.overwrite(rewritten.filter(pa.array(kept)))
+    table.append(rewritten.slice(0, 0))
+    removed = next(
+        s for s in table.metadata.snapshots if s.parent_snapshot_id == before.snapshot_id
+    )
+
+    tree.parquet(orders(2))
+    committer = Committer(job_for(tree))
+    assert not committer.round()
+    assert committer.needs_user
+    told = committer.progress.failure
+    assert told is not None
+    assert f"snapshot {removed.snapshot_id}" in told
+    assert f"roll it back to snapshot {before.snapshot_id}" in told
+    assert rows_of(table_of(committer)) == expected
+
+    table.refresh()
+    table.manage_snapshots().rollback_to_snapshot(before.snapshot_id).commit()
+    assert committer.round(), committer.progress.failure
+    assert rows_of(table_of(committer)) == orders(0, 1, 2)
+
+
+def test_files_that_another_writer_appends_are_left_alone(tree: OutputTree) -> None:
+    tree.parquet(orders(0))
+    table = table_of(committed(job_for(tree)))
+    table.append(table.scan().to_arrow())
+    tree.parquet(orders(1))
+    assert rows_of(table_of(committed(job_for(tree)))) == orders(0, 0, 1)
 
 
 def test_readers_of_the_directory_see_nothing_of_the_table(tree: OutputTree) -> None:
