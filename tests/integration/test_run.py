@@ -269,6 +269,8 @@ def test_packs_cross_in_files_or_through_the_runner_if_those_cannot_be_written(
         send(kafka, topic, events(60, seed=3))
         wait_for(lambda: run.placed().total() == 180, "rows of packs in elements")
         assert run.process_of("beam_pipeline.job") == job
+    (log,) = (run.directory / "logs").glob("*-prism.log")
+    assert "packs can't be written to files" in log.read_text()
     assert_each_once(run, kafka, topic)
 
 

@@ -10,6 +10,9 @@ import java.nio.file.Paths;
 import java.nio.file.StandardOpenOption;
 import java.util.Optional;
 import java.util.UUID;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.logging.Level;
+import java.util.logging.Logger;
 
 /**
  * Files for the data of {@link Pack}s, where Java and Python are on one machine (Prism).
@@ -19,6 +22,8 @@ import java.util.UUID;
  */
 final class PackFiles implements Serializable {
   private static final int BUFFER_BYTES = 1 << 16;
+  private static final Logger LOG = Logger.getLogger(PackFiles.class.getName());
+  private static final AtomicBoolean TOLD = new AtomicBoolean();
 
   private final String directory;
 
@@ -43,6 +48,9 @@ final class PackFiles implements Serializable {
       return Optional.of(file.toString());
     } catch (IOException error) {
       file.toFile().delete();
+      if (TOLD.compareAndSet(false, true)) {
+        LOG.log(Level.WARNING, "packs can't be written to files and go through the runner", error);
+      }
       return Optional.empty();
     }
   }
