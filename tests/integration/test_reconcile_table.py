@@ -378,12 +378,19 @@ def test_while_a_pipeline_runs_a_gap_is_missing_and_what_follows_is_lag(
 
 
 def test_a_gap_that_the_next_commit_fills_is_not_missing(
-    proof: Proof, monkeypatch: pytest.MonkeyPatch
+    proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note_settings(proof.tree)
-    delete_first_file(proof.commit())
+    first = min(proof.tree.output_dir.rglob("dt=*/**/*.parquet"))
+    hidden = first.rename(tmp_path / "hidden")
+    proof.commit()
     assert not proof.report("--up_to=end")["clean"]
-    monkeypatch.setattr(time, "sleep", lambda seconds: proof.commit())
+
+    def land_and_commit(seconds: float) -> None:
+        hidden.rename(first)
+        proof.commit()
+
+    monkeypatch.setattr(time, "sleep", land_and_commit)
     assert proof.report("--up_to=landed")["clean"]
 
 
