@@ -19,6 +19,7 @@ import pyarrow
 import pyarrow.parquet
 from pyroaring import BitMap64
 
+from beam_pipeline.files.names import OutputFile
 from beam_pipeline.offset_sets import TopicPartition, from_ranges
 from beam_pipeline.storage.paths import StoredPath
 from beam_pipeline.times import parse_rfc3339
@@ -69,6 +70,22 @@ class FileFooter:
     last_records: LastRecords = field(default_factory=dict)
     nonce: str = ""
     is_rewritten: bool = False
+
+    def output_file(self, suffix: str) -> OutputFile:
+        """Return the file that the footer describes.
+
+        Raises:
+            ValueError: no file of a pipeline has such a name.
+        """
+        return OutputFile(
+            topic=self.topic,
+            window_start=self.window_start,
+            window_end=self.window_end,
+            shard=self.shard,
+            epoch=self.epoch,
+            pane=self.pane,
+            suffix=suffix,
+        )
 
     def offset_sets(self) -> dict[TopicPartition, BitMap64]:
         """Return the covered offsets of each partition as a set.

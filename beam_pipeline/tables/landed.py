@@ -208,15 +208,7 @@ def held_file(footer: FileFooter, suffix: str = PARQUET_SUFFIX) -> HeldFile:
     covered = CoveredOffsets()
     for (topic, partition), offsets in footer.offset_sets().items():
         covered.add(topic, partition, offsets)
-    name = OutputFile(
-        topic=footer.topic,
-        window_start=footer.window_start,
-        window_end=footer.window_end,
-        shard=footer.shard,
-        epoch=footer.epoch,
-        pane=footer.pane,
-        suffix=suffix,
-    ).name
+    name = footer.output_file(suffix).name
     return HeldFile(name, footer.epoch, covered, footer.is_rewritten)
 
 

@@ -27,7 +27,7 @@ from beam_pipeline.files.contents import (
     table_file_offsets,
 )
 from beam_pipeline.files.footer import FileFooter
-from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX, OutputFile
+from beam_pipeline.files.names import JSON_LINES_SUFFIX, PARQUET_SUFFIX
 from beam_pipeline.files.reading import read_each
 from beam_pipeline.kafka.connection import KafkaConnection
 from beam_pipeline.offset_sets import OffsetSets
@@ -373,14 +373,6 @@ class _Tables:
 def _output_name(footer: FileFooter, suffix: str) -> str | None:
     """Return the name of the output file that a footer describes; None if no file has it."""
     try:
-        return OutputFile(
-            topic=footer.topic,
-            window_start=footer.window_start,
-            window_end=footer.window_end,
-            shard=footer.shard,
-            epoch=footer.epoch,
-            pane=footer.pane,
-            suffix=suffix,
-        ).name
+        return footer.output_file(suffix).name
     except ValueError:
         return None

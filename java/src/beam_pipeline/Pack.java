@@ -27,11 +27,11 @@ import org.joda.time.Instant;
  * Records of one partition and timestamp type, in order, for Python.
  *
  * <p>An element costs the runner and Python's worker many times what a record's bytes cost them, so
- * records cross by thousands. A pack's data is its sections one after the other, each padded to 8 bytes. They
- * are laid out as Arrow's buffers are (little-endian; ends begin with a zero; bit i of {@code valid}
- * is record i), so that Python need not look at the records one by one. The data is in the element
- * or in a file ({@link PackFiles}). An element has several packs where a source reads several
- * partitions.
+ * records cross by thousands. A pack's data is its sections one after the other, each padded to 8
+ * bytes. They are laid out as Arrow's buffers are (little-endian; ends begin with a zero; bit i of
+ * {@code valid} is record i), so that Python need not look at the records one by one. The data is in
+ * the element or in a file ({@link PackFiles}). An element has several packs where a source reads
+ * several partitions.
  */
 final class Pack {
   private static final Schema PACK =
